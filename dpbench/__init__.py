@@ -1,0 +1,37 @@
+"""dpbench: data-pruning methods behind one interface, compared with exact accounting and honest statistics."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# `methods/` and `datasets/` of the checkout, and of every folder in DPBENCH_PATH, are portions of
+# the namespace packages dpbench.methods and dpbench.datasets.
+_root = Path(__file__).resolve().parent.parent
+if (_root / "methods").is_dir() and (_root / "pyproject.toml").is_file():
+    __path__.append(str(_root))
+__path__.extend(home for home in os.environ.get("DPBENCH_PATH", "").split(os.pathsep) if home)
+
+_EXPORTS = {
+    "Proxy": "method",
+    "PruningMethod": "method",
+    "Selection": "method",
+    "Signals": "method",
+    "Task": "method",
+    "param": "method",
+    "load_method": "catalog",
+}
+__all__ = ["Proxy", "PruningMethod", "Selection", "Signals", "Task", "load_method", "param"]
+
+if TYPE_CHECKING:
+    from dpbench.catalog import load_method
+    from dpbench.method import Proxy, PruningMethod, Selection, Signals, Task, param
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `dpbench --help` does not wait for torch."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'dpbench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dpbench.{_EXPORTS[name]}"), name)

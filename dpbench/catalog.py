@@ -1,0 +1,275 @@
+"""Find methods, datasets, models and grids by name: built-in, in a user's folder, installed, or in one file.
+
+A name may carry parameters: `orderdp[explore=0.8]`. Listing imports nothing that it lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import dpbench
+from dpbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dpbench.data import Dataset
+    from dpbench.method import PruningMethod
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Split `name[key=value,...]` into the name and its parameters, values read as YAML."""
+    match = re.fullmatch(r"([^\[\]]+?)(?:\[([^\[\]]*)\])?", text.strip())
+    if match is None:
+        raise UsageError(f"cannot read {text!r}; write name or name[key=value,...]")
+    params: dict[str, Any] = {}
+    for item in filter(None, (match[2] or "").split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"cannot read {item!r} in {text!r}; write key=value")
+        if key.strip() in params:
+            raise UsageError(f"{text!r} gives {key.strip()!r} twice")
+        params[key.strip()] = yaml.safe_load(value)
+    return match[1].strip(), params
+
+
+def label(name: str, params: dict[str, Any]) -> str:
+    """Write a name and its parameters as `parse` reads them."""
+    body = ",".join(f"{key}={_plain(value)}" for key, value in params.items())
+    return f"{name}[{body}]" if body else name
+
+
+def _plain(value: Any) -> str:
+    """Write a scalar as YAML does."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def method_names() -> list[str]:
+    """Every method's name, sorted."""
+    return sorted(_modules("methods").keys() | _installed("methods").keys())
+
+
+def dataset_names() -> list[str]:
+    """Every dataset's name, sorted."""
+    return sorted(_modules("datasets").keys() | _installed("datasets").keys())
+
+
+def model_names() -> list[str]:
+    """Every model's name, sorted."""
+    from dpbench.models import MODELS
+
+    return sorted(MODELS.keys() | _installed("models").keys())
+
+
+def grid_names() -> list[str]:
+    """Every built-in grid's name, sorted."""
+    return sorted(f.name[:-5] for f in files("dpbench.leaderboards").iterdir() if f.name.endswith(".yaml"))
+
+
+def method_class(name: str) -> type[PruningMethod]:
+    """Import the class of a method by its name."""
+    from dpbench.method import PruningMethod
+
+    return _find("methods", name, PruningMethod, method_names())
+
+
+def dataset_class(name: str) -> type[Dataset]:
+    """Import the class of a dataset by its name."""
+    from dpbench.data import Dataset
+
+    return _find("datasets", name, Dataset, dataset_names())
+
+
+def load_method(text: str) -> PruningMethod:
+    """Return the method that `text` names, ready for `setup`: a name, `name[key=value]`, or a file's path."""
+    name, params = parse(resolve(text))
+    return _build(method_class(name), name, params)
+
+
+def load_dataset(text: str) -> Dataset:
+    """Return the dataset that `text` names; its files are not read yet."""
+    name, params = parse(text)
+    return _build(dataset_class(name), name, params)
+
+
+def model_factory(name: str) -> Callable[..., nn.Module]:
+    """Return the function that builds a model."""
+    from dpbench.models import MODELS
+
+    if name in MODELS:
+        return MODELS[name]
+    if name in _installed("models"):
+        return _installed("models")[name].load()
+    raise _unknown("model", name, model_names())
+
+
+def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """Return the function and the parameters that `text` names."""
+    name, params = parse(text)
+    factory = model_factory(name)
+    allowed = list(inspect.signature(factory).parameters)[2:]
+    for key in params:
+        if key not in allowed:
+            raise _unknown(f"parameter of the model {name}", key, allowed)
+    return factory, params
+
+
+def load_model(text: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Build the model that `text` names for images of `shape` (c, h, w); weights come from torch's generator."""
+    factory, params = check_model(text)
+    return factory(shape, classes, **params)
+
+
+def resolve(text: str) -> str:
+    """Turn `path/to/file.py[:Class][params]` into the name of a method linked from that file; pass names on."""
+    path, params = parse(text)
+    file, _, attribute = path.partition(".py:")
+    if not attribute and not path.endswith(".py"):
+        return text
+    source = Path(file + ".py" if attribute else path).expanduser().resolve()
+    name = plug_in(source) + (f":{attribute}" if attribute else "")
+    return label(name, params)
+
+
+def plug_in(source: Path) -> str:
+    """Link a method's file into a plug-in home of this process and its workers; return the method's name."""
+    if not source.is_file():
+        raise UsageError(f"no file {source}")
+    name = source.stem
+    if not name.isidentifier():
+        raise UsageError(f"{source.name}: rename it so that its name is a Python identifier, it names the method")
+    link = _home() / "methods" / source.name
+    if link.is_symlink() and link.resolve() == source:
+        return name
+    if name in method_names():
+        raise UsageError(f"{source.name}: a method named {name!r} exists already; rename the file")
+    link.symlink_to(source)
+    importlib.invalidate_caches()
+    return name
+
+
+def source_digest(kind: str, name: str) -> str:
+    """Hash the source file of a method or dataset, so that a changed file is another configuration."""
+    cls = (method_class if kind == "methods" else dataset_class)(name)
+    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:16]
+
+
+@cache
+def _home() -> Path:
+    """Make this process's temporary plug-in home; DPBENCH_PATH hands it to the workers."""
+    holder = tempfile.TemporaryDirectory(prefix="dpbench-")
+    _keep_alive.append(holder)
+    home = Path(holder.name)
+    (home / "methods").mkdir()
+    dpbench.__path__.append(str(home))
+    os.environ["DPBENCH_PATH"] = os.pathsep.join(filter(None, [os.environ.get("DPBENCH_PATH"), str(home)]))
+    return home
+
+
+_keep_alive: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _modules(folder: str) -> dict[str, str]:
+    """The modules in every portion of the namespace package, by name."""
+    portions = [str(Path(part) / folder) for part in dpbench.__path__]
+    return {m.name: f"dpbench.{folder}.{m.name}" for m in pkgutil.iter_modules(portions)}
+
+
+def _installed(group: str) -> Any:
+    """The entry points of installed packages, by name."""
+    return {e.name: e for e in entry_points(group=f"dpbench.{group}")}
+
+
+def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
+    """Import the one subclass of `base` in the module `name`, or the class after a colon."""
+    module_name, _, attribute = name.partition(":")
+    if module_name in _modules(folder):
+        module = importlib.import_module(f"dpbench.{folder}.{module_name}")
+    elif module_name in _installed(folder):
+        found = _installed(folder)[module_name].load()
+        if inspect.isclass(found):
+            return found
+        module = found
+    else:
+        raise _unknown(folder.removesuffix("s"), module_name, names)
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+    }
+    if attribute:
+        if attribute not in classes:
+            raise _unknown(f"{base.__name__} in {module_name}.py", attribute, list(classes))
+        return classes[attribute]
+    if len(classes) != 1:
+        raise UsageError(
+            f"{module_name}.py has {len(classes)} subclasses of {base.__name__}"
+            + (
+                f" ({', '.join(classes)}); say which: {module_name}.py:{next(iter(classes))}"
+                if classes
+                else "; it needs one"
+            )
+        )
+    return next(iter(classes.values()))
+
+
+def _build(cls: Any, name: str, params: dict[str, Any]) -> Any:
+    """Make an object of a dataclass from its parameters, each checked against its declared range."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key, value in params.items():
+        if key not in fields:
+            raise _unknown(f"parameter of {name}", key, list(fields))
+        _check(name, fields[key], value)
+    return cls(**params)
+
+
+def _check(name: str, field: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse a value outside the range, or of another kind than the default."""
+    meta = field.metadata
+    where = f"{name}: {field.name} = {value!r}"
+    if value is None and field.default is None:
+        return
+    if meta.get("choices") is not None:
+        if value not in meta["choices"]:
+            raise UsageError(f"{where} is not one of {', '.join(map(str, meta['choices']))}")
+        return
+    default = field.default
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif isinstance(default, str):
+        fits, kind = isinstance(value, str), "text"
+    elif isinstance(default, int):
+        fits, kind = number and isinstance(value, int), "a whole number"
+    else:
+        fits, kind = number, "a number"
+    if not fits:
+        raise UsageError(f"{where} is not {kind}")
+    low, high = meta.get("low"), meta.get("high")
+    if number and ((low is not None and value < low) or (high is not None and value > high)):
+        raise UsageError(f"{where} is outside [{low}, {high}]")
+
+
+def _unknown(what: str, name: str, names: list[str]) -> UsageError:
+    """Say what is not known and which names come nearest."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+    return UsageError(f"unknown {what} {name!r}; {hint}")

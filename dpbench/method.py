@@ -1,0 +1,241 @@
+"""The one interface: what a pruning method is told, what it answers, and the draws it is built from.
+
+A method file imports this module and nothing else of dpbench.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, dataclass_transform
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Proxy",
+    "PruningMethod",
+    "Selection",
+    "Signals",
+    "Task",
+    "others",
+    "param",
+    "sample",
+    "top",
+]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained: `n` samples for `epochs` epochs in batches of `batch_size` (over all ranks).
+
+    `keep` is the requested share of the samples in (0, 1]; `labels` are (n,) int64 on the CPU, or None.
+    """
+
+    n: int
+    epochs: int
+    batch_size: int
+    keep: float
+    labels: Tensor | None = None
+
+    @property
+    def k(self) -> int:
+        """The requested number of samples, at least 1."""
+        return max(1, round(self.keep * self.n))
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What was measured on forwarded samples: `indices` (b,) int64 and, by name, `values` (b,) or (b, d).
+
+    All tensors are detached and, in `observe`, on the CPU. `epoch` counts from 0. `proxy_run` is the
+    number of the recorded proxy training that is being replayed, None in the training itself.
+    """
+
+    indices: Tensor
+    values: dict[str, Tensor]
+    epoch: int
+    proxy_run: int | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """An answer: train on `indices` (k,) int64, unique; a sample's loss is multiplied by its weight.
+
+    `weights` (k,) are non-negative floats in the order of `indices`, None for all ones; the loss of a batch is
+    the sum of the weighted losses divided by the number of samples in the batch. `refresh` (m,) are samples
+    forwarded after the epoch without training on them. `lr_scale` multiplies the learning rate of the epoch.
+    """
+
+    indices: Tensor
+    weights: Tensor | None = None
+    refresh: Tensor | None = None
+    lr_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A training run recorded once, shared by all methods that ask for it, and replayed through `observe`.
+
+    It is the recipe's own training, seen up to `epochs` epochs and repeated with `seeds` independent seeds.
+    `at`: "end" replays one pass over the data after the last of these epochs, "epochs" one pass after each,
+    "steps" the signals of the training batches themselves, epoch by epoch. `data`: the proxy trains on the
+    training samples ("train") or on the validation samples ("holdout"); it is always the training samples
+    that are recorded.
+    """
+
+    epochs: int
+    seeds: int = 1
+    at: Literal["end", "epochs", "steps"] = "end"
+    data: Literal["train", "holdout"] = "train"
+
+
+def param(
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    log: bool = False,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """Declare a hyper-parameter: its default and the range that is valid, and that `dpbench tune` searches."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "log": log, "choices": choices})
+
+
+@dataclass_transform(field_specifiers=(param,), kw_only_default=True)
+class PruningMethod(ABC):
+    """A data-pruning method. Annotated class attributes are its hyper-parameters (see `param`).
+
+    Subclasses become dataclasses by themselves. State lives in attributes made in `setup`: tensors of O(n) on
+    the CPU, numbers, strings, and lists or dicts of these, a function only of the calls and of `self.rng`.
+    """
+
+    needs: frozenset[str] = frozenset()  # signals that `observe` or `pick` reads
+    proxy: Proxy | None = None  # replayed before the first select (static methods)
+    period: int = 1  # epochs between selects; 0 selects once
+    pool: int = 1  # batches offered to `pick` per trained batch
+    window: tuple[float, float] = (0.0, 1.0)  # share of the training that prunes; outside all data is used
+    online: bool = False  # observe after each step, not once an epoch
+    keep: float | None = None  # a fixed share, whatever the grid asks for
+    paper: str = ""
+    year: int | None = None
+
+    task: Task
+    rng: torch.Generator
+
+    _INTERFACE: ClassVar[frozenset[str]] = frozenset(
+        {"needs", "proxy", "period", "pool", "window", "online", "keep", "paper", "year", "task", "rng"}
+    )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(eq=False, kw_only=True)(cls)
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        """Start afresh for `task`; `rng` is a CPU generator that is this method's alone."""
+        self.task = task
+        self.rng = rng
+
+    @abstractmethod
+    def select(self, epoch: int) -> Selection:
+        """Choose the samples of `epoch`, before it starts."""
+
+    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+        """Choose the rows (0..b-1) of a forwarded batch that go backward. `rng` is the rank's own."""
+        raise NotImplementedError
+
+    def observe(self, signals: Signals) -> None:  # noqa: B027 - a method that learns nothing is complete
+        """Learn from forwarded samples: in any order, in any chunks, repeats harmless."""
+
+    def epochs(self, task: Task) -> int:
+        """How many of `task.epochs` epochs to train."""
+        return task.epochs
+
+    @classmethod
+    def picks(cls) -> bool:
+        """Whether this is a batch-level method, one that overrides `pick`."""
+        return cls.pick is not PruningMethod.pick
+
+    @classmethod
+    def kind(cls) -> str:
+        """What it decides on: "static" once, "batch" within each batch, "epoch" before each epoch."""
+        return "batch" if cls.picks() else "static" if cls.period == 0 else "epoch"
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every hyper-parameter with its value."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `setup` and the calls since have made, as tensors and plain values."""
+        skipped = self._INTERFACE | self.hyperparameters().keys()
+        state = {name: value for name, value in vars(self).items() if name not in skipped}
+        return {"rng": self.rng.get_state(), "state": copy.deepcopy(state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; `setup` must have been called with the same task."""
+        self.rng.set_state(state["rng"])
+        vars(self).update(copy.deepcopy(state["state"]))
+
+
+def sample(n: int, k: int, rng: torch.Generator) -> Tensor:
+    """Draw a uniform k-subset of range(n): (k,) int64, sorted. Exact, in O(n) time and 3 bytes a sample.
+
+    Every index first tosses a 16-bit coin that is a little too unlikely, then uniform draws fill up to k. Given
+    how many the coins let in, all subsets of that size are equally likely, and so are they after the filling.
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"cannot draw {k} of {n} samples without replacement")
+    if k == n:
+        return torch.arange(n)
+    generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, (1,), generator=rng))))
+    few = min(k, n - k)  # the smaller side is drawn, so that the filling seldom misses
+    threshold = int(max(0.0, few - 4 * few**0.5) / n * 2**16)
+    chosen = np.ones(n, dtype=bool)
+    missing = -1
+    while missing < 0:
+        coins = generator.integers(0, 2**64, (n + 3) // 4, dtype=np.uint64).view(np.uint16)[:n]
+        np.less(coins, threshold, out=chosen)
+        missing = few - int(np.count_nonzero(chosen))
+    while missing > 0:
+        chosen[generator.integers(0, n, missing)] = True
+        missing = few - int(np.count_nonzero(chosen))
+    return torch.from_numpy(np.flatnonzero(chosen if few == k else ~chosen))
+
+
+def top(scores: Tensor, k: int, rng: torch.Generator) -> Tensor:
+    """Return the positions of the k largest of `scores` (n,), sorted: (k,) int64. O(n) time.
+
+    Ties at the threshold are broken uniformly at random; NaN ranks with +inf.
+    """
+    n = len(scores)
+    if not 0 <= k <= n:
+        raise ValueError(f"cannot take the {k} largest of {n} scores")
+    if k in (0, n):
+        return torch.arange(k)
+    values = scores.nan_to_num(nan=float("inf"), posinf=float("inf"), neginf=float("-inf")).numpy()
+    threshold = np.partition(values, n - k)[n - k]
+    chosen = values > threshold
+    spare = k - int(np.count_nonzero(chosen))
+    tied = values == threshold
+    if int(np.count_nonzero(tied)) == spare:
+        chosen |= tied
+    else:
+        at = np.flatnonzero(tied)
+        chosen[at[sample(len(at), spare, rng).numpy()]] = True
+    return torch.from_numpy(np.flatnonzero(chosen))
+
+
+def others(n: int, indices: Tensor) -> Tensor:
+    """Return what of range(n) is not among `indices`, sorted: (n - k,) int64."""
+    outside = torch.ones(n, dtype=torch.bool)
+    outside[indices] = False
+    return outside.nonzero().squeeze(1)

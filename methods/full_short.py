@@ -1,0 +1,17 @@
+"""Full training for fewer epochs: the control that sees as many samples as a pruned run."""
+
+import torch
+
+from dpbench.method import PruningMethod, Selection, Task
+
+
+class FullShort(PruningMethod):
+    """Train on all samples for round(keep x epochs) epochs; the schedule is compressed to these epochs."""
+
+    period = 0
+
+    def epochs(self, task: Task) -> int:
+        return max(1, round(task.keep * task.epochs))
+
+    def select(self, epoch: int) -> Selection:
+        return Selection(torch.arange(self.task.n))
