@@ -1,0 +1,93 @@
+"""What there is: methods, datasets, models and grids with their parameters, as rows for people and programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from dpbench import catalog
+from dpbench.errors import UsageError
+
+
+def rows(kind: str) -> list[dict[str, Any]]:
+    """Describe everything of one kind; what cannot be loaded is listed with its error."""
+    names = {
+        "methods": catalog.method_names,
+        "datasets": catalog.dataset_names,
+        "models": catalog.model_names,
+        "grids": catalog.grid_names,
+    }[kind]()
+    found = []
+    for name in names:
+        try:
+            found.append({"name": name} | _DESCRIBE[kind](name))
+        except (UsageError, ImportError) as error:
+            found.append({"name": name, "error": str(error)})
+    return found
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """A table of the short columns."""
+    names = [name for name in found[0] if name not in ("parameters", "needs", "paper")] if found else []
+    view = Table(box=box.SIMPLE_HEAD)
+    for name in [*names, "parameters"]:
+        view.add_column(name, overflow="fold")
+    for row in found:
+        parameters = ", ".join(f"{p['name']}={p['default']}" for p in row.get("parameters", []))
+        view.add_row(*[str(row.get(name, "")) for name in names], parameters)
+    return view
+
+
+def _method(name: str) -> dict[str, Any]:
+    cls = catalog.method_class(name)
+    return {
+        "kind": cls.kind(),
+        "saves": "backward" if cls.picks() else "forward and backward",
+        "summary": _summary(cls),
+        "needs": sorted(cls().needs),
+        "parameters": _parameters(cls),
+        "paper": cls.paper,
+        "year": cls.year,
+    }
+
+
+def _dataset(name: str) -> dict[str, Any]:
+    cls = catalog.dataset_class(name)
+    return {"summary": _summary(cls), "parameters": _parameters(cls)}
+
+
+def _model(name: str) -> dict[str, Any]:
+    factory = catalog.model_factory(name)
+    given = list(inspect.signature(factory).parameters.values())[2:]
+    return {"summary": _summary(factory), "parameters": [{"name": p.name, "default": p.default} for p in given]}
+
+
+def _grid(name: str) -> dict[str, Any]:
+    from dpbench.spec import load_grid
+
+    grid = load_grid(name)
+    return {
+        "summary": grid.description,
+        "datasets": grid.datasets,
+        "models": grid.models,
+        "methods": grid.methods,
+        "keep": grid.keep,
+        "seeds": grid.seeds,
+    }
+
+
+_DESCRIBE = {"methods": _method, "datasets": _dataset, "models": _model, "grids": _grid}
+
+
+def _summary(thing: Any) -> str:
+    """The first line of the docstring."""
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+def _parameters(cls: Any) -> list[dict[str, Any]]:
+    """Name, default and declared range of every field."""
+    return [{"name": field.name, "default": field.default, **field.metadata} for field in dataclasses.fields(cls)]

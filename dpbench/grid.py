@@ -1,0 +1,155 @@
+"""Run a grid: what is not done yet, in parallel, recorded under the grid's name, and sent to the tracker."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dpbench import proxy, runner, store
+from dpbench.errors import UsageError
+from dpbench.executors import run_all
+from dpbench.proxy import Request
+from dpbench.spec import Grid, RunSpec
+
+
+@dataclass(frozen=True)
+class Job:
+    """A proxy record to make, or a run to carry out, on a device."""
+
+    work: RunSpec | list[Request]
+    device: str
+    data_root: Path | None
+
+    def __call__(self) -> dict[str, Any] | None:
+        """Do it, in a worker."""
+        device = torch.device(self.device)
+        if isinstance(self.work, RunSpec):
+            return runner.run(self.work, device, self.data_root)
+        data = runner.load_data(self.work[0].dataset, self.data_root)
+        proxy.record(self.work, data, device)
+        return None
+
+
+def do(job: Job) -> Any:
+    """Call a job; a module-level function, as worker processes need."""
+    return job()
+
+
+def manifest_path(name: str) -> Path:
+    """Where the cells of a grid are listed."""
+    return store.home() / "grids" / f"{name}.json"
+
+
+def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> dict[str, RunSpec]:
+    """List the grid's cells by hash and return all of them.
+
+    Cells of earlier commands stay in the grid (methods that were added, other seeds) while the recipe is the same and
+    no new cell takes their place, as one with a changed source does.
+    """
+    specs = set(cells.values())
+    old = store.read_json(manifest_path(grid.name)) or {"cells": {}}
+    kept = {}
+    for key, content in old["cells"].items():
+        try:
+            spec = RunSpec.model_validate(content)
+        except ValueError:
+            continue  # written by another version
+        if spec not in specs and (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe):
+            kept[key] = spec
+    cells = cells | kept
+    content = {"grid": grid.model_dump(), "cells": {key: spec.model_dump() for key, spec in cells.items()}}
+    store.write_json(manifest_path(grid.name), content)
+    return cells
+
+
+def read_manifest(name: str) -> tuple[Grid, dict[str, RunSpec]]:
+    """Read a grid that was run here, and its cells by hash."""
+    content = store.read_json(manifest_path(name))
+    if content is None:
+        known = sorted(path.stem for path in manifest_path("x").parent.glob("*.json"))
+        hint = f"grids that were: {', '.join(known)}" if known else f"try: dpbench run {name}"
+        raise UsageError(f"no grid {name!r} was run under {store.home()}; {hint}")
+    cells = {key: RunSpec.model_validate(spec) for key, spec in content["cells"].items()}
+    return Grid.model_validate(content["grid"]), cells
+
+
+def results(cells: dict[str, RunSpec]) -> dict[str, dict[str, Any]]:
+    """The results that are there, by hash, the failed ones too."""
+    found = {key: store.read_json(store.run_folder(key) / "result.json") for key in cells}
+    return {key: result for key, result in found.items() if result is not None}
+
+
+def default_jobs(device: torch.device) -> int:
+    """One worker a core; one where they would share a GPU."""
+    return (
+        1
+        if device.type == "cuda"
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
+
+
+def run_grid(
+    grid: Grid,
+    console: Console,
+    jobs: int | None = None,
+    threads: int = 1,
+    device: torch.device | None = None,
+    data_root: Path | None = None,
+) -> dict[str, RunSpec]:
+    """Run the grid's cells that are not done; return the cells that were asked for, by hash.
+
+    Results lie in the runs' folders. Ctrl-C stops the workers and is raised again: what is finished is kept, and the
+    same command goes on from the checkpoints.
+    """
+    device = device or runner.default_device()
+    for dataset in grid.datasets:
+        runner.load_data(dataset, data_root)  # a missing file is told before any work
+    cells = {spec.hash: spec for spec in grid.runs()}
+    write_manifest(grid, cells)
+    todo = [spec for key, spec in cells.items() if not store.is_done(key)]
+    if not todo:
+        return cells
+    wanted: dict[str, list[Request]] = defaultdict(list)
+    for spec in todo:
+        for request in proxy.requests(spec):
+            if request.missing() and request not in wanted[request.hash]:
+                wanted[request.hash].append(request)
+    by_hash = {spec.hash: spec for spec in todo}
+    # Proxies go first; then the runs that need none, so that the others seldom wait for them.
+    todo.sort(key=lambda spec: bool(proxy.requests(spec)))
+    work: list[RunSpec | list[Request]] = [requests for requests in wanted.values() if requests]
+    work += todo
+    failed = 0
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(grid.name, total=len(by_hash))
+        workers = min(jobs or default_jobs(device), len(work))
+        for job, outcome in run_all(do, [Job(item, str(device), data_root) for item in work], workers, threads):
+            if not isinstance(job.work, RunSpec):
+                continue  # a proxy that failed fails again, with its reason, in the runs that need it
+            if isinstance(outcome, BaseException):
+                outcome = runner.blank(job.work) | {"status": "FAILED", "reason": runner.reason(outcome)}
+                store.write_json(store.run_folder(job.work.hash) / "result.json", outcome)
+            if outcome["status"] == "FAILED":
+                failed += 1
+                progress.console.print(
+                    f"[red]FAILED[/] {job.work.title}: {outcome['reason']}", markup=True, highlight=False
+                )
+            progress.update(bar, advance=1, description=f"{grid.name}, {failed} failed" if failed else grid.name)
+    return cells

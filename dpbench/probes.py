@@ -1,0 +1,66 @@
+"""What is measured beside the training without disturbing it: selection stability and gradient direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpbench.data import Loader
+from dpbench.sampler import batches
+from dpbench.train import Learner
+
+
+def jaccard(a: Tensor, b: Tensor) -> float:
+    """|A and B| / |A or B| of two boolean masks (n,); 1 for two empty sets."""
+    union = int((a | b).count_nonzero())
+    return int((a & b).count_nonzero()) / union if union else 1.0
+
+
+def jaccard_chance(a: int, b: int, n: int) -> float:
+    """The Jaccard index at the expected overlap a b / n of two independent uniform draws of sizes a and b from n."""
+    overlap = a * b / n
+    return overlap / (a + b - overlap) if a + b else 1.0
+
+
+@dataclass(frozen=True)
+class GradientProbe:
+    """Full and selected mean gradient at the same parameters: their cosine, norm ratio, and the full one's norm."""
+
+    cosine: float
+    norm_ratio: float
+    norm: float
+
+
+def probe_gradient(
+    learner: Learner, loader: Loader, rows: Tensor, weights: Callable[[Tensor], Tensor], chunk: int
+) -> GradientProbe:
+    """Compare the mean gradient over `rows` with the weighted mean over those of them that are trained on.
+
+    `weights` gives each of a chunk's rows its weight, zero where it is not trained on. Evaluation mode, no
+    augmentation. A selection without any of the rows gives NaN.
+    """
+    learner.model.eval()
+    parameters = [p for p in learner.network.parameters() if p.requires_grad]
+    full = [torch.zeros_like(p) for p in parameters]
+    selected = [torch.zeros_like(p) for p in parameters]
+    count = 0
+    for part in batches(rows, chunk):
+        weight = weights(part).to(learner.device)
+        losses, _ = learner.measure(*loader.batch(part, augment=False), frozenset())
+        _accumulate(full, torch.autograd.grad(losses.sum(), parameters, retain_graph=True))
+        _accumulate(selected, torch.autograd.grad((losses * weight).sum(), parameters))
+        count += int(weight.count_nonzero())
+    g = torch.cat([x.flatten() for x in full]).double() / len(rows)
+    s = torch.cat([x.flatten() for x in selected]).double() / max(count, 1)
+    norm, norm_selected = float(g.norm()), float(s.norm())
+    if count == 0 or norm == 0 or norm_selected == 0:
+        return GradientProbe(float("nan"), float("nan"), norm)
+    return GradientProbe(float(g @ s) / (norm * norm_selected), norm_selected / norm, norm)
+
+
+def _accumulate(total: list[Tensor], gradients: tuple[Tensor, ...]) -> None:
+    for a, b in zip(total, gradients, strict=True):
+        a.add_(b)

@@ -1,0 +1,163 @@
+"""The proxy record: a training seen once, its signals kept on disk, shared by every method that asks, and replayed.
+
+A record is a folder named by the hash of dataset, model, recipe, seed and run. It holds one .npy file for each signal
+and epoch, written by atomic rename, so a crash leaves no half file. What is missing is made by training once more: the
+same seed gives the same training, and the recipe's schedule makes a shorter training a prefix of a longer one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from dpbench import catalog, optim, store
+from dpbench.data import Data, Loader
+from dpbench.errors import RunFailed
+from dpbench.ledger import Ledger
+from dpbench.method import Proxy, Signals
+from dpbench.rng import derive, generator
+from dpbench.sampler import batches, join, order
+from dpbench.spec import Recipe, RunSpec
+from dpbench.train import Learner, measure_all, train_epoch
+
+
+@dataclass(frozen=True)
+class Request:
+    """One proxy training and what is wanted of it: the signals `needs` of the epochs that `proxy` replays."""
+
+    dataset: str
+    model: str
+    recipe: Recipe
+    seed: int
+    run: int
+    proxy: Proxy
+    needs: frozenset[str]
+
+    @property
+    def hash(self) -> str:
+        """The content hash of the training, whatever is recorded of it."""
+        content = {
+            "dataset": self.dataset,
+            "dataset_source": catalog.source_digest("datasets", catalog.parse(self.dataset)[0]),
+            "model": self.model,
+            "recipe": self.recipe.model_dump(),
+            "seed": self.seed,
+            "run": self.run,
+            "data": self.proxy.data,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> Path:
+        """Where the record is."""
+        return store.home() / "proxy" / self.hash
+
+    @property
+    def epochs(self) -> range:
+        """The epochs that are replayed."""
+        last = min(self.proxy.epochs, self.recipe.epochs) - 1
+        return range(last, last + 1) if self.proxy.at == "end" else range(last + 1)
+
+    def file(self, epoch: int, signal: str) -> Path:
+        """The file of one signal: (n,) or (n, d) float32 in the order of the training samples."""
+        return self.folder / f"{'steps' if self.proxy.at == 'steps' else 'pass'}-{epoch:04d}-{signal}.npy"
+
+    def missing(self) -> bool:
+        """Whether anything wanted is not on disk."""
+        return not all(self.file(epoch, name).is_file() for epoch in self.epochs for name in self.needs)
+
+
+def requests(spec: RunSpec) -> list[Request]:
+    """What the run's method asks for, one request for each of its proxy runs."""
+    method = catalog.load_method(spec.method)
+    if method.proxy is None:
+        return []
+    return [
+        Request(spec.dataset, spec.model, spec.recipe, spec.seed, run, method.proxy, method.needs)
+        for run in range(method.proxy.seeds)
+    ]
+
+
+def record(wanted: list[Request], data: Data, device: torch.device) -> None:
+    """Make the record that serves all of `wanted`, requests of one training, unless it is there."""
+    folder = wanted[0].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if any(request.missing() for request in wanted):
+            _train(wanted, data, device)
+
+
+def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
+    """Train for as many epochs as the longest request and save what each wants."""
+    first = wanted[0]
+    recipe, seed = first.recipe, derive(first.seed, "proxy", first.run)
+    learner = Learner(first.model, recipe, data.shape, data.classes, seed, device)
+    trained = data.train if first.proxy.data == "train" else data.validation
+    loader = Loader(trained, data.train.images, device, recipe.augment, recipe.pad, recipe.channels_last)
+    recorded = Loader(data.train, data.train.images, device, channels_last=recipe.channels_last)
+    n, everything = len(loader), torch.arange(len(recorded))
+    in_steps = frozenset[str]().union(*(request.needs for request in wanted if request.proxy.at == "steps"))
+    for epoch in range(max(request.epochs[-1] for request in wanted) + 1):
+        begin = time.perf_counter()
+        loader.start_epoch(generator(seed, "augment", epoch))
+        parts = batches(order(torch.arange(n), n, generator(seed, "order", epoch)).to(device), recipe.batch_size)
+        done = train_epoch(
+            learner,
+            loader,
+            parts,
+            lambda step, _: optim.learning_rate(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
+            needs=in_steps,
+        )
+        trained_s = time.perf_counter() - begin
+        asking = [request for request in wanted if epoch in request.epochs]
+        if in_steps:
+            _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
+        begin = time.perf_counter()
+        passing = [request for request in asking if request.proxy.at != "steps"]
+        if passing:
+            needs = frozenset[str]().union(*(request.needs for request in passing))
+            _save(passing, join(measure_all(learner, recorded, everything, needs), epoch))
+        cost = {"backward": done.backward, "train_s": trained_s, "pass_s": time.perf_counter() - begin}
+        store.write_json(first.folder / f"cost-{epoch:04d}.json", cost)
+
+
+def _save(wanted: list[Request], signals: Signals) -> None:
+    for request in wanted:
+        for name in request.needs:
+            values = torch.empty_like(signals[name])
+            values[signals.indices] = signals[name]
+            path = request.file(signals.epoch, name)
+            store.write(path, lambda file: _dump(file, values.numpy()))  # noqa: B023
+
+
+def _dump(file: Path, values: np.ndarray) -> None:
+    with file.open("wb") as stream:
+        np.save(stream, values)
+
+
+def replay(request: Request) -> Iterator[Signals]:
+    """Yield what was recorded, epoch by epoch, memory-mapped."""
+    for epoch in request.epochs:
+        values = {name: torch.from_numpy(np.load(request.file(epoch, name), mmap_mode="c")) for name in request.needs}
+        n = len(next(iter(values.values()))) if values else 0
+        yield Signals(torch.arange(n), values, epoch, request.run)
+
+
+def book(request: Request, n: int, ledger: Ledger) -> None:
+    """Book the record's cost as if it were made for this method alone: its training and its passes over n samples."""
+    for epoch in range(request.epochs[-1] + 1):
+        cost = store.read_json(request.folder / f"cost-{epoch:04d}.json")
+        if cost is None:
+            raise RunFailed(f"the proxy record {request.folder.name} has no cost of epoch {epoch}; remove that folder")
+        passes = n if request.proxy.at != "steps" and epoch in request.epochs else 0
+        ledger.proxy_backward += cost["backward"]
+        ledger.proxy_forward += cost["backward"] + passes
+        ledger.seconds["proxy"] += cost["train_s"] + (cost["pass_s"] if passes else 0.0)

@@ -1,0 +1,407 @@
+"""One run from its spec to its row: proxy, select, train, pick, observe, evaluate, probes, ledger, checkpoint."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+import dpbench
+from dpbench import catalog, optim, probes, proxy, store
+from dpbench import ledger as ledgers
+from dpbench.data import Data, Loader
+from dpbench.errors import RunFailed, UsageError
+from dpbench.ledger import Ledger
+from dpbench.method import PruningMethod, Selection, Signals, Task, sample
+from dpbench.rng import derive, generator
+from dpbench.sampler import Selector, batches, call, check_selection, join, mask, order
+from dpbench.signals import check_names
+from dpbench.spec import RunSpec
+from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
+
+PROBE_BATCH = 512
+MEANS = ("jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio")
+
+OnEpoch: TypeAlias = Callable[[dict[str, Any]], None]
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@lru_cache(maxsize=2)
+def load_data(dataset: str, root: Path | None) -> Data:
+    """A dataset, kept for the next run of this process."""
+    return catalog.load_dataset(dataset).load(root)
+
+
+def run(
+    spec: RunSpec,
+    device: torch.device | None = None,
+    data_root: Path | None = None,
+    checkpoint_s: float = 30.0,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Carry a run to its end, or continue it where it stopped; return its result, read again if it was done.
+
+    A failure is a result too: status FAILED with a one-line reason, and the traceback in the run's folder.
+    A checkpoint is written at the end of an epoch when the last is `checkpoint_s` seconds old.
+    """
+    folder = store.run_folder(spec.hash)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if store.is_done(spec.hash):
+            return store.read_json(folder / "result.json")
+        result = blank(spec)
+        try:
+            result |= {"status": "FINISHED"} | _Run(spec, device or default_device(), data_root, folder).train(
+                checkpoint_s, on_epoch
+            )
+        except Exception as error:
+            report = traceback.format_exc()
+            store.write(folder / "traceback.txt", lambda file: file.write_text(report))
+            result |= {"status": "FAILED", "reason": reason(error)}
+        result["ended"] = time.time()
+        store.write_json(folder / "result.json", result)
+        if result["status"] == "FINISHED":
+            store.write(folder / "done", lambda file: file.touch())
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            (folder / "traceback.txt").unlink(missing_ok=True)
+        return result
+
+
+def blank(spec: RunSpec) -> dict[str, Any]:
+    """The part of a result that does not depend on how the run goes."""
+    return {"hash": spec.hash, "spec": spec.model_dump(), "started": time.time(), "environment": environment()}
+
+
+def reason(error: BaseException) -> str:
+    """One line for people; the type is named where the message is not ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(self, spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> None:
+        ledgers.reset_peak_memory()
+        self.spec, self.recipe, self.device, self.folder = spec, spec.recipe, device, folder
+        self.data = load_data(spec.dataset, data_root)
+        self.n = len(self.data.train)
+        self.ledger = Ledger()
+        self.records: list[dict[str, Any]] = []
+        self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
+        self.method = self._prepare_method()
+        self.selector = Selector(self.method)
+        recipe, images = self.recipe, self.data.train.images
+        self.learner = Learner(spec.model, recipe, self.data.shape, self.data.classes, spec.seed, device)
+        self.loader = Loader(self.data.train, images, device, recipe.augment, recipe.pad, recipe.channels_last)
+        self.validation = Loader(self.data.validation, images, device, channels_last=recipe.channels_last)
+        self.test = Loader(self.data.test, images, device, channels_last=recipe.channels_last)
+        probed = sample(self.n, min(self.n, max(2, spec.probe.samples)), generator(spec.seed, "probe"))
+        self.probed = probed.to(device)
+
+    def _prepare_method(self) -> PruningMethod:
+        """Set the method up and replay the proxy it asks for."""
+        spec = self.spec
+        method = catalog.load_method(spec.method)
+        task = Task(self.n, self.recipe.epochs, self.recipe.batch_size, spec.keep, self.data.train.labels)
+        with self.ledger.time("select"):
+            call(method, "setup", method.setup, task, generator(spec.seed, "method"))
+        check_names(method.needs)
+        for request in proxy.requests(spec):
+            proxy.record([request], self.data, self.device)
+            proxy.book(request, self.n, self.ledger)
+            with self.ledger.time("observe"):
+                for signals in proxy.replay(request):
+                    call(method, "observe", method.observe, signals)
+        self.epochs = call(method, "epochs", method.epochs, task)
+        return method
+
+    def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
+        """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
+        self._resume()
+        saved = time.monotonic()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            while self._progress(len(self.records), 0.0, Epoch()) < 1 - 1e-9:
+                epoch = len(self.records)
+                torch.manual_seed(derive(self.spec.seed, "train", epoch))  # for layers that draw, such as dropout
+                self.records.append(self._epoch(epoch))
+                if on_epoch is not None:
+                    on_epoch(self.records[-1])
+                if time.monotonic() - saved >= checkpoint_s:
+                    store.write(self.folder / "checkpoint.pt", self._save)
+                    saved = time.monotonic()
+        config = {"hash": self.spec.hash} | self.spec.model_dump()
+        store.write_selections(self.folder / "selections.npz", self.selections, self.n, config)
+        return {
+            "hyperparameters": self.method.hyperparameters(),
+            "metrics": self._metrics(),
+            "epochs": self.records,
+            "diagnostics": self._diagnostics(),
+        }
+
+    def _progress(self, epoch: int, share: float, done: Epoch) -> float:
+        """The share of the budget that is spent when `share` of an epoch that did `done` is over."""
+        steps = -(-self.n // self.recipe.batch_size) * self.recipe.epochs
+        match self.spec.budget.unit:
+            case "steps":
+                return (self.ledger.steps + done.steps) / steps
+            case "samples":
+                return (self.ledger.backward + done.backward) / (self.n * self.recipe.epochs)
+            case "time":
+                assert self.spec.budget.seconds is not None
+                now = time.perf_counter() - self.began if share else 0.0
+                return (
+                    sum(self.ledger.seconds[phase] for phase in ("select", "train", "observe")) + now
+                ) / self.spec.budget.seconds
+            case _:
+                return (epoch + share) / self.epochs
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        """One epoch; returns its record."""
+        spec, method, ledger, device = self.spec, self.method, self.ledger, self.device
+        before = dict(ledger.seconds)
+        start = self._progress(epoch, 0.0, Epoch())
+        end = start + 1 / self.epochs if spec.budget.unit == "epochs" else start
+        with ledger.time("select"):
+            selection = self.selector.select(epoch, start, end)
+        if len(selection.indices) == 0:
+            raise RunFailed(f"{type(method).__name__}.select(epoch={epoch}) selected no samples")
+        rng = generator(spec.seed, "pick", epoch, 0)
+        probe = {}
+        if spec.probe.every and epoch % spec.probe.every == 0:
+            with ledger.time("probe", device):
+                probe = self._probe(epoch, selection)
+        with ledger.time("train", device):
+            self.began = time.perf_counter()
+            self.loader.start_epoch(generator(spec.seed, "augment", epoch))
+            rows = order(selection.indices, self.n, generator(spec.seed, "order", epoch)).to(device)
+            parts = batches(rows, self.recipe.batch_size * method.pool)
+
+            def rate(step: int, done: Epoch) -> float | None:
+                progress = self._progress(epoch, step / len(parts), done)
+                return optim.learning_rate(self.recipe, progress) * selection.lr_scale if progress < 1 else None
+
+            done = train_epoch(
+                self.learner,
+                self.loader,
+                parts,
+                rate,
+                method.needs,
+                self._weights(selection),
+                (lambda rows, values: self._pick(rows, values, epoch, rng)) if method.picks() else None,
+                (lambda passed: self._observe([passed], epoch)) if method.online else None,
+            )
+        if selection.refresh is not None and len(selection.refresh):
+            with ledger.time("train", device):
+                done.passed += measure_all(self.learner, self.loader, selection.refresh, method.needs)
+            done.forward += len(selection.refresh)
+        if done.passed:
+            with ledger.time("observe"):
+                self._observe(done.passed, epoch)
+        ledger.forward += done.forward
+        ledger.backward += done.backward
+        ledger.steps += done.steps
+        self.selections.append(torch.cat(done.trained).cpu().sort().values if done.trained else torch.arange(0))
+        with ledger.time("eval", device):
+            accuracy, loss, _ = evaluate(self.learner, self.test)
+            validation, _, _ = evaluate(self.learner, self.validation)
+        return {
+            "epoch": epoch,
+            "accuracy": accuracy,
+            "accuracy_validation": validation,
+            "loss_test": loss,
+            "loss_train": done.loss,
+            "samples_forward": done.forward,
+            "samples_backward": done.backward,
+            "optimizer_steps": done.steps,
+            "prune_ratio": ledgers.saving(done.backward, self.n, 1),
+            **self._stability(),
+            **probe,
+            **{f"time_{phase}_s": seconds - before.get(phase, 0.0) for phase, seconds in ledger.seconds.items()},
+        }
+
+    def _weights(self, selection: Selection) -> Tensor | None:
+        """The selection's weights as (n,) on the device."""
+        if selection.weights is None:
+            return None
+        weights = torch.zeros(self.n)
+        weights[selection.indices] = selection.weights.float()
+        return weights.to(self.device)
+
+    def _pick(
+        self, rows: Tensor, values: dict[str, Tensor], epoch: int, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Ask the method which rows of a batch go backward."""
+        signals = join([(rows, values)], epoch) if values else Signals(rows.cpu(), {}, epoch)
+        picked = call(self.method, f"pick(epoch={epoch})", self.method.pick, signals, rng)
+        check_selection(picked, len(rows), f"{type(self.method).__name__}.pick(epoch={epoch})")
+        weights = None if picked.weights is None else picked.weights.float().to(self.device)
+        return picked.indices.to(self.device), weights
+
+    def _observe(self, passed: list[Passed], epoch: int) -> None:
+        call(self.method, f"observe(epoch={epoch})", self.method.observe, join(passed, epoch))
+
+    def _probe(self, epoch: int, selection: Selection) -> dict[str, float]:
+        """Compare the gradient of what is trained on with that of all data, on the probed samples."""
+        chosen = mask(selection.indices, self.n).float().to(self.device)
+        weights = self._weights(selection)
+        weights = chosen if weights is None else weights
+        rng = generator(self.spec.seed, "probe pick", epoch)
+
+        def of_rows(rows: Tensor) -> Tensor:
+            if not self.method.picks():
+                return weights[rows]
+            with torch.no_grad():
+                _, values = self.learner.measure(*self.loader.batch(rows, augment=False), self.method.needs)
+            positions, picked = self._pick(rows, values, epoch, rng)
+            result = torch.zeros(len(rows), device=self.device)
+            result[positions] = 1.0 if picked is None else picked
+            return result * weights[rows]
+
+        chunk = self.recipe.batch_size * self.method.pool if self.method.picks() else PROBE_BATCH
+        found = probes.probe_gradient(self.learner, self.loader, self.probed, of_rows, chunk)
+        return {
+            "gradient_cosine": found.cosine,
+            "gradient_norm_ratio": found.norm_ratio,
+            "gradient_norm": found.norm,
+        }
+
+    def _stability(self) -> dict[str, float]:
+        """How much the last epoch's selection shares with that of the epoch before."""
+        if len(self.selections) < 2:
+            return {}
+        a, b = self.selections[-2:]
+        return {
+            "jaccard_epochs": probes.jaccard(mask(a, self.n), mask(b, self.n)),
+            "jaccard_epochs_chance": probes.jaccard_chance(len(a), len(b), self.n),
+        }
+
+    def _metrics(self) -> dict[str, float]:
+        """The run's numbers; README.md says what each means."""
+        ledger, last = self.ledger, self.records[-1]
+        seconds = ledger.seconds
+        metrics = {
+            "accuracy": last["accuracy"],
+            "accuracy_best_epoch": max(record["accuracy"] for record in self.records),
+            "accuracy_validation": last["accuracy_validation"],
+            "loss_test": last["loss_test"],
+            "prune_ratio": ledgers.saving(ledger.backward, self.n, self.recipe.epochs),
+            "forward_saving": ledgers.saving(ledger.forward, self.n, self.recipe.epochs),
+            "samples_forward": ledger.forward,
+            "samples_backward": ledger.backward,
+            "samples_proxy": ledger.proxy_backward,
+            "samples_proxy_forward": ledger.proxy_forward,
+            "optimizer_steps": ledger.steps,
+            "epochs": len(self.records),
+            **{f"time_{phase}_s": seconds[phase] for phase in ("select", "observe", "train", "eval", "probe", "proxy")},
+            "time_total_s": sum(seconds[phase] for phase in ("select", "observe", "train", "proxy")),
+            "peak_memory_mb": ledgers.peak_memory_mb(),
+        }
+        if self.device.type == "cuda":
+            metrics["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        norms = [record["gradient_norm"] for record in self.records if "gradient_norm" in record]
+        if norms:
+            metrics["gradient_norm"] = norms[-1]
+        for name in MEANS:
+            values = [record[name] for record in self.records if np.isfinite(record.get(name, np.nan))]
+            if values:
+                metrics[name] = float(np.mean(values))
+        return metrics
+
+    def _diagnostics(self) -> dict[str, Any]:
+        """Which samples were used, and how the classes fared."""
+        uses = torch.zeros(self.n, dtype=torch.int64)
+        coverage = []
+        for selection in self.selections:
+            uses[selection] += 1
+            coverage.append(int(uses.count_nonzero()) / self.n)
+        labels, classes = self.data.train.labels, self.data.classes
+        _, _, correct = evaluate(self.learner, self.test)
+        kept = torch.bincount(labels, uses.double(), classes) / torch.bincount(labels, minlength=classes).clamp(min=1)
+        of_class = torch.bincount(self.data.test.labels, correct.double(), classes)
+        accuracy = of_class / torch.bincount(self.data.test.labels, minlength=classes).clamp(min=1)
+        noisy = self.data.noisy
+        return {
+            "kept_per_class": (kept / self.recipe.epochs).tolist(),
+            "accuracy_per_class": accuracy.tolist(),
+            "accuracy_worst_class": float(accuracy.min()),
+            "noisy_share": None if noisy is None else float(uses[noisy].sum() / uses.sum()),
+            "coverage": coverage,
+            "uses": {"min": int(uses.min()), "median": float(uses.double().median()), "max": int(uses.max())},
+            "never_used": int((uses == 0).count_nonzero()),
+            "uses_histogram": torch.bincount(uses).tolist(),
+        }
+
+    def _save(self, path: Path) -> None:
+        torch.save(
+            {
+                "model": self.learner.network.state_dict(),
+                "optimizer": self.learner.optimizer.state_dict(),
+                "method": self.method.state_dict(),
+                "selector": self.selector.state_dict(),
+                "ledger": self.ledger.state_dict(),
+                "records": self.records,
+                "selections": self.selections,
+            },
+            path,
+        )
+
+    def _resume(self) -> None:
+        """Continue from the checkpoint, if there is one."""
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.learner.network.load_state_dict(state["model"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(_to_cpu(state["method"]))
+        self.selector.load_state_dict(_to_cpu(state["selector"]))
+        self.ledger.load_state_dict(state["ledger"])
+        self.records = state["records"]
+        self.selections = _to_cpu(state["selections"])
+
+
+def _to_cpu(value: Any) -> Any:
+    """Move all tensors in nested lists and dicts to the CPU."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    return [_to_cpu(item) for item in value] if isinstance(value, list) else value
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit that a result was made with."""
+    root = Path(dpbench.__file__).resolve().parent.parent
+    git = ["git", "-C", str(root)]
+    inside = (root / ".git").exists()
+    commit = (
+        subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if inside else ""
+    )
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout if inside else ""
+    return {
+        "dpbench": dpbench.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "commit": commit + ("-dirty" if changed.strip() else "") if commit else "unknown",
+    }

@@ -1,0 +1,223 @@
+"""What is to be run: the recipe, one run (a cell of a grid) with its content hash, and a grid read from YAML."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dpbench import catalog
+from dpbench.errors import UsageError
+
+PROTOCOL = 1  # raised when the runner changes what a number means, so that old results are not taken for new ones
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Recipe(_Model):
+    """How a model is trained."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: Literal["none", "crop", "crop_flip"] = "none"
+    pad: int = Field(0, ge=0)
+    amp: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        if (self.augment == "none") != (self.pad == 0):
+            raise ValueError("augment and pad go together: pad is the number of pixels that a crop may move")
+        return self
+
+
+class Probe(_Model):
+    """Gradients are probed before every `every`-th epoch on `samples` fixed training samples; 0 never probes."""
+
+    every: int = Field(1, ge=0)
+    samples: int = Field(512, ge=2)
+
+
+class Budget(_Model):
+    """What every method may spend: "epochs" of the recipe, the optimizer "steps" or "samples" (backward) that full
+    training takes in these epochs, or `seconds` of training "time".
+    """
+
+    unit: Literal["epochs", "steps", "samples", "time"] = "epochs"
+    seconds: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Budget:
+        if (self.unit == "time") != (self.seconds is not None):
+            raise ValueError("seconds goes with unit: time, and only with it")
+        return self
+
+
+class RunSpec(_Model):
+    """One run. `method`, `dataset` and `model` are names with parameters; `method` is in its canonical form."""
+
+    dataset: str
+    model: str
+    method: str
+    keep: float = Field(gt=0, le=1)
+    seed: int = Field(ge=0)
+    recipe: Recipe
+    budget: Budget = Budget()
+    probe: Probe = Probe()
+
+    @property
+    def row(self) -> tuple[str, str, str, float]:
+        """The leaderboard row that this run belongs to."""
+        return (self.dataset, self.model, self.method, self.keep)
+
+    @property
+    def hash(self) -> str:
+        """The content hash: all fields and the source of the method and of the dataset."""
+        content = self.model_dump() | {
+            "protocol": PROTOCOL,
+            "method_source": catalog.source_digest("methods", catalog.parse(self.method)[0]),
+            "dataset_source": catalog.source_digest("datasets", catalog.parse(self.dataset)[0]),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """A short name for people."""
+        return f"{self.method} keep={self.keep:g} seed={self.seed}"
+
+
+def _unique(values: list[Any]) -> list[Any]:
+    twice = {str(value) for value in values if values.count(value) > 1}
+    if twice:
+        raise ValueError(f"{', '.join(sorted(twice))} is given twice")
+    return values
+
+
+class Grid(_Model):
+    """dataset x model x method x keep x seed, with one recipe."""
+
+    name: str
+    description: str = ""
+    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
+    models: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
+    keep: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(_unique)]
+    seeds: int = Field(ge=1)
+    recipe: Recipe
+    budget: Budget = Budget()
+    probe: Probe = Probe()
+
+    def runs(self) -> list[RunSpec]:
+        """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row."""
+        cells: dict[RunSpec, None] = {}
+        for seed in range(self.seeds):
+            for dataset in self.datasets:
+                for model in self.models:
+                    for text in self.methods:
+                        method = catalog.load_method(text)
+                        for keep in self.keep if method.keep is None else [method.keep]:
+                            cells[
+                                RunSpec(
+                                    dataset=dataset,
+                                    model=model,
+                                    method=canonical(text),
+                                    keep=keep,
+                                    seed=seed,
+                                    recipe=self.recipe,
+                                    budget=self.budget,
+                                    probe=self.probe,
+                                )
+                            ] = None
+        return list(cells)
+
+
+def canonical(text: str) -> str:
+    """Write a method's name with the hyper-parameters that are not their defaults, so that equal runs hash alike."""
+    name, _ = catalog.parse(catalog.resolve(text))
+    defaults = catalog.method_class(name)().hyperparameters()
+    given = catalog.load_method(text).hyperparameters()
+    return catalog.label(name, {key: value for key, value in given.items() if value != defaults[key]})
+
+
+def load_grid(name: str) -> Grid:
+    """Read a built-in grid by name, or a grid file by path."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no file {name}")
+        return read_grid(path.read_text(), name, path.stem)
+    if name not in catalog.grid_names():
+        near = difflib.get_close_matches(name, catalog.grid_names(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(catalog.grid_names())}"
+        raise UsageError(f"unknown grid {name!r}; {hint} A file's name ends in .yaml")
+    return read_grid(
+        files("dpbench.leaderboards").joinpath(f"{name}.yaml").read_text(), f"leaderboards/{name}.yaml", name
+    )
+
+
+def read_grid(text: str, where: str, name: str) -> Grid:
+    """Validate a grid's YAML; errors name file, line, key and what is allowed."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{where}: a grid is a mapping of {', '.join(_keys(Grid))}")
+    try:
+        return Grid.model_validate({"name": name} | content)
+    except ValidationError as error:
+        lines = [_explain(where, node, problem) for problem in error.errors()]
+        raise UsageError("\n".join(lines)) from None
+
+
+_PARTS: dict[str, type[BaseModel]] = {"recipe": Recipe, "budget": Budget, "probe": Probe}
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [key for key in model.model_fields if key != "name"]
+
+
+def _explain(where: str, node: Any, problem: Any) -> str:
+    """One line for one validation error: file:line: key: what is wrong and what is allowed."""
+    location = problem["loc"]
+    line = 1
+    model: type[BaseModel] = Grid
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == part:
+                    line, node = key.start_mark.line + 1, value
+                    break
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        if problem["type"] == "extra_forbidden" and part != location[-1]:
+            model = _PARTS.get(str(part), model)
+    key = ".".join(map(str, location)) or "grid"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _keys(model), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(_keys(model))}"
+        return f"{where}:{line}: unknown key {key}; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}:{line}: {key} is missing"
+    given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}:{line}: {key}: {message[0].lower() + message[1:]}{given}"

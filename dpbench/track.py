@@ -1,0 +1,243 @@
+"""MLflow: results are sent from the run folders, and can be sent again; the leaderboard is an experiment too."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from dpbench import store
+from dpbench.errors import RunFailed, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+VIEW = "leaderboard"  # the key of the saved view
+COLUMNS = (  # the leaderboard's columns that are visible without a click
+    "metrics.`rank`",
+    "params.`method`",
+    "params.`keep`",
+    "metrics.`accuracy_mean`",
+    "metrics.`accuracy_ci95`",
+    "metrics.`prune_ratio`",
+    "metrics.`time_total_s`",
+    "metrics.`jaccard_epochs`",
+    "metrics.`gradient_cosine`",
+)
+RUN_COLUMNS = (
+    "params.`method`",
+    "params.`keep`",
+    "params.`seed`",
+    "metrics.`accuracy`",
+    "metrics.`prune_ratio`",
+    "metrics.`forward_saving`",
+    "metrics.`time_total_s`",
+    "metrics.`jaccard_epochs`",
+    "metrics.`gradient_cosine`",
+)
+CURVES = ("accuracy", "accuracy_validation", "loss_test", "loss_train", "gradient_norm")  # the last value is the run's
+CURVES_OF_MEANS = ("prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio")
+
+
+def default_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the SQLite file in the results' folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.home() / 'mlflow.db'}"
+
+
+def check_reachable(uri: str) -> None:
+    """Refuse a server that does not answer, at once rather than after MLflow's minutes of retries."""
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https"):
+        return
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        raise UsageError(
+            f"the tracking server {uri} cannot be reached: {error}; start it, or give another --tracking-uri"
+        ) from None
+
+
+class Tracker:
+    """A tracking server, or a local database."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        self.uri = uri or default_uri()
+        check_reachable(self.uri)
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        for name in ("mlflow", "alembic"):  # importing MLflow sets their levels
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
+            self.client.search_experiments(max_results=1)  # creates a new database
+        except (MlflowException, OSError) as error:
+            raise UsageError(f"cannot track to {self.uri}: {' '.join(str(error).split())}") from None
+
+    def experiment(self, name: str, columns: Iterable[str], order: str, ascending: bool, note: str = "") -> str:
+        """Return the id of an experiment, made if it is new, with its saved view and description."""
+        found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        if found is not None:
+            key = found.experiment_id
+        else:
+            local = self.uri.startswith("sqlite:")
+            location = str(store.home() / "artifacts" / name) if local else None
+            key = self.client.create_experiment(name, artifact_location=location)
+        view = {
+            "selectedColumns": list(columns),
+            "orderByKey": order,
+            "orderByAsc": ascending,
+            "searchFilter": "",
+            "viewMaximized": False,
+            "runListHidden": False,
+        }
+        self.client.set_experiment_tag(key, f"mlflow.sharedViewState.{VIEW}", json.dumps(view))
+        self.client.set_experiment_tag(key, "mlflow.experimentKind", "custom_model_development")
+        if note:
+            self.client.set_experiment_tag(key, "mlflow.note.content", note)
+        return str(key)
+
+    def sent(self, experiment: str) -> dict[tuple[str, str], str]:
+        """The runs that are there: (hash, status) to run id."""
+        found: dict[tuple[str, str], str] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([experiment], max_results=1000, page_token=token)
+            for run in page:
+                found[(run.data.tags.get("dpbench.hash", ""), run.info.status)] = run.info.run_id
+            token = page.token
+            if not token:
+                return found
+
+    def send_runs(self, grid: str, results: Iterable[dict[str, Any]]) -> str:
+        """Send the results that are not there yet to the grid's experiment; return its id."""
+        experiment = self.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, f"The runs of the grid `{grid}`.")
+        sent = self.sent(experiment)
+        for result in results:
+            if (result["hash"], result["status"]) not in sent:
+                self._send_run(experiment, grid, result)
+        return experiment
+
+    def _send_run(self, experiment: str, grid: str, result: dict[str, Any]) -> None:
+        """Log one run: parameters, metrics in one batch, curves, and its files as artifacts."""
+        from mlflow.entities import Param, RunTag
+
+        spec, started = result["spec"], int(result["started"] * 1000)
+        title = f"{spec['method']} keep={spec['keep']:g} seed={spec['seed']}"
+        tags = {"dpbench.hash": result["hash"], "dpbench.grid": grid}
+        if result["status"] == "FAILED":
+            tags |= {"dpbench.reason": result["reason"], "mlflow.note.content": f"**Failed:** {result['reason']}"}
+        run = self.client.create_run(experiment, start_time=started, run_name=title, tags=tags)
+        params = {name: spec[name] for name in ("method", "dataset", "model", "keep", "seed")}
+        params |= {"budget": spec["budget"]["unit"], "hash": result["hash"]} | result["environment"]
+        params |= {f"recipe.{key}": value for key, value in spec["recipe"].items()}
+        params |= {f"method.{key}": value for key, value in result.get("hyperparameters", {}).items()}
+        self.client.log_batch(
+            run.info.run_id,
+            metrics=_metrics(result, started),
+            params=[Param(key, str(value)) for key, value in params.items()],
+            tags=[RunTag("mlflow.source.name", "dpbench")],
+        )
+        folder = store.run_folder(result["hash"])
+        for name in ("result.json", "selections.npz", "traceback.txt"):
+            if (folder / name).is_file():
+                self.client.log_artifact(run.info.run_id, str(folder / name))
+        self.client.set_terminated(run.info.run_id, result["status"], int(result.get("ended", time.time()) * 1000))
+
+    def send_leaderboard(
+        self, grid: str, runs_experiment: str, table: pd.DataFrame, note: str, files: Iterable[Path]
+    ) -> str:
+        """Write the leaderboard's experiment, one run a row, rows that are there updated in place; return its id."""
+        from mlflow.entities import Metric, Param
+
+        experiment = self.experiment(f"{grid} leaderboard", COLUMNS, "metrics.`rank`", True, note)
+        rows = {
+            run.data.tags.get("dpbench.row", ""): run
+            for run in self.client.search_runs([experiment], max_results=50_000)
+        }
+        now = int(time.time() * 1000)
+        for row in table.to_dict("records"):
+            params = {name: str(row[name]) for name in ("method", "dataset", "model", "keep", "kind")}
+            key = json.dumps(params)
+            query = " and ".join(f"params.{name} = '{params[name]}'" for name in ("method", "dataset", "model", "keep"))
+            link = f"#/experiments/{runs_experiment}/runs?searchFilter={quote(query)}"
+            text = f"[The runs of this row]({link})" + (f"\n\n**Failed:** {row['reason']}" if row["reason"] else "")
+            old = rows.pop(key, None)
+            if old is None:
+                name = f"{row['method']} keep={row['keep']:g}"
+                run_id = self.client.create_run(experiment, run_name=name, tags={"dpbench.row": key}).info.run_id
+                self.client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
+            else:
+                run_id = old.info.run_id
+            metrics = [
+                Metric(str(name), float(value), now, 0)
+                for name, value in row.items()
+                if isinstance(value, int | float) and not isinstance(value, bool) and name != "keep" and value == value
+            ]
+            self.client.log_batch(run_id, metrics=metrics)
+            self.client.set_tag(run_id, "mlflow.note.content", text)
+            for file in files:
+                self.client.log_artifact(run_id, str(file))
+            self.client.set_terminated(run_id, "FINISHED" if row["seeds"] else "FAILED")
+        for old in rows.values():
+            self.client.delete_run(old.info.run_id)
+        return experiment
+
+
+def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:
+    """The run's metrics, with the epoch as step."""
+    from mlflow.entities import Metric
+
+    records = result.get("epochs", [])
+    final = len(records)
+    metrics = [
+        Metric(name, value, timestamp, final)
+        for name, value in result.get("metrics", {}).items()
+        if value is not None and name not in CURVES
+    ]
+    for record in records:
+        for name, value in record.items():
+            if value is None:
+                continue
+            if name in CURVES:
+                metrics.append(Metric(name, value, timestamp, record["epoch"] + 1))
+            elif name in CURVES_OF_MEANS:
+                metrics.append(Metric(f"{name}_by_epoch", value, timestamp, record["epoch"] + 1))
+    return metrics
+
+
+def address(server: str, experiment: str) -> str:
+    """The page of an experiment in the UI with its saved view: its columns visible, its order set."""
+    view = f"viewStateShareKey={VIEW}&compareRunsMode=TABLE&workflowType=machine_learning"
+    return f"{server}/#/experiments/{experiment}/runs?{view}"
+
+
+def wait_until_serving(port: int, seconds: float, alive: Any) -> None:
+    """Wait for the UI's server to answer on this machine."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not alive():
+            raise RunFailed("the MLflow server ended at once; is the port in use? try --port")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RunFailed(f"the MLflow server did not answer within {seconds:.0f} s")
