@@ -51,7 +51,7 @@ class Task:
 class Signals:
     """What was measured on forwarded samples: `indices` (b,) int64 and, by name, `values` (b,) or (b, d).
 
-    All tensors are detached and, in `observe`, on the CPU. `epoch` counts from 0. `proxy_run` is the
+    All tensors are detached and on the CPU. `epoch` counts from 0. `proxy_run` is the
     number of the recorded proxy training that is being replayed, None in the training itself.
     """
 
@@ -98,6 +98,12 @@ class Proxy:
     at: Literal["end", "epochs", "steps"] = "end"
     data: Literal["train", "holdout"] = "train"
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.seeds < 1:
+            raise ValueError(f"a proxy of {self.epochs} epochs and {self.seeds} seeds; both are at least 1")
+        if self.at == "steps" and self.data == "holdout":
+            raise ValueError("a proxy on holdout data has no training samples in its steps; use at='epochs'")
+
 
 def param(
     default: Any,
@@ -126,6 +132,8 @@ class PruningMethod(ABC):
     window: tuple[float, float] = (0.0, 1.0)  # share of the training that prunes; outside all data is used
     online: bool = False  # observe after each step, not once an epoch
     keep: float | None = None  # a fixed share, whatever the grid asks for
+    refreshes: bool = False  # whether selections ask for refresh, which forwards samples that are not trained on
+    exact: bool = True  # whether every selection inside the window has exactly round(keep n) samples
     paper: str = ""
     year: int | None = None
 
@@ -133,7 +141,21 @@ class PruningMethod(ABC):
     rng: torch.Generator
 
     _INTERFACE: ClassVar[frozenset[str]] = frozenset(
-        {"needs", "proxy", "period", "pool", "window", "online", "keep", "paper", "year", "task", "rng"}
+        {
+            "needs",
+            "proxy",
+            "period",
+            "pool",
+            "window",
+            "online",
+            "keep",
+            "refreshes",
+            "exact",
+            "paper",
+            "year",
+            "task",
+            "rng",
+        }
     )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -150,7 +172,10 @@ class PruningMethod(ABC):
         """Choose the samples of `epoch`, before it starts."""
 
     def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
-        """Choose the rows (0..b-1) of a forwarded batch that go backward. `rng` is the rank's own."""
+        """Choose the rows (0..b-1) of a forwarded batch that go backward, without changing state.
+
+        `rng` is the rank's own; drawing from `self.rng` here would let the ranks drift apart.
+        """
         raise NotImplementedError
 
     def observe(self, signals: Signals) -> None:  # noqa: B027 - a method that learns nothing is complete
@@ -169,6 +194,10 @@ class PruningMethod(ABC):
     def kind(cls) -> str:
         """What it decides on: "static" once, "batch" within each batch, "epoch" before each epoch."""
         return "batch" if cls.picks() else "static" if cls.period == 0 else "epoch"
+
+    def saves(self) -> str:
+        """What it saves against full training: "backward" passes, or "forward and backward" passes."""
+        return "backward" if self.picks() or self.refreshes else "forward and backward"
 
     def hyperparameters(self) -> dict[str, Any]:
         """Every hyper-parameter with its value."""

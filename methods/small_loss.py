@@ -1,0 +1,25 @@
+"""Small loss: train on the rows of smallest loss in each batch, a plain control."""
+
+import torch
+
+from dpbench.method import PruningMethod, Selection, Signals, Task, top
+
+
+class SmallLoss(PruningMethod):
+    """Of every forwarded batch keep the share `keep` of rows of smallest loss, without weights.
+
+    It learns from what it knows, and from the clean where labels are noisy. 1 / keep batches are offered per trained
+    batch, so that it has about the usual size. The gradient is biased towards easy samples.
+    """
+
+    needs = frozenset({"loss"})
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        super().setup(task, rng)
+        self.pool = max(1, round(1 / task.keep))
+
+    def select(self, epoch: int) -> Selection:
+        return Selection(torch.arange(self.task.n))
+
+    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+        return Selection(top(-signals["loss"].float(), max(1, round(self.task.keep * len(signals))), rng))

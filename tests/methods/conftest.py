@@ -1,0 +1,258 @@
+"""A stand-in for the runner: it drives a method over made-up signals, without a model or training."""
+
+import io
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dpbench import PruningMethod, Selection, Signals, Task, load_method
+from dpbench.signals import compute
+
+N, EPOCHS, BATCH, CLASSES = 60, 8, 10, 4
+DATA = Path(__file__).parent.parent / "data"
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class World:
+    """What a training would measure: in each epoch the signals of each sample, learnt at different speeds."""
+
+    def __init__(self, n: int = N, epochs: int = EPOCHS) -> None:
+        rng = generator(1)
+        self.labels = torch.arange(n) % CLASSES
+        speed = torch.rand(n, generator=rng) * 2 - 0.4
+        noise = torch.randn(epochs, n, CLASSES, generator=rng)
+        growth = speed * torch.arange(1, epochs + 1)[:, None]
+        self.logits = noise + growth[:, :, None] * torch.eye(CLASSES)[self.labels]
+        self.embedding = torch.randn(epochs, n, 3, generator=rng)
+
+    def signals(self, needs: frozenset[str], indices: Tensor, epoch: int, proxy_run: int | None = None) -> Signals:
+        logits, labels = self.logits[epoch, indices], self.labels[indices]
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        values = compute(needs, logits, labels, loss, self.embedding[epoch, indices])
+        return Signals(indices, values, epoch, proxy_run)
+
+
+@dataclass
+class Trace:
+    """What a method did in one epoch."""
+
+    selection: Selection
+    picks: list[Selection] = field(default_factory=list)
+    forwarded: list[Tensor] = field(default_factory=list)
+
+    def tensors(self) -> list[Tensor]:
+        """Everything it answered, to be compared bit for bit."""
+        answers = [self.selection, *self.picks]
+        empty = torch.empty(0)
+        parts = [(a.indices, a.weights, a.refresh, torch.tensor(a.lr_scale)) for a in answers]
+        return [empty if part is None else part for answer in parts for part in answer]
+
+    @property
+    def saw_all(self) -> bool:
+        """Whether every sample was forwarded."""
+        return len(torch.cat(self.forwarded).unique()) == N
+
+
+class Driver:
+    """Runs a method epoch by epoch as the runner does; `rearrange` may shuffle, split or repeat what is observed."""
+
+    def __init__(self, method: PruningMethod, world: World, rearrange: Any = lambda signals: [signals]) -> None:
+        self.method, self.world, self.rearrange = method, world, rearrange
+        self.asked: int | None = None
+        self.selection = Selection(torch.arange(method.task.n))
+
+    def observe(self, indices: Tensor, epoch: int, proxy_run: int | None = None) -> None:
+        for part in self.rearrange(self.world.signals(self.method.needs, indices, epoch, proxy_run)):
+            self.method.observe(part)
+
+    def replay_proxy(self) -> None:
+        if self.method.proxy is not None:
+            self.observe(torch.arange(self.method.task.n), 0, proxy_run=0)
+
+    def epoch(self, epoch: int) -> Trace:
+        method, task = self.method, self.method.task
+        low, high = method.window
+        if low * task.epochs <= epoch and epoch + 1 <= high * task.epochs + 1e-9:
+            if self.asked is None or (method.period and epoch - self.asked >= method.period):
+                self.selection, self.asked = method.select(epoch), epoch
+            trace = Trace(self.selection)
+        else:
+            trace = Trace(Selection(torch.arange(task.n)))
+        indices = trace.selection.indices
+        assert indices.dtype == torch.int64
+        assert len(indices.unique()) == len(indices) > 0
+        rows = indices[torch.randperm(len(indices), generator=generator(100 + epoch))]
+        rank = generator(200 + epoch)
+        for part in rows.split(task.batch_size * method.pool):
+            trace.forwarded.append(part)
+            if method.picks():
+                trace.picks.append(method.pick(self.world.signals(method.needs, part, epoch), rank))
+            if method.online:
+                self.observe(part, epoch)
+        refresh = trace.selection.refresh
+        late = [] if refresh is None else [refresh]
+        if not method.online:
+            self.observe(torch.cat(trace.forwarded + late), epoch)
+        elif refresh is not None:
+            self.observe(refresh, epoch)
+        trace.forwarded += late
+        return trace
+
+    def epochs(self, first: int, last: int) -> list[Trace]:
+        return [self.epoch(epoch) for epoch in range(first, last)]
+
+
+def _make(text: str, seed: int = 3, **task: Any) -> PruningMethod:
+    method = load_method(text)
+    given = {"n": N, "epochs": EPOCHS, "batch_size": BATCH, "keep": 0.4, "labels": torch.arange(N) % CLASSES} | task
+    method.setup(Task(**given), generator(seed))
+    return method
+
+
+def _assert_same(one: list[Trace], two: list[Trace]) -> None:
+    for epoch, (a, b) in enumerate(zip(one, two, strict=True)):
+        for x, y in zip(a.tensors(), b.tensors(), strict=True):
+            assert torch.equal(x, y), f"epoch {epoch}"
+
+
+@pytest.fixture(scope="session")
+def make() -> Any:
+    """Give `make(text, seed, n=..., keep=...)`: a method that is set up."""
+    return _make
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="session")
+def drive(world: World) -> Any:
+    """Give `drive(method, epochs)`: the traces of a whole run."""
+
+    def run(method: PruningMethod, epochs: int = EPOCHS) -> list[Trace]:
+        driver = Driver(method, world)
+        driver.replay_proxy()
+        return driver.epochs(0, epochs)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def resumes(world: World, drive: Any) -> Any:
+    """Give `resumes(text)`: stopped at any epoch, stored and loaded into a new object, the run goes on bit for bit."""
+
+    def check(text: str, **task: Any) -> None:
+        whole = drive(_make(text, **task))
+        for stop in range(EPOCHS):
+            first = Driver(_make(text, **task), world)
+            first.replay_proxy()
+            start = first.epochs(0, stop)
+            stored = io.BytesIO()
+            torch.save(first.method.state_dict(), stored)
+            stored.seek(0)
+            second = Driver(_make(text, seed=99, **task), world)
+            second.method.load_state_dict(torch.load(stored, weights_only=True))
+            second.asked, second.selection = first.asked, first.selection
+            _assert_same(start + second.epochs(stop, EPOCHS), whole)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def order_free(world: World, drive: Any) -> Any:
+    """Give `order_free(text)`: observing in another order, in chunks and repeatedly changes no answer.
+
+    With steps=True the method takes each call for one step: only the order within it is changed.
+    """
+
+    def check(text: str, steps: bool = False, **task: Any) -> None:
+        shuffles = generator(7)
+
+        def rearrange(signals: Signals) -> list[Signals]:
+            order = torch.randperm(len(signals), generator=shuffles)
+            chunks = [order] if steps else [*order.split(7), *order.flip(0).split(11)]
+            return [
+                replace(signals, indices=signals.indices[c], values={k: v[c] for k, v in signals.values.items()})
+                for c in chunks
+            ]
+
+        driver = Driver(_make(text, **task), world, rearrange)
+        driver.replay_proxy()
+        _assert_same(driver.epochs(0, EPOCHS), drive(_make(text, **task)))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def show() -> Any:
+    """Give `show(method, epoch, loss=...)`: let a method observe signals of samples 0, 1, ... or of `indices`."""
+
+    def observe(method: PruningMethod, epoch: int = 0, indices: Tensor | None = None, **values: Any) -> Signals:
+        tensors = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
+        rows = torch.arange(len(next(iter(tensors.values())))) if indices is None else indices
+        signals = Signals(rows, tensors, epoch)
+        method.observe(signals)
+        return signals
+
+    return observe
+
+
+@pytest.fixture(scope="session")
+def peers() -> Any:
+    """Outputs of the peers' own code, run on the same inputs."""
+    return {**np.load(DATA / "peers_dynamic.npz"), **np.load(DATA / "peers_samplers.npz")}
+
+
+@dataclass
+class Small:
+    """A linear softmax model on 12 samples: losses, error norms and gradients (12, 9), fixed."""
+
+    loss: Tensor
+    error_norm: Tensor
+    gradients: Tensor
+
+
+@pytest.fixture(scope="session")
+def small() -> Small:
+    rng = generator(26)
+    x = torch.randn(12, 3, generator=rng)
+    weight = (0.7 * torch.randn(3, 3, generator=rng)).requires_grad_()
+    labels = (x @ weight).argmax(1)
+    labels[:3] = (labels[:3] + 1) % 3  # these have losses above 3, the others below 0.8
+    losses = torch.nn.functional.cross_entropy(x @ weight, labels, reduction="none")
+    gradients = torch.stack([torch.autograd.grad(loss, weight, retain_graph=True)[0].flatten() for loss in losses])
+    error = (x @ weight).softmax(1) - torch.eye(3)[labels]
+    return Small(losses.detach(), error.norm(dim=1).detach(), gradients.double())
+
+
+@pytest.fixture(scope="session")
+def deviation() -> Any:
+    """Give `deviation(estimates, target)`: the largest distance of the mean from the target, in standard errors."""
+
+    def largest(estimates: Tensor, target: Tensor) -> float:
+        error = estimates.std(0) / len(estimates) ** 0.5
+        return float(((estimates.mean(0) - target).abs() / (error + 1e-12)).max())
+
+    return largest
+
+
+@pytest.fixture(scope="session")
+def frequency() -> Any:
+    """Give `frequency(select, n, trials)`: how often each of n samples was selected."""
+
+    def count(select: Any, n: int, trials: int) -> Tensor:
+        chosen = torch.zeros(n, dtype=torch.float64)
+        for _ in range(trials):
+            chosen[select()] += 1
+        return chosen / trials
+
+    return count
