@@ -22,11 +22,13 @@ _EXPORTS = {
     "Task": "method",
     "param": "method",
     "load_method": "catalog",
+    "PruningSampler": "loop",
 }
-__all__ = ["Proxy", "PruningMethod", "Selection", "Signals", "Task", "load_method", "param"]
+__all__ = ["Proxy", "PruningMethod", "PruningSampler", "Selection", "Signals", "Task", "load_method", "param"]
 
 if TYPE_CHECKING:
     from dpbench.catalog import load_method
+    from dpbench.loop import PruningSampler
     from dpbench.method import Proxy, PruningMethod, Selection, Signals, Task, param
 
 

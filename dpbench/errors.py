@@ -1,9 +1,13 @@
 """The two ways a command can fail, and the exit code of each."""
 
 
-class UsageError(Exception):
+class DpbenchError(Exception):
+    """An error whose message is written for the user."""
+
+
+class UsageError(DpbenchError):
     """Something the user wrote is wrong (exit code 2)."""
 
 
-class RunFailed(Exception):
+class RunFailed(DpbenchError):
     """A run could not be carried to its end (exit code 1)."""
