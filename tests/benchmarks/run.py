@@ -1,0 +1,183 @@
+"""The performance benchmark: each figure beside its target, as a ratio of two timings of one run, median of five.
+
+python tests/benchmarks/run.py [NAME ...]
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from dpbench import catalog, ledger, runner
+from dpbench.data import Loader, Split
+from dpbench.method import PruningMethod, Signals, Task
+from dpbench.spec import Budget, Probe, Recipe, RunSpec
+
+REPEATS = 5
+RECIPE = Recipe(epochs=3, batch_size=128, lr=0.05)
+DATASET = "synthetic[n=8000,n_test=100,d=784]"
+Row = tuple[str, float, str, float]  # what, measured, unit, and the target: at most, or at least where negative
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """One timing."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def bare_epoch(data: Split, model: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+    """What anyone would write: shuffle, slice, normalise, forward, backward, step."""
+    model.train()
+    for rows in torch.randperm(len(data))[:count].split(RECIPE.batch_size):
+        images = data.images[rows].float().mul_(1 / 50).add_(-2.5)
+        loss = F.cross_entropy(model(images), data.labels[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def bare_loop(data: Split, backward: int) -> float:
+    """Seconds of a plain PyTorch training that sends as many samples backward."""
+    model = catalog.load_model("cnn", tuple(data.images.shape[1:]), 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    counts = [len(data)] * (backward // len(data)) + [backward % len(data)] * (backward % len(data) > 0)
+    return sum(seconds(lambda count=count: bare_epoch(data, model, optimizer, count)) for count in counts)  # type: ignore[misc]
+
+
+def runner_against_bare_loop() -> list[Row]:
+    """The runner's select, train and observe against a bare loop over as many samples."""
+    data = catalog.load_dataset(DATASET).load().train
+    rows = []
+    for method, target in (("full", 1.03), ("orderdp", 1.05), ("infobatch", 1.05)):
+        ratios = []
+        for seed in range(REPEATS):
+            spec = RunSpec(
+                dataset=DATASET,
+                model="cnn",
+                method=method,
+                keep=0.5,
+                seed=seed,
+                recipe=RECIPE,
+                budget=Budget(),
+                probe=Probe(every=0),
+            )
+            with tempfile.TemporaryDirectory() as home:
+                os.environ["DPBENCH_HOME"] = home
+                metrics = runner.run(spec)["metrics"]
+            ratios.append(metrics["time_total_s"] / bare_loop(data, metrics["samples_backward"]))
+        rows.append((f"runner, {method}, cnn, batch 128 / bare PyTorch loop, time", median(ratios), "x", target))
+    return rows
+
+
+def loader_against_torchvision() -> list[Row]:
+    """Images per second of the in-memory loader against Dataset + DataLoader with the same augmentation, one core."""
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import transforms
+
+    n, batch = 4096, 128
+    images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8)
+    split = Split(images, torch.randint(0, 10, (n,)))
+
+    class Pictures(Dataset[tuple[Tensor, int]]):
+        transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, 4, padding_mode="reflect"),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5,) * 3, (0.25,) * 3),
+            ]
+        )
+        arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+
+        def __len__(self) -> int:
+            return n
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return self.transform(Image.fromarray(self.arrays[index])), int(split.labels[index])
+
+    loader = Loader(split, images, torch.device("cpu"), "crop_flip", 4)
+
+    def ours() -> None:
+        loader.start_epoch(torch.Generator().manual_seed(0))
+        for rows in torch.randperm(n).split(batch):
+            loader.batch(rows)
+
+    theirs = DataLoader(Pictures(), batch, shuffle=True)
+    ours()
+    ratios = [seconds(lambda: list(theirs)) / seconds(ours) for _ in range(REPEATS)]
+    return [("in-memory loader / torchvision Dataset + DataLoader, images per second", median(ratios), "x", -10.0)]
+
+
+def orderdp_select() -> list[Row]:
+    """OrderDP's select against one argpartition of its candidates; peak memory a sample above the state before it."""
+    rows = []
+    for n in (10**6, 10**7):
+        method = catalog.load_method("orderdp")
+        method.setup(Task(n, 10, 128, 0.3), torch.Generator().manual_seed(0))
+        losses = torch.rand(n)
+        method.observe(Signals(torch.arange(n), {"loss": losses}, 0))
+        candidates = losses[: int(0.8 * n)].numpy()
+        kth = len(candidates) - int(0.3 * n)
+
+        def select(method: PruningMethod = method) -> object:
+            return method.select(1)
+
+        def partition(candidates: np.ndarray = candidates, kth: int = kth) -> object:
+            return np.argpartition(candidates, kth)
+
+        ratios = [seconds(select) / seconds(partition) for _ in range(REPEATS)]
+        rows.append((f"OrderDP select / argpartition of its candidates, n = {n:.0e}, time", median(ratios), "x", 2.0))
+        ledger.reset_peak_memory()
+        before = ledger.peak_memory_mb()
+        method.select(2)
+        used = (ledger.peak_memory_mb() - before) * 2**20 / n + 4  # and the scores it keeps
+        rows.append((f"OrderDP memory with its scores, n = {n:.0e}", used, "bytes a sample", 25.0))
+    return rows
+
+
+def help_time() -> list[Row]:
+    """`dpbench --help` as a whole process."""
+    command = [str(Path(sys.executable).with_name("dpbench")), "--help"]
+    times = [seconds(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(REPEATS)]
+    return [("dpbench --help", median(times), "s", 0.5)]
+
+
+BENCHMARKS = {
+    "runner": runner_against_bare_loop,
+    "loader": loader_against_torchvision,
+    "select": orderdp_select,
+    "help": help_time,
+}
+
+
+def main(names: list[str]) -> None:
+    """Run the benchmarks named, or all, and print the table."""
+    torch.set_num_threads(1)
+    table = Table("benchmark", "measured", "target", "")
+    for name in names or BENCHMARKS:
+        for what, measured, unit, target in BENCHMARKS[name]():
+            met = measured <= target if target > 0 else measured >= -target
+            aim = f"at most {target:g}" if target > 0 else f"at least {-target:g}"
+            table.add_row(what, f"{measured:.3g} {unit}", aim, "met" if met else "[bold red]MISSED[/]")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
