@@ -346,7 +346,7 @@ def _paired_scores(runs: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{row['method']} has two results on {row['dataset']} with seed {row['seed']}")
     wide = runs.pivot(index=["dataset", "seed"], columns="method", values="accuracy").astype(float)
     _finite_or_nan(wide.to_numpy())
-    scores = wide.dropna().sort_index(axis=0).sort_index(axis=1)
+    scores = wide.dropna()
     unpaired = set(runs["dataset"]) - set(scores.index.get_level_values("dataset"))
     if unpaired or runs.empty:
         raise ValueError(f"no seed has a result of every method on {', '.join(sorted(unpaired)) or 'any dataset'}")
