@@ -24,7 +24,7 @@ run: setup
 	$(BIN)/dpbench run quick
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

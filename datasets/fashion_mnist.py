@@ -1,6 +1,7 @@
 """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28 x 28 of clothes, 10 classes, in IDX files."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,12 @@ def _find(root: Path | None, name: str) -> Path:
 
 def _idx(file: Path) -> Tensor:
     """Read an IDX file of unsigned bytes: two zero bytes, type 8, the number of axes, their sizes, the data."""
-    raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    raw = file.read_bytes()
+    if file.suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            raw = b""  # refused below
     axes = raw[3] if len(raw) > 3 and raw[:3] == b"\x00\x00\x08" else 0
     shape = np.frombuffer(raw, ">u4", axes, 4) if len(raw) >= 4 + 4 * axes else np.empty(0, ">u4")
     if axes == 0 or len(raw) != 4 + 4 * axes + int(np.prod(shape, dtype=np.int64)):

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import math
 import os
 import pkgutil
 import re
@@ -45,7 +46,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"cannot read {item!r} in {text!r}; write key=value")
         if key.strip() in params:
             raise UsageError(f"{text!r} gives {key.strip()!r} twice")
-        params[key.strip()] = yaml.safe_load(value)
+        params[key.strip()] = _value(value.strip(), text)
     return match[1].strip(), params
 
 
@@ -55,11 +56,23 @@ def label(name: str, params: dict[str, Any]) -> str:
     return f"{name}[{body}]" if body else name
 
 
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+
+
+def _value(written: str, text: str) -> Any:
+    """Read a scalar as YAML does, and 1e-5 as the number that YAML 1.1 does not see in it."""
+    if _EXPONENT.fullmatch(written):
+        return float(written)
+    try:
+        return yaml.safe_load(written)
+    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
+        raise UsageError(f"cannot read the value {written!r} in {text!r}") from None
+
+
 def _plain(value: Any) -> str:
-    """Write a scalar as YAML does."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Write a scalar as `_value` reads it."""
+    written = yaml.safe_dump(value, width=float("inf")).splitlines()[0]
+    return f"'{written}'" if isinstance(value, str) and _EXPONENT.fullmatch(value) else written
 
 
 def method_names() -> list[str]:
@@ -156,12 +169,11 @@ def plug_in(source: Path) -> str:
     name = source.stem
     if not name.isidentifier():
         raise UsageError(f"{source.name}: rename it so that its name is a Python identifier, it names the method")
-    link = _home() / "methods" / source.name
-    if link.is_symlink() and link.resolve() == source:
+    if any((Path(part) / "methods" / source.name).resolve() == source for part in dpbench.__path__):
         return name
     if name in method_names():
         raise UsageError(f"{source.name}: a method named {name!r} exists already; rename the file")
-    link.symlink_to(source)
+    (_home() / "methods" / source.name).symlink_to(source)
     importlib.invalidate_caches()
     return name
 
@@ -193,23 +205,26 @@ def _modules(folder: str) -> dict[str, str]:
     return {m.name: f"dpbench.{folder}.{m.name}" for m in pkgutil.iter_modules(portions)}
 
 
+@cache
 def _installed(group: str) -> Any:
-    """The entry points of installed packages, by name."""
+    """The entry points of installed packages, by name; looking through all packages takes milliseconds."""
     return {e.name: e for e in entry_points(group=f"dpbench.{group}")}
 
 
 def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     """Import the one subclass of `base` in the module `name`, or the class after a colon."""
     module_name, _, attribute = name.partition(":")
-    if module_name in _modules(folder):
-        module = importlib.import_module(f"dpbench.{folder}.{module_name}")
-    elif module_name in _installed(folder):
-        found = _installed(folder)[module_name].load()
-        if inspect.isclass(found):
-            return found
-        module = found
-    else:
+    if module_name not in names:
         raise _unknown(folder.removesuffix("s"), module_name, names)
+    try:
+        if module_name in _modules(folder):
+            module = importlib.import_module(f"dpbench.{folder}.{module_name}")
+        else:
+            module = _installed(folder)[module_name].load()
+    except Exception as error:
+        raise UsageError(f"{module_name}: importing it raised {type(error).__name__}: {error}") from error
+    if inspect.isclass(module):  # an entry point may name the class
+        return module
     classes = {
         key: value
         for key, value in vars(module).items()
@@ -234,24 +249,22 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
 def _build(cls: Any, name: str, params: dict[str, Any]) -> Any:
     """Make an object of a dataclass from its parameters, each checked against its declared range."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    for key, value in params.items():
+    for key in params:
         if key not in fields:
             raise _unknown(f"parameter of {name}", key, list(fields))
-        _check(name, fields[key], value)
-    return cls(**params)
+    return cls(**{key: _checked(name, fields[key], value) for key, value in params.items()})
 
 
-def _check(name: str, field: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a value outside the range, or of another kind than the default."""
-    meta = field.metadata
+def _checked(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return the value as the default's kind; refuse one of another kind or outside the range."""
+    meta, default = field.metadata, field.default
     where = f"{name}: {field.name} = {value!r}"
-    if value is None and field.default is None:
-        return
+    if value is None and default is None:
+        return None
     if meta.get("choices") is not None:
         if value not in meta["choices"]:
             raise UsageError(f"{where} is not one of {', '.join(map(str, meta['choices']))}")
-        return
-    default = field.default
+        return meta["choices"][meta["choices"].index(value)]  # 3 is written 3.0 if that is the choice
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, bool):
         fits, kind = isinstance(value, bool), "true or false"
@@ -263,9 +276,10 @@ def _check(name: str, field: dataclasses.Field[Any], value: Any) -> None:
         fits, kind = number, "a number"
     if not fits:
         raise UsageError(f"{where} is not {kind}")
-    low, high = meta.get("low"), meta.get("high")
-    if number and ((low is not None and value < low) or (high is not None and value > high)):
+    low, high = (end if meta.get(key) is None else meta[key] for key, end in (("low", -math.inf), ("high", math.inf)))
+    if number and not low <= value <= high:
         raise UsageError(f"{where} is outside [{low}, {high}]")
+    return float(value) if isinstance(default, float) else value
 
 
 def _unknown(what: str, name: str, names: list[str]) -> UsageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from dpbench.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from dpbench.board import Board
     from dpbench.spec import Grid
+    from dpbench.theory import Explained
+    from dpbench.track import Tracker
 
 app = typer.Typer(
     name="dpbench",
@@ -57,6 +61,9 @@ class Format(StrEnum):
     json = "json"
     csv = "csv"
     markdown = "markdown"
+    latex = "latex"
+    html = "html"
+    results = "results"
 
 
 def _complete(kind: str) -> Any:
@@ -129,8 +136,9 @@ def run(
     - `dpbench run quick --only orderdp --only uniform --jobs 1`
     - `dpbench run --method my_method.py --method uniform --keep 0.3 --keep 0.5 --seeds 3 --name mine`
     """
+    from dpbench import board as boards
     from dpbench import grid as grids
-    from dpbench import runner
+    from dpbench import render, runner
     from dpbench.track import Tracker, check_reachable, default_uri
 
     asked = _grid(grid, method or [], only or [], dataset, model, keep, seeds, name)
@@ -144,14 +152,12 @@ def run(
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
     _single_threaded(threads)
     cells = grids.run_grid(asked, err, jobs, threads, on, data_root)
-    table = _publish(asked.name, Tracker(tracking_uri))
-    _show(table)
-    results = grids.results(cells)
-    failed = [result for result in results.values() if result["status"] == "FAILED"]
-    out.print(
-        f"Open it in the MLflow UI:  [bold]dpbench ui {asked.name}[/]"
-        + (f" --tracking-uri {tracking_uri}" if tracking_uri else "")
-    )
+    board = boards.load(asked.name)
+    _publish(board, Tracker(tracking_uri))
+    out.print(render.screen(board))
+    failed = [key for key in cells if board.results.get(key, {}).get("status") == "FAILED"]
+    where = escape(f" --tracking-uri {tracking_uri}") if tracking_uri else ""
+    out.print(f"Open it in the MLflow UI:  [bold]dpbench ui {asked.name}[/]{where}", soft_wrap=True)
     if failed:
         raise RunFailed(
             f"{len(failed)} of {len(cells)} runs failed; the others are kept, the same command tries these again"
@@ -171,21 +177,246 @@ def list_(
 
 
 @app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="A method: name, name[key=value,...], file.py or file.py:Class.")],
+) -> None:
+    """Run the conformance battery on a method: is its selection valid, seeded, resumable, safe at the edges?"""
+    from dpbench import catalog, conformance
+
+    name = catalog.resolve(method)
+    report = conformance.check(name)
+    for title, findings in report.items():
+        out.print(f"{title:<14}", "[red]FAILED[/]" if findings else "ok")
+        for finding in findings:
+            out.print("  ", finding, markup=False, soft_wrap=True)
+    if any(report.values()):
+        raise RunFailed(f"{name} fails {sum(map(bool, report.values()))} of {len(report)} checks")
+    seconds, size = conformance.measure(name)
+    out.print(f"select at n = 1,000,000: {seconds:.3f} s, {size:.0f} bytes a sample at its peak")
+
+
+@app.command()
 def leaderboard(
-    grid: Annotated[str, typer.Argument(help="A grid that was run here.")],
-    form: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format.table,
+    grid: Annotated[str, typer.Argument(help="A grid that was run here, or one whose results are checked in.")],
+    form: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.table,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file, not to the screen.")
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Print the leaderboard of a grid, and send it, with runs not sent yet, to MLflow."""
-    from dpbench import leaderboard as boards
+    """Show the leaderboard of a grid, and send it, with runs not sent yet, to MLflow.
+
+    `--format results` writes all results into one small file, as in `leaderboards/results/`. Figures (PNG, PDF), the
+    HTML page and the tables also lie under `$DPBENCH_HOME/leaderboards/GRID`.
+    """
+    from dpbench import board as boards
+    from dpbench import render, store
     from dpbench.track import Tracker
 
-    boards.of_grid(grid)  # an unknown grid is told before a database is made
-    table = _publish(grid, Tracker(tracking_uri))
-    if form is Format.table:
-        _show(table)
+    if form is Format.results and output is None:
+        raise UsageError("--format results is not text: give a file by --output")
+    board = boards.load(grid)  # an unknown grid is told before a database is made
+    if board.checked_in:
+        err.print(f"{grid} was not run here; these are the results that come with dpbench", style="yellow")
     else:
-        print(boards.render(table, form.value), end="" if form is Format.csv else "\n")
+        _publish(board, Tracker(tracking_uri))
+    if form is Format.results:
+        packed = boards.pack(board)
+        assert output is not None
+        store.write(output, lambda file: file.write_bytes(packed))
+    elif form is not Format.table:
+        text = render.text(board, form.value)
+        store.write(output, lambda file: file.write_text(text + "\n", encoding="utf-8")) if output else print(text)
+    elif output:
+        plain = Console(record=True, file=io.StringIO(), width=120)
+        plain.print(render.screen(board))
+        store.write(output, lambda file: file.write_text(plain.export_text(), encoding="utf-8"))
+    else:
+        out.print(render.screen(board))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A method.", autocompletion=_complete("method"))],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=_complete("method"))],
+    grid: Annotated[str | None, typer.Option("--grid", help="Default: the grid that was run last.")] = None,
+) -> None:
+    """Compare two methods of a grid head to head: every measure, the paired difference, what they select alike."""
+    from dpbench import board as boards
+    from dpbench import duel
+    from dpbench import grid as grids
+    from dpbench.spec import canonical
+
+    name = grid or grids.last()
+    board = boards.load(name)
+    known = set(board.table["method"])
+    a, b = (method if method in known else canonical(method) for method in (a, b))
+    err.print(f"grid {name}" + (", from the results that come with dpbench" if board.checked_in else ""), style="dim")
+    out.print(duel.screen(board, a, b))
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders of other machines.")],
+) -> None:
+    """Bring the runs of other results folders (`$DPBENCH_HOME` there) into this one.
+
+    Runs that are here already are checked: equal ones are skipped, and where two disagree ours is kept and told.
+    """
+    from dpbench.merge import merge as merge_folders
+
+    merged = merge_folders(folders)
+    out.print(f"{merged.added} runs added, {merged.completed} finished there, {merged.duplicates} here already")
+    for conflict in merged.conflicts:
+        out.print("conflict:", conflict, markup=False, soft_wrap=True)
+    if merged.conflicts:
+        raise RunFailed(f"{len(merged.conflicts)} conflicts; what was here is kept")
+
+
+@app.command()
+def explain(
+    method: Annotated[str, typer.Argument(help="orderdp: the method whose theory is known here.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of samples.")],
+    keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, q / n.")],
+    explore: Annotated[float, typer.Option("--explore", help="Share of the samples that are candidates, s / n.")] = 0.8,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the probability of every rank shown.")] = False,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Draw it to this PNG, PDF or SVG file.")] = None,
+) -> None:
+    """Tell what a method does to n samples: how often each rank is kept, and which loss that minimises."""
+    from dpbench import theory
+
+    if method != "orderdp":
+        raise UsageError(f"cannot explain {method!r}; theory is known for orderdp")
+    try:
+        found = theory.explain(n, explore, keep)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if figure is not None:
+        if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise UsageError(f"--figure {figure}: the name ends in .png, .pdf or .svg")
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        theory.figure(found).savefig(figure)
+    print(json.dumps(theory.report(found))) if as_json else out.print(_numbers(found))
+
+
+@app.command()
+def tune(
+    method: Annotated[
+        str | None,
+        typer.Argument(
+            help="A method: name, name[key=value,...] with what is fixed, file.py.", autocompletion=_complete("method")
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Tune every method that has parameters.")] = False,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Where to tune.", autocompletion=_complete("dataset"))
+    ] = "digits",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=_complete("model"))
+    ] = None,
+    keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, in (0, 1].")] = 0.3,
+    trials: Annotated[int, typer.Option("--trials", help="Trials of a study, earlier commands included.")] = 30,
+    seeds: Annotated[int, typer.Option("--seeds", help="Seeds of a trial, from 1000 on.")] = 3,
+    param: Annotated[list[str] | None, typer.Option("--param", help="Search only these parameters.")] = None,
+    both: Annotated[
+        bool, typer.Option("--two-objectives", help="Search keep too, for accuracy and cost: a Pareto front.")
+    ] = False,
+    grid: Annotated[
+        str,
+        typer.Option(
+            "--grid", help="A grid whose recipe, budget and seeds are taken.", autocompletion=_complete("grid")
+        ),
+    ] = "quick",
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="A database's URL, or a journal's path. Default: in $DPBENCH_HOME.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Parallel trials. Default: one a core, one on a GPU.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")] = None,
+) -> None:
+    """Tune a method's declared parameters by Optuna, or continue; write the best configuration as a grid.
+
+    Trials see the validation samples only, with seeds that no grid uses; for OrderDP they are the decompositions of one
+    prune ratio, explore in [keep, 1]. Several machines share a study through a database:
+
+    - `dpbench tune orderdp --dataset digits --keep 0.3 --trials 30`
+    - `dpbench tune my_method.py --param start --trials 20`
+    - `dpbench tune orderdp --storage postgresql://user@server/optuna` (after `pip install psycopg2-binary`)
+    """
+    if every == (method is not None):
+        raise UsageError("name a method to tune, or give --all")
+    _single_threaded(1)
+    from dpbench import grid as grids
+    from dpbench import runner, tuned
+    from dpbench.spec import load_grid
+    from dpbench.track import Tracker
+    from dpbench.tune import Plan, tunable
+
+    base, device = load_grid(grid), runner.default_device()
+    plans = [
+        Plan(
+            method=name,
+            dataset=dataset,
+            model=model or base.models[0],
+            keep=keep,
+            trials=trials,
+            seeds=seeds,
+            grid=base,
+            params=tuple(param or ()),
+            two_objectives=both,
+            storage=storage,
+            data_root=data_root,
+            device=str(device),
+        )
+        for name in (tunable() if every else [method or ""])
+    ]
+    runner.load_data(dataset, data_root)  # a missing file is told before any work
+    found = tuned.run(plans, jobs or grids.default_jobs(device), Tracker(tracking_uri), err)
+    out.print(tuned.table(found))
+    for study in found:
+        for file in study.grids[:1]:
+            out.print(
+                f"Final figures, fresh seeds, test set:  [bold]dpbench run[/] {escape(str(file))}", soft_wrap=True
+            )
+        if len(study.grids) > 1:
+            out.print(f"The other {len(study.grids) - 1} points of the Pareto front: pareto-*.yaml beside it")
+    lost = sum(max(0, trials - study.summary["trials"] + study.summary["failed"]) for study in found)
+    if lost:
+        reason = next(filter(None, (study.summary["reason"] for study in found)), "their workers died")
+        raise RunFailed(f"{lost} of {trials * len(plans)} trials failed: {reason}")
+
+
+@app.command("theory")
+def theory_(
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, in seconds rather than minutes.")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: theory/ under $DPBENCH_HOME.")] = None,
+) -> None:
+    """Run OrderDP's theorems as experiments; write figures, numbers as JSON, and a page that says what held."""
+    _single_threaded(1)
+    from dpbench import store, theorems
+
+    folder = to or store.home() / "theory"
+    with err.status("theorems") as status:
+        found = theorems.run(folder, theorems.QUICK if quick else theorems.FULL, status.update)
+    for name, numbers in found.items():
+        out.print(f"{name:<14}", {True: "held", False: "did not hold", None: "not decidable here"}[numbers["held"]])
+    out.print(f"The page: {escape(str(folder / 'README.md'))}", soft_wrap=True)
+
+
+@app.command()
+def figure4(
+    grid: Annotated[str, typer.Argument(help="A grid that was run here, with several explore of orderdp.")] = "figure4",
+    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: figure4/ under $DPBENCH_HOME.")] = None,
+) -> None:
+    """Test whether the decomposition of a prune ratio into s/n and q/s matters; draw it. First: dpbench run figure4."""
+    from dpbench import decomposition, store
+
+    folder = to or store.home() / "figure4"
+    for statement in decomposition.write(grid, folder):
+        out.print(statement.text, soft_wrap=True)
+    out.print(f"The figure: {escape(str(folder / 'figure4.png'))}", soft_wrap=True)
 
 
 @app.command()
@@ -232,9 +463,9 @@ def _grid(
     changes: dict[str, Any] = {
         "name": base.name if name else (own_name or "custom"),
         "methods": chosen,
-        "datasets": dataset or (base.datasets if name else ["digits"]),
-        "models": model or base.models,
-        "keep": keep or base.keep,
+        "datasets": list(dict.fromkeys(dataset or (base.datasets if name else ["digits"]))),
+        "models": list(dict.fromkeys(model or base.models)),
+        "keep": list(dict.fromkeys(keep or base.keep)),
         "seeds": base.seeds if seeds is None else seeds,
     }
     if not all(character.isalnum() or character in "._-" for character in changes["name"]) or changes[
@@ -253,22 +484,35 @@ def _grid(
     return Grid.model_validate(base.model_dump() | changes)
 
 
-def _publish(grid: str, tracker: Any) -> pd.DataFrame:
-    """Send a grid's runs and its leaderboard to MLflow; return the leaderboard."""
-    from dpbench import leaderboard as boards
+def _publish(board: Board, tracker: Tracker) -> None:
+    """Write a board's files, and send its runs and its leaderboard to MLflow."""
+    from dpbench import render, report
 
-    table, results = boards.of_grid(grid)
-    with err.status("sending results to MLflow"):
-        experiment = tracker.send_runs(grid, results.values())
-        tracker.send_leaderboard(grid, experiment, table, boards.render(table, "markdown"), boards.files(table, grid))
-    return table
+    with err.status("drawing the leaderboard, sending results to MLflow"):
+        experiment = tracker.send_runs(board.grid.name, board.results.values())
+        note = render.markdown(board)
+        tracker.send_leaderboard(board.grid.name, experiment, board.table, note, report.files(board))
 
 
-def _show(table: pd.DataFrame) -> None:
-    from dpbench import leaderboard as boards
-
-    for view in boards.rich_tables(table):
-        out.print(view)
+def _numbers(found: Explained) -> Table:
+    """What `explain` found, a few ranks of it, for the terminal."""
+    view = Table(title=f"OrderDP: n = {found.n:,}, s = {found.s:,}, q = {found.q:,}", title_justify="left", box=None)
+    for name in ("rank", "P kept", "Beta limit", "weight", "cumulative"):
+        view.add_column(name, justify="right")
+    shown = sorted({round(i * (len(found.ranks) - 1) / 10) for i in range(11)})
+    for i in shown:
+        numbers = (found.inclusion_probability[i], found.beta_limit[i])
+        weights = (f"{found.surrogate_weight[i]:.3g}", f"{found.cumulative_weight[i]:.4f}")
+        view.add_row(f"{found.ranks[i]:,}", *(f"{number:.4f}" for number in numbers), *weights)
+    view.caption = "\n".join(
+        [
+            f"prune ratio {found.prune_ratio:.4f}, effective samples {found.effective_samples:,.1f}",
+            *(f"the hardest {share:g} of the samples carry {weight:.4f}" for share, weight in found.tilt.items()),
+            f"total variation to the plain loss {found.total_variation:.4f}, bias factor {found.bias_factor:.3g}",
+        ]
+    )
+    view.caption_justify = "left"
+    return view
 
 
 def _single_threaded(threads: int) -> None:
@@ -284,8 +528,6 @@ def _end(message: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run the command line; errors end in one line, exit code 2 for usage and 1 for failed runs."""
-    from rich.markup import escape
-
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")  # it is understood anywhere on the line
@@ -295,8 +537,10 @@ def main() -> None:
         if debug:
             raise
         _end(escape(str(error)), 2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        _end("stopped; finished runs are kept, the same command continues", 130)
+    except SystemExit as end:
+        if end.code == 130:  # what Typer makes of Ctrl-C
+            _end("stopped; finished runs are kept, the same command continues", 130)
+        raise
     except Exception as error:
         if debug:
             raise

@@ -79,7 +79,7 @@ class Dataset(ABC):
         n = len(samples)
         classes = int(torch.cat([samples.labels, test.labels]).max()) + 1
         held_out = torch.zeros(n, dtype=torch.bool)
-        held_out[sample(n, round(self.validation * n), generator(SPLIT_SEED, "split"))] = True
+        held_out[sample(n, max(1, round(self.validation * n)), generator(SPLIT_SEED, "split"))] = True
         train = samples.at((~held_out).nonzero().squeeze(1))
         validation = samples.at(held_out.nonzero().squeeze(1))
         noisy = None

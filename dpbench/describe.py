@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from dpbench import catalog
@@ -25,7 +26,7 @@ def rows(kind: str) -> list[dict[str, Any]]:
     for name in names:
         try:
             found.append({"name": name} | _DESCRIBE[kind](name))
-        except (UsageError, ImportError) as error:
+        except UsageError as error:
             found.append({"name": name, "error": str(error)})
     return found
 
@@ -35,10 +36,10 @@ def table(found: list[dict[str, Any]]) -> Table:
     names = [name for name in found[0] if name not in ("parameters", "needs", "paper")] if found else []
     view = Table(box=box.SIMPLE_HEAD)
     for name in [*names, "parameters"]:
-        view.add_column(name, overflow="fold")
+        view.add_column(name, overflow="fold", no_wrap=name == "name")
     for row in found:
         parameters = ", ".join(f"{p['name']}={p['default']}" for p in row.get("parameters", []))
-        view.add_row(*[str(row.get(name, "")) for name in names], parameters)
+        view.add_row(*[escape(str(row.get(name, ""))) for name in names], escape(parameters))
     return view
 
 
@@ -46,7 +47,7 @@ def _method(name: str) -> dict[str, Any]:
     cls = catalog.method_class(name)
     return {
         "kind": cls.kind(),
-        "saves": "backward" if cls.picks() else "forward and backward",
+        "saves": cls().saves(),
         "summary": _summary(cls),
         "needs": sorted(cls().needs),
         "parameters": _parameters(cls),

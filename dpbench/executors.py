@@ -52,8 +52,13 @@ def _pass(
                     except StopIteration:
                         exhausted = True
                         break
-                    running[pool.submit(work, job)] = job
-                if not running:
+                    try:
+                        running[pool.submit(work, job)] = job
+                    except BrokenProcessPool:  # a worker died since the last wait
+                        lost.append(job)
+                        broken = True
+                        break
+                if broken or not running:
                     break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dpbench import proxy, runner, store
@@ -80,6 +81,14 @@ def read_manifest(name: str) -> tuple[Grid, dict[str, RunSpec]]:
     return Grid.model_validate(content["grid"]), cells
 
 
+def last() -> str:
+    """The grid that was run last."""
+    paths = list(manifest_path("x").parent.glob("*.json"))
+    if not paths:
+        raise UsageError(f"no grid was run under {store.home()}; name one by --grid, or try: dpbench run quick")
+    return max(paths, key=lambda path: path.stat().st_mtime).stem
+
+
 def results(cells: dict[str, RunSpec]) -> dict[str, dict[str, Any]]:
     """The results that are there, by hash, the failed ones too."""
     found = {key: store.read_json(store.run_folder(key) / "result.json") for key in cells}
@@ -148,8 +157,7 @@ def run_grid(
                 store.write_json(store.run_folder(job.work.hash) / "result.json", outcome)
             if outcome["status"] == "FAILED":
                 failed += 1
-                progress.console.print(
-                    f"[red]FAILED[/] {job.work.title}: {outcome['reason']}", markup=True, highlight=False
-                )
+                line = escape(f"{job.work.title}: {outcome['reason']}")
+                progress.console.print(f"[red]FAILED[/] {line}", soft_wrap=True)
             progress.update(bar, advance=1, description=f"{grid.name}, {failed} failed" if failed else grid.name)
     return cells

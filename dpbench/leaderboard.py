@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
 
-from dpbench import catalog, probes, sampler, store
-from dpbench import grid as grids
+from dpbench import catalog, measures, verdicts
+from dpbench import overlap as overlaps
 from dpbench.errors import UsageError
+from dpbench.overlap import Overlap
 from dpbench.spec import RunSpec
-from dpbench.stats import mean_interval
+from dpbench.stats import mean_interval, pareto_front
 
 KEYS = ["dataset", "model", "method", "keep"]
 AVERAGED = [  # metrics of which a row shows the mean over seeds
@@ -41,43 +37,91 @@ AVERAGED = [  # metrics of which a row shows the mean over seeds
     "gradient_norm_ratio",
     "gradient_norm",
     "peak_memory_mb",
+    "peak_device_memory_mb",
 ]
+DERIVED = ["cost", "cost_with_proxy", "accuracy_spread_last", "accuracy_worst_class", "noisy_share", "never_used"]
+DERIVED += ["gradient_norm_r"]
 
 
-def table(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def table(
+    cells: dict[str, RunSpec],
+    results: dict[str, dict[str, Any]],
+    delta: float = 0.5,
+    overlap: Overlap | None = None,
+) -> pd.DataFrame:
     """One row a dataset, model, method and keep, ranked by mean accuracy within dataset, model and keep.
 
     `seeds` counts the finished runs, `missing` and `failed` the others; a row without a finished run has no rank.
+    `delta` is the margin, in points, within which a row may be called equivalent to full training.
     """
-    groups: dict[tuple[str, str, str, float], list[str]] = {}
+    overlap = overlaps.of_results(results.values()) if overlap is None else overlap
+    groups: dict[overlaps.Row, list[str]] = {}
     for key, spec in cells.items():
         groups.setdefault(spec.row, []).append(key)
-    rows = [_row(row, [(cells[key], results.get(key)) for key in keys]) for row, keys in groups.items()]
+    rows = [_row(row, [(cells[key], results.get(key)) for key in keys], overlap) for row, keys in groups.items()]
     frame = pd.DataFrame(rows)
     ranks = frame.groupby(["dataset", "model", "keep"])["accuracy_mean"].rank(ascending=False, method="min")
     frame.insert(0, "rank", ranks.astype("Int64"))
+    frame = frame.join(verdicts.table(verdicts.runs_frame(results.values()), delta), on=KEYS)
+    texts = [*(f"verdict_{control}" for control in verdicts.CONTROLS), "equivalence_full"]
+    frame[texts] = frame[texts].astype(object).fillna("")
+    frame = _add_costs(frame, groups, results)
     return frame.sort_values(["dataset", "model", "keep", "rank", "method"], kind="stable").reset_index(drop=True)
 
 
-def _row(row: tuple[str, str, str, float], runs: list[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str, Any]:
+def _row(row: overlaps.Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], overlap: Overlap) -> dict[str, Any]:
     """Summarise the runs of one row."""
     finished = [result for _, result in runs if result is not None and result["status"] == "FINISHED"]
     failed = [result for _, result in runs if result is not None and result["status"] == "FAILED"]
-    mean, half_width = (
-        mean_interval([result["metrics"]["accuracy"] for result in finished]) if finished else (np.nan, np.nan)
-    )
+    accuracies = [result["metrics"]["accuracy"] for result in finished]
+    mean, half_width = mean_interval(accuracies, step=_step(finished)) if finished else (np.nan, np.nan)
+    derived = [measures.of_run(result) for result in finished]
+    covered = [run["coverage_epochs"] for run in derived]
+    jaccard, chance = overlap.seeds.get(row, (np.nan, np.nan))
     return {
         **dict(zip(KEYS, row, strict=True)),
-        "kind": _kind(row[2]),
+        "kind": finished[0].get("kind") or _kind(row[2]) if finished else _kind(row[2]),
         "seeds": len(finished),
         "accuracy_mean": mean,
         "accuracy_ci95": half_width,
+        "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else np.nan,
         **{name: _mean([result["metrics"].get(name) for result in finished]) for name in AVERAGED},
-        **_seed_stability(finished),
+        **{name: _mean([run[name] for run in derived]) for name in DERIVED},
+        "gradient_norm_r_pooled": measures.pooled_gradient_norm_r(finished),
+        "coverage_epochs": np.nan if None in covered else _mean(covered),  # unknown while one seed never saw all
+        "jaccard_seeds": jaccard,
+        "jaccard_seeds_chance": chance,
         "failed": len(failed),
         "missing": len(runs) - len(finished) - len(failed),
         "reason": failed[0]["reason"] if failed else "",
     }
+
+
+def _step(finished: list[dict[str, Any]]) -> float:
+    """The spacing of accuracies, 0 where the number of test samples is not recorded."""
+    tested = finished[0].get("samples", {}).get("test")
+    return 1 / tested if tested else 0.0
+
+
+def _add_costs(
+    frame: pd.DataFrame, groups: dict[overlaps.Row, list[str]], results: dict[str, dict[str, Any]]
+) -> pd.DataFrame:
+    """Add speed-ups over full training, the time to random's accuracy, and the Pareto front of accuracy and cost."""
+    full = frame[frame["method"] == "full"].set_index(["dataset", "model"])
+    of_full = frame[["dataset", "model"]].join(full[["time_total_s", "cost_with_proxy"]], on=["dataset", "model"])
+    frame["speedup"] = of_full["time_total_s"] / frame["time_total_s"]
+    frame["speedup_ideal"] = of_full["cost_with_proxy"] / frame["cost_with_proxy"]
+    random = frame[frame["method"] == "uniform"].set_index(["dataset", "model", "keep"])["accuracy_mean"]
+    goals = frame[["dataset", "model", "keep"]].join(random.rename("goal"), on=["dataset", "model", "keep"])["goal"]
+    times = []
+    for row, goal in zip(frame[KEYS].itertuples(index=False, name=None), goals, strict=True):
+        runs = [results[key] for key in groups[row] if results.get(key, {}).get("status") == "FINISHED"]
+        times.append(measures.seconds_to(runs, goal))
+    frame["time_to_random_s"] = times
+    frame["pareto"] = False
+    for _, part in frame.groupby(["dataset", "model"]):
+        frame.loc[part.index, "pareto"] = pareto_front(part["cost_with_proxy"], part["accuracy_mean"])
+    return frame
 
 
 def _kind(method: str) -> str:
@@ -90,105 +134,11 @@ def _kind(method: str) -> str:
 
 def _mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else np.nan
+    if not known:
+        return np.nan
+    return known[0] + float(np.mean([value - known[0] for value in known]))  # to the last digit where all are equal
 
 
-def _seed_stability(finished: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean Jaccard index of the same epoch's selections in two seeds, over epochs and pairs, and its chance level."""
-    found, chance = [], []
-    masks = []
-    n = 0
-    for result in finished:
-        selections, n = store.read_selections(store.run_folder(result["hash"]) / "selections.npz")
-        masks.append([sampler.mask(chosen, n) for chosen in selections])
-    for a, b in itertools.combinations(masks, 2):
-        for x, y in zip(a, b, strict=False):
-            found.append(probes.jaccard(x, y))
-            chance.append(probes.jaccard_chance(int(x.count_nonzero()), int(y.count_nonzero()), n))
-    return {"jaccard_seeds": _mean(found), "jaccard_seeds_chance": _mean(chance)}
-
-
-def of_grid(name: str) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    """The leaderboard of a grid that was run here, and its results by hash."""
-    _, cells = grids.read_manifest(name)
-    results = grids.results(cells)
-    return table(cells, results), results
-
-
-def render(frame: pd.DataFrame, form: str) -> str:
-    """Write the leaderboard as "json" (a list of rows), "csv" or "markdown"."""
-    if form == "json":
-        rows = [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
-        return json.dumps(rows, indent=1, allow_nan=False)
-    if form == "csv":
-        return frame.to_csv(index=False)
-    header, *lines = _cells(frame)
-    ruler = ["---"] * len(header)
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [header, ruler, *lines]
-    )
-
-
-def _plain(value: Any) -> Any:
-    """A JSON value; what is not known is null."""
-    return None if pd.isna(value) else value
-
-
-def rich_tables(frame: pd.DataFrame) -> list[Table]:
-    """One table a dataset and model, for the terminal."""
-    tables = []
-    for (dataset, model), part in frame.groupby(["dataset", "model"], sort=False):
-        header, *lines = _cells(part)
-        view = Table(
-            title=f"{dataset}, {model}", box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0), pad_edge=False
-        )
-        for name in header:
-            view.add_column(
-                name, justify="left" if name == "method" else "right", overflow="fold", no_wrap=name != "method"
-            )
-        ends = part["keep"].ne(part["keep"].shift(-1))
-        for line, end in zip(lines, ends, strict=True):
-            view.add_row(*line, end_section=end)
-        tables.append(view)
-    return tables
-
-
-def _cells(frame: pd.DataFrame) -> list[list[str]]:
-    """Header and rows as short text."""
-    lines = [["#", "method", "keep", "accuracy %", "pruned", "fwd", "time s", "Jaccard", "chance", "cos", "seeds"]]
-    for row in frame.to_dict("records"):
-        total = row["seeds"] + row["failed"] + row["missing"]
-        interval = "" if pd.isna(row["accuracy_ci95"]) else f" ± {100 * row['accuracy_ci95']:.2f}"
-        state = "FAILED" if row["failed"] else "missing"
-        lines.append(
-            [
-                _number(row["rank"], "d"),
-                row["method"],
-                f"{row['keep']:g}",
-                f"{100 * row['accuracy_mean']:.2f}{interval}" if row["seeds"] else state,
-                _number(row["prune_ratio"], ".4f"),
-                _number(row["forward_saving"], ".3f"),
-                _number(row["time_total_s"], ".2f"),
-                _number(row["jaccard_epochs"], ".3f"),
-                _number(row["jaccard_epochs_chance"], ".3f"),
-                _number(row["gradient_cosine"], ".3f"),
-                str(total) if row["seeds"] == total else f"{row['seeds']} of {total}",
-            ]
-        )
-    return lines
-
-
-def _number(value: Any, form: str) -> str:
-    return "-" if pd.isna(value) else format(value, form)
-
-
-def files(frame: pd.DataFrame, name: str) -> list[Path]:
-    """Write the leaderboard's files under the results' folder and return them."""
-    folder = store.home() / "leaderboards" / name
-    made = []
-    for form, suffix in (("json", "json"), ("csv", "csv"), ("markdown", "md")):
-        path = folder / f"{name}.{suffix}"
-        text = render(frame, form)
-        store.write(path, lambda file: file.write_text(text))  # noqa: B023
-        made.append(path)
-    return made
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

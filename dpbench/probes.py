@@ -35,12 +35,12 @@ class GradientProbe:
 
 
 def probe_gradient(
-    learner: Learner, loader: Loader, rows: Tensor, weights: Callable[[Tensor], Tensor], chunk: int
+    learner: Learner, loader: Loader, rows: Tensor, weights: Callable[[Tensor], tuple[Tensor, int]], chunk: int
 ) -> GradientProbe:
     """Compare the mean gradient over `rows` with the weighted mean over those of them that are trained on.
 
-    `weights` gives each of a chunk's rows its weight, zero where it is not trained on. Evaluation mode, no
-    augmentation. A selection without any of the rows gives NaN.
+    `weights` gives each of a chunk's rows its weight, zero where it is not trained on, and how many are trained on.
+    Evaluation mode, no augmentation. A selection without any of the rows gives NaN.
     """
     learner.model.eval()
     parameters = [p for p in learner.network.parameters() if p.requires_grad]
@@ -48,11 +48,11 @@ def probe_gradient(
     selected = [torch.zeros_like(p) for p in parameters]
     count = 0
     for part in batches(rows, chunk):
-        weight = weights(part).to(learner.device)
+        weight, trained = weights(part)
         losses, _ = learner.measure(*loader.batch(part, augment=False), frozenset())
         _accumulate(full, torch.autograd.grad(losses.sum(), parameters, retain_graph=True))
         _accumulate(selected, torch.autograd.grad((losses * weight).sum(), parameters))
-        count += int(weight.count_nonzero())
+        count += trained
     g = torch.cat([x.flatten() for x in full]).double() / len(rows)
     s = torch.cat([x.flatten() for x in selected]).double() / max(count, 1)
     norm, norm_selected = float(g.norm()), float(s.norm())

@@ -23,7 +23,7 @@ from dpbench.data import Data, Loader
 from dpbench.errors import RunFailed
 from dpbench.ledger import Ledger
 from dpbench.method import Proxy, Signals
-from dpbench.rng import derive, generator
+from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import batches, join, order
 from dpbench.spec import Recipe, RunSpec
 from dpbench.train import Learner, measure_all, train_epoch
@@ -109,13 +109,14 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
         begin = time.perf_counter()
         loader.start_epoch(generator(seed, "augment", epoch))
         parts = batches(order(torch.arange(n), n, generator(seed, "order", epoch)).to(device), recipe.batch_size)
-        done = train_epoch(
-            learner,
-            loader,
-            parts,
-            lambda step, _: optim.learning_rate(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
-            needs=in_steps,
-        )
+        with seeded(derive(seed, "train", epoch), device):
+            done = train_epoch(
+                learner,
+                loader,
+                parts,
+                lambda step, _: optim.learning_rate(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
+                needs=in_steps,
+            )
         trained_s = time.perf_counter() - begin
         asking = [request for request in wanted if epoch in request.epochs]
         if in_steps:

@@ -23,7 +23,7 @@ from dpbench.data import Data, Loader
 from dpbench.errors import RunFailed, UsageError
 from dpbench.ledger import Ledger
 from dpbench.method import PruningMethod, Selection, Signals, Task, sample
-from dpbench.rng import derive, generator
+from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import Selector, batches, call, check_selection, join, mask, order
 from dpbench.signals import check_names
 from dpbench.spec import RunSpec
@@ -100,6 +100,7 @@ class _Run:
         self.spec, self.recipe, self.device, self.folder = spec, spec.recipe, device, folder
         self.data = load_data(spec.dataset, data_root)
         self.n = len(self.data.train)
+        self.full_steps = len(batches(torch.arange(self.n), self.recipe.batch_size))  # of full training, an epoch
         self.ledger = Ledger()
         self.records: list[dict[str, Any]] = []
         self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
@@ -128,27 +129,29 @@ class _Run:
                 for signals in proxy.replay(request):
                     call(method, "observe", method.observe, signals)
         self.epochs = call(method, "epochs", method.epochs, task)
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise RunFailed(f"{type(method).__name__}.epochs returned {self.epochs!r}; at least 1 is needed")
         return method
 
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
         self._resume()
         saved = time.monotonic()
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            while self._progress(len(self.records), 0.0, Epoch()) < 1 - 1e-9:
-                epoch = len(self.records)
-                torch.manual_seed(derive(self.spec.seed, "train", epoch))  # for layers that draw, such as dropout
+        while self._progress(len(self.records), 0.0, Epoch()) < 1 - 1e-9:
+            epoch = len(self.records)
+            with seeded(derive(self.spec.seed, "train", epoch), self.device):
                 self.records.append(self._epoch(epoch))
-                if on_epoch is not None:
-                    on_epoch(self.records[-1])
-                if time.monotonic() - saved >= checkpoint_s:
-                    store.write(self.folder / "checkpoint.pt", self._save)
-                    saved = time.monotonic()
+            if on_epoch is not None:
+                on_epoch(self.records[-1])
+            if time.monotonic() - saved >= checkpoint_s:
+                store.write(self.folder / "checkpoint.pt", self._save)
+                saved = time.monotonic()
         config = {"hash": self.spec.hash} | self.spec.model_dump()
         store.write_selections(self.folder / "selections.npz", self.selections, self.n, config)
         return {
+            "kind": self.method.kind(),
             "hyperparameters": self.method.hyperparameters(),
+            "samples": {"train": self.n, "validation": len(self.data.validation), "test": len(self.data.test)},
             "metrics": self._metrics(),
             "epochs": self.records,
             "diagnostics": self._diagnostics(),
@@ -156,10 +159,9 @@ class _Run:
 
     def _progress(self, epoch: int, share: float, done: Epoch) -> float:
         """The share of the budget that is spent when `share` of an epoch that did `done` is over."""
-        steps = -(-self.n // self.recipe.batch_size) * self.recipe.epochs
         match self.spec.budget.unit:
             case "steps":
-                return (self.ledger.steps + done.steps) / steps
+                return (self.ledger.steps + done.steps) / (self.full_steps * self.recipe.epochs)
             case "samples":
                 return (self.ledger.backward + done.backward) / (self.n * self.recipe.epochs)
             case "time":
@@ -213,6 +215,8 @@ class _Run:
         if done.passed:
             with ledger.time("observe"):
                 self._observe(done.passed, epoch)
+        if done.steps == 0 and spec.budget.unit in ("steps", "samples"):
+            raise RunFailed(f"{type(method).__name__} trained on nothing in epoch {epoch}: its budget is never spent")
         ledger.forward += done.forward
         ledger.backward += done.backward
         ledger.steps += done.steps
@@ -258,23 +262,28 @@ class _Run:
 
     def _probe(self, epoch: int, selection: Selection) -> dict[str, float]:
         """Compare the gradient of what is trained on with that of all data, on the probed samples."""
-        chosen = mask(selection.indices, self.n).float().to(self.device)
+        chosen = mask(selection.indices, self.n).to(self.device)
         weights = self._weights(selection)
-        weights = chosen if weights is None else weights
+        weights = chosen.float() if weights is None else weights
         rng = generator(self.spec.seed, "probe pick", epoch)
 
-        def of_rows(rows: Tensor) -> Tensor:
+        def of_rows(rows: Tensor) -> tuple[Tensor, int]:
+            trained = chosen[rows]
             if not self.method.picks():
-                return weights[rows]
+                return weights[rows], int(trained.count_nonzero())
             with torch.no_grad():
                 _, values = self.learner.measure(*self.loader.batch(rows, augment=False), self.method.needs)
             positions, picked = self._pick(rows, values, epoch, rng)
             result = torch.zeros(len(rows), device=self.device)
             result[positions] = 1.0 if picked is None else picked
-            return result * weights[rows]
+            return result * weights[rows], int(trained[positions].count_nonzero())
 
-        chunk = self.recipe.batch_size * self.method.pool if self.method.picks() else PROBE_BATCH
+        picks = self.method.picks()
+        chunk = self.recipe.batch_size * self.method.pool if picks else PROBE_BATCH
+        state = self.method.state_dict() if picks else None
         found = probes.probe_gradient(self.learner, self.loader, self.probed, of_rows, chunk)
+        if state is not None:  # `pick` may have changed it
+            self.method.load_state_dict(state)
         return {
             "gradient_cosine": found.cosine,
             "gradient_norm_ratio": found.norm_ratio,

@@ -5,8 +5,10 @@ p = softmax(logits), y the label as one-hot vector, h the input of the last line
 
 from collections.abc import Callable, Iterable
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from dpbench.errors import UsageError
 
@@ -73,11 +75,60 @@ SIGNALS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = 
 FROM_EMBEDDING = frozenset({"grad_norm", "embedding"})
 
 
+def _full_grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The norm of the gradient of each sample's cross-entropy in all trainable parameters."""
+    parameters = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+
+    def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(network, values, (image[None],)).float(), label[None])
+
+    gradients = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=32)(parameters, images, labels)
+    return torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
+
+
+def _deepfool(network: nn.Module, images: Tensor, labels: Tensor, rounds: int = 50) -> Tensor:
+    """||r||_2^2, r the sum of DeepFool's steps until the predicted class changes, at most 50.
+
+    A step goes to the nearest of the linearised boundaries between the class predicted at first, a, and the others:
+    r += |f| w / ||w||^2 with f = z_c - z_a, w = grad_x f, and c the class of smallest |f| / ||w||.
+    """
+    result = torch.zeros(len(images), device=images.device)
+    x, rows, predicted = images.clone(), torch.arange(len(images), device=images.device), None
+    for _ in range(rounds):
+        with torch.enable_grad():
+            x.requires_grad_()
+            logits = network(x).float()
+            classes = logits.shape[1]
+            if predicted is None:
+                predicted = logits.argmax(1)
+            still = logits.argmax(1) == predicted
+            slopes = torch.stack(
+                [torch.autograd.grad(logits[:, c].sum(), x, retain_graph=c < classes - 1)[0] for c in range(classes)], 1
+            ).flatten(2)
+        x, rows, predicted, slopes, logits = (t[still].detach() for t in (x, rows, predicted, slopes, logits))
+        if len(rows) == 0 or classes == 1:
+            break
+        each = torch.arange(len(rows), device=images.device)
+        w, f = slopes - slopes[each, predicted][:, None], logits - logits[each, predicted][:, None]
+        square = w.square().sum(2).clamp(min=1e-24)
+        c = (f.square() / square).scatter(1, predicted[:, None], float("inf")).argmin(1)
+        x = x + (f[each, c].abs() / square[each, c])[:, None].mul(w[each, c]).view_as(x)
+        result[rows] = (x - images[rows]).flatten(1).square().sum(1)
+    return result
+
+
+# Signals that differentiate the model: measured in passes over the data in evaluation mode, not in training steps.
+MODEL_SIGNALS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+    "full_grad_norm": _full_grad_norm,
+    "deepfool": _deepfool,
+}
+
+
 def check_names(names: Iterable[str]) -> None:
     """Refuse a signal that does not exist."""
     for name in names:
-        if name not in SIGNALS:
-            raise UsageError(f"unknown signal {name!r}; known: {', '.join(SIGNALS)}")
+        if name not in SIGNALS and name not in MODEL_SIGNALS:
+            raise UsageError(f"unknown signal {name!r}; known: {', '.join([*SIGNALS, *MODEL_SIGNALS])}")
 
 
 def compute(
@@ -87,3 +138,8 @@ def compute(
     logits, loss = logits.detach().float(), loss.detach().float()
     embedding = None if embedding is None else embedding.detach().float().flatten(1)
     return {name: SIGNALS[name](logits, labels, loss, embedding) for name in names}
+
+
+def differentiate(names: Iterable[str], network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Compute those of the signals `names` that differentiate the model, which is in evaluation mode."""
+    return {name: MODEL_SIGNALS[name](network, images, labels) for name in names if name in MODEL_SIGNALS}

@@ -19,7 +19,7 @@ PROTOCOL = 1  # raised when the runner changes what a number means, so that old 
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Recipe(_Model):
@@ -113,31 +113,32 @@ def _unique(values: list[Any]) -> list[Any]:
 class Grid(_Model):
     """dataset x model x method x keep x seed, with one recipe."""
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w.-]*$")  # it names files too
     description: str = ""
     datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
     models: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
     keep: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(_unique)]
     seeds: int = Field(ge=1)
+    delta: float = Field(0.5, gt=0)  # points of accuracy within which a row may be called equivalent to full training
     recipe: Recipe
     budget: Budget = Budget()
     probe: Probe = Probe()
 
     def runs(self) -> list[RunSpec]:
         """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row."""
+        methods = [(canonical(text), catalog.load_method(text).keep) for text in self.methods]
         cells: dict[RunSpec, None] = {}
         for seed in range(self.seeds):
             for dataset in self.datasets:
                 for model in self.models:
-                    for text in self.methods:
-                        method = catalog.load_method(text)
-                        for keep in self.keep if method.keep is None else [method.keep]:
+                    for method, own_keep in methods:
+                        for keep in self.keep if own_keep is None else [own_keep]:
                             cells[
                                 RunSpec(
                                     dataset=dataset,
                                     model=model,
-                                    method=canonical(text),
+                                    method=method,
                                     keep=keep,
                                     seed=seed,
                                     recipe=self.recipe,
@@ -218,6 +219,7 @@ def _explain(where: str, node: Any, problem: Any) -> str:
         return f"{where}:{line}: unknown key {key}; {hint}"
     if problem["type"] == "missing":
         return f"{where}:{line}: {key} is missing"
-    given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
+    told = problem["type"] == "value_error" or isinstance(problem["input"], dict)
+    given = "" if told else f", not {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}:{line}: {key}: {message[0].lower() + message[1:]}{given}"

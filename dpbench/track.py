@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from dpbench import store
+from dpbench import render, store
 from dpbench.errors import RunFailed, UsageError
+from dpbench.leaderboard import records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,13 +26,23 @@ COLUMNS = (  # the leaderboard's columns that are visible without a click
     "metrics.`rank`",
     "params.`method`",
     "params.`keep`",
-    "metrics.`accuracy_mean`",
-    "metrics.`accuracy_ci95`",
+    "tags.`accuracy`",
+    "tags.`to random`",
     "metrics.`prune_ratio`",
     "metrics.`time_total_s`",
     "metrics.`jaccard_epochs`",
     "metrics.`gradient_cosine`",
 )
+WIDTHS = {  # so that all fit a laptop's screen
+    "attributes.`Run Name`": 60,  # method and keep have columns of their own
+    "runDateAndNestInfo": 50,
+    "metrics.`rank`": 60,
+    "params.`method`": 115,
+    "params.`keep`": 50,
+    "params.`seed`": 50,
+    "tags.`accuracy`": 95,
+    "tags.`to random`": 110,
+}
 RUN_COLUMNS = (
     "params.`method`",
     "params.`keep`",
@@ -54,13 +65,13 @@ def default_uri() -> str:
 
 def check_reachable(uri: str) -> None:
     """Refuse a server that does not answer, at once rather than after MLflow's minutes of retries."""
-    address = urlsplit(uri)
-    if address.scheme not in ("http", "https"):
+    if not uri.startswith(("http://", "https://")):
         return
-    port = address.port or (443 if address.scheme == "https" else 80)
     try:
+        address = urlsplit(uri)
+        port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), timeout=5).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"the tracking server {uri} cannot be reached: {error}; start it, or give another --tracking-uri"
         ) from None
@@ -76,17 +87,16 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
         for name in ("mlflow", "alembic"):  # importing MLflow sets their levels
             logging.getLogger(name).setLevel(logging.WARNING)
 
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         try:
+            if self.uri.startswith("sqlite:///"):
+                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)  # creates a new database
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # a bad address, a missing driver, a file that is no database
             raise UsageError(f"cannot track to {self.uri}: {' '.join(str(error).split())}") from None
 
     def experiment(self, name: str, columns: Iterable[str], order: str, ascending: bool, note: str = "") -> str:
@@ -102,6 +112,8 @@ class Tracker:
             key = self.client.create_experiment(name, artifact_location=location)
         view = {
             "selectedColumns": list(columns),
+            "columnOrder": ["attributes.`Run Name`", *columns, "duration", "runDateAndNestInfo"],
+            "columnWidths": WIDTHS | {column: WIDTHS.get(column, 76) for column in columns},
             "orderByKey": order,
             "orderByAsc": ascending,
             "searchFilter": "",
@@ -164,16 +176,20 @@ class Tracker:
     def send_leaderboard(
         self, grid: str, runs_experiment: str, table: pd.DataFrame, note: str, files: Iterable[Path]
     ) -> str:
-        """Write the leaderboard's experiment, one run a row, rows that are there updated in place; return its id."""
-        from mlflow.entities import Metric, Param
+        """Write the leaderboard's experiment, one run a row, rows that are there updated in place; return its id.
 
-        experiment = self.experiment(f"{grid} leaderboard", COLUMNS, "metrics.`rank`", True, note)
+        The files are artifacts of one row, which keeps them as long as it is there; the description links to them.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        experiment = self.experiment(f"{grid} leaderboard", COLUMNS, "metrics.`rank`", True)
         rows = {
             run.data.tags.get("dpbench.row", ""): run
             for run in self.client.search_runs([experiment], max_results=50_000)
         }
         now = int(time.time() * 1000)
-        for row in table.to_dict("records"):
+        keys = {}
+        for row in records(table):
             params = {name: str(row[name]) for name in ("method", "dataset", "model", "keep", "kind")}
             key = json.dumps(params)
             query = " and ".join(f"params.{name} = '{params[name]}'" for name in ("method", "dataset", "model", "keep"))
@@ -187,18 +203,30 @@ class Tracker:
             else:
                 run_id = old.info.run_id
             metrics = [
-                Metric(str(name), float(value), now, 0)
+                Metric(str(name), round(float(value), 4), now, 0)
                 for name, value in row.items()
                 if isinstance(value, int | float) and not isinstance(value, bool) and name != "keep" and value == value
             ]
-            self.client.log_batch(run_id, metrics=metrics)
-            self.client.set_tag(run_id, "mlflow.note.content", text)
-            for file in files:
-                self.client.log_artifact(run_id, str(file))
+            keys[key] = run_id
+            texts = {"mlflow.note.content": text, "accuracy": render.accuracy(row)}
+            texts["to random"] = render.difference(row, "uniform")
+            texts |= {name: row[name] for name in ("verdict_uniform", "verdict_full", "equivalence_full") if row[name]}
+            self.client.log_batch(run_id, metrics=metrics, tags=[RunTag(name, value) for name, value in texts.items()])
             self.client.set_terminated(run_id, "FINISHED" if row["seeds"] else "FAILED")
         for old in rows.values():
             self.client.delete_run(old.info.run_id)
+        self._attach(experiment, list(keys.values()), note, files)
         return experiment
+
+    def _attach(self, experiment: str, runs: list[str], note: str, files: Iterable[Path]) -> None:
+        """Log the files to the run that has them already, else to the first, and link to it in the description."""
+        old = self.client.get_experiment(experiment).tags.get("dpbench.files", "")
+        run = old if old in runs else runs[0]
+        for file in files:
+            self.client.log_artifact(run, str(file))
+        link = f"[Figures, the page as one HTML file, and tables](#/experiments/{experiment}/runs/{run}/artifacts)"
+        self.client.set_experiment_tag(experiment, "dpbench.files", run)
+        self.client.set_experiment_tag(experiment, "mlflow.note.content", f"{link}\n\n{note}")
 
 
 def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:
@@ -229,15 +257,22 @@ def address(server: str, experiment: str) -> str:
     return f"{server}/#/experiments/{experiment}/runs?{view}"
 
 
+def is_serving(port: int) -> bool:
+    """Whether something answers on a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def wait_until_serving(port: int, seconds: float, alive: Any) -> None:
     """Wait for the UI's server to answer on this machine."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if not alive():
             raise RunFailed("the MLflow server ended at once; is the port in use? try --port")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        if is_serving(port):
             return
-        except OSError:
-            time.sleep(0.2)
+        time.sleep(0.2)
     raise RunFailed(f"the MLflow server did not answer within {seconds:.0f} s")

@@ -15,11 +15,11 @@ from dpbench import catalog, optim, signals
 from dpbench.data import Loader
 from dpbench.errors import RunFailed
 from dpbench.models import head
-from dpbench.rng import derive
+from dpbench.rng import derive, seeded
 from dpbench.sampler import batches
 from dpbench.spec import Recipe
 
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 500
 
 Passed: TypeAlias = tuple[Tensor, dict[str, Tensor]]  # rows on the device and the signals measured on them
 Pick: TypeAlias = Callable[
@@ -35,8 +35,7 @@ class Learner:
     ) -> None:
         self.recipe = recipe
         self.device = device
-        with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
-            torch.manual_seed(derive(seed, "weights"))
+        with seeded(derive(seed, "weights"), torch.device("cpu")):
             network = catalog.load_model(model, shape, classes).to(device)
         self.network = network.to(memory_format=torch.channels_last) if recipe.channels_last else network
         self.head = head(self.network)
@@ -66,7 +65,10 @@ class Learner:
         losses = self.losses(logits, labels)
         if not needs:
             return losses, {}
-        return losses, signals.compute(needs, logits, labels, losses, embeddings[0] if embeddings else None)
+        values = signals.compute(
+            needs - signals.MODEL_SIGNALS.keys(), logits, labels, losses, embeddings[0] if embeddings else None
+        )
+        return losses, values | signals.differentiate(needs, self.network, images, labels)
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
         """One optimizer step along the gradient of `loss`."""
@@ -111,6 +113,7 @@ def train_epoch(
     again to be trained on. `online` receives each step's signals; else they gather in the result.
     """
     done = Epoch()
+    needs -= signals.MODEL_SIGNALS.keys()
     learner.model.train()
     for number, rows in enumerate(parts):
         learning_rate = rate(number, done)

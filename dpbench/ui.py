@@ -33,6 +33,8 @@ def serve(grid: str | None, port: int, browser: bool, tracking_uri: str | None, 
     if remote:
         _open(page, browser, console)
         return
+    if track.is_serving(port):
+        raise UsageError(f"port {port} is in use; give another by --port")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracker.uri]
     command += [
         "--default-artifact-root",

@@ -1,12 +1,18 @@
 """Static uniform sampling: one random subset for the whole training."""
 
-from dpbench.method import PruningMethod, Selection, sample
+import torch
+
+from dpbench.method import PruningMethod, Selection, param, sample
+from dpbench.scores import groups
 
 
 class Uniform(PruningMethod):
-    """Draw k of n samples once, uniformly without replacement."""
+    """Draw k of n samples once, uniformly without replacement; `balanced` draws its share of k from each class."""
+
+    balanced: bool = param(False)
 
     period = 0
 
     def select(self, epoch: int) -> Selection:
-        return Selection(sample(self.task.n, self.task.k, self.rng))
+        among = groups(self.task, self.balanced)
+        return Selection(torch.cat([members[sample(len(members), k, self.rng)] for members, k in among]))

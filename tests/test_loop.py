@@ -1,5 +1,7 @@
 """The batch sampler: exact epochs with any DataLoader, weights, state, sharding, and clear errors."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -176,3 +178,30 @@ def test_a_method_object_serves_too() -> None:
 def test_bad_arguments_are_told(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PruningSampler("uniform", **({"n": N, "epochs": 1, "batch_size": 8} | changes))  # type: ignore[arg-type]
+
+
+def _train_as_rank(rank: int, store: str, results: str) -> None:
+    """Two epochs of OrderDP on one of two ranks, each observing its own shard; saves what it trained on."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    sampler = PruningSampler("orderdp", n=N, epochs=3, batch_size=8, keep=0.4, rank=rank, replicas=2)
+    shards = []
+    for epoch in range(3):
+        rows = torch.tensor([i for batch in sampler for i in batch])
+        sampler.observe(rows, losses_of(rows, epoch))
+        shards.append(rows)
+    sampler._flush()  # the last epoch's observations reach every rank too
+    torch.save({"shards": shards, "scores": sampler.method.scores}, f"{results}/{rank}.pt")  # type: ignore[attr-defined]
+    torch.distributed.destroy_process_group()
+
+
+def test_torch_distributed_ranks_stay_in_step(tmp_path: Path) -> None:
+    arguments = (str(tmp_path / "store"), str(tmp_path))
+    torch.multiprocessing.spawn(_train_as_rank, arguments, nprocs=2)
+    a, b = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(a["scores"], b["scores"])
+    for epoch, (x, y) in enumerate(zip(a["shards"], b["shards"], strict=True)):
+        union = torch.cat([x, y]).unique()
+        assert len(x) == len(y) == -(-round(0.4 * N) // 2), epoch
+        assert len(union) == round(0.4 * N)
+    seen = a["scores"].isfinite()
+    assert torch.equal(seen.nonzero().squeeze(1), torch.cat(a["shards"] + b["shards"]).unique())

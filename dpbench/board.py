@@ -1,0 +1,123 @@
+"""A grid with all that its leaderboard shows: from the runs of this home, or from the results that are checked in."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+from dpbench import __version__, leaderboard, overlap, verdicts
+from dpbench import grid as grids
+from dpbench.errors import UsageError
+from dpbench.lint import Finding, lint
+from dpbench.overlap import Overlap
+from dpbench.spec import Grid, RunSpec
+from dpbench.stats import MIN_DATASETS
+
+DIGITS = 6  # significant digits of per-epoch records in a results file; accuracies and a run's metrics stay exact
+
+
+@dataclass(frozen=True)
+class Board:
+    """A grid, its cells and results by hash, and who selects the same samples."""
+
+    grid: Grid
+    cells: dict[str, RunSpec]
+    results: dict[str, dict[str, Any]]
+    overlap: Overlap
+    checked_in: bool = False
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a dataset, model, method and keep."""
+        return leaderboard.table(self.cells, self.results, self.grid.delta, self.overlap)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One line a finished run."""
+        return verdicts.runs_frame(self.results.values())
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What departs from the protocol."""
+        return lint(self.cells, self.results, self.table)
+
+    @cached_property
+    def across(self) -> pd.DataFrame:
+        """The summary over datasets, empty for one dataset."""
+        return verdicts.across_datasets(self.runs)
+
+    @property
+    def across_reason(self) -> str:
+        """Why there is no test over datasets and no critical-difference diagram; empty where there is one."""
+        count = len({spec.dataset for spec in self.cells.values()})
+        if count >= MIN_DATASETS:
+            return ""
+        return f"No test over datasets: it needs at least {MIN_DATASETS} of them, this grid has {count}."
+
+    def finished(self, dataset: str, model: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
+        """The finished runs of a dataset and model by method and keep, in the grid's order."""
+        found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+        for key, spec in self.cells.items():
+            result = self.results.get(key)
+            if (spec.dataset, spec.model) == (dataset, model) and result and result["status"] == "FINISHED":
+                found.setdefault((spec.method, spec.keep), []).append(result)
+        return found
+
+
+def load(name: str) -> Board:
+    """The board of a grid that was run here, else the one that is checked in."""
+    try:
+        grid, cells = grids.read_manifest(name)
+    except UsageError:
+        packed = files("dpbench.leaderboards") / "results" / name / "results.json.gz"
+        if not packed.is_file():
+            raise
+        return unpack(packed.read_bytes())
+    results = grids.results(cells)
+    return Board(grid, cells, results, overlap.of_results(results.values()))
+
+
+def pack(board: Board) -> bytes:
+    """Write a board as one compressed file that needs no run folder; the same board gives the same bytes."""
+    content = {
+        "dpbench": __version__,
+        "grid": board.grid.model_dump(),
+        "cells": {key: spec.model_dump() for key, spec in board.cells.items()},
+        "results": {key: _shortened(result) for key, result in board.results.items()},
+        "overlap": {
+            "seeds": [[*row, *values] for row, values in board.overlap.seeds.items()],
+            "methods": board.overlap.methods.to_numpy().tolist(),
+        },
+    }
+    return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
+
+
+def _shortened(result: dict[str, Any]) -> dict[str, Any]:
+    """Per-epoch records without digits that nobody reads."""
+
+    def short(name: str, value: Any) -> Any:
+        exact = name.startswith("accuracy") or not isinstance(value, float)
+        return value if exact else float(f"{value:.{DIGITS}g}")
+
+    records = [{name: short(name, value) for name, value in record.items()} for record in result.get("epochs", [])]
+    return result | {"epochs": records}
+
+
+def unpack(packed: bytes) -> Board:
+    """Read what `pack` wrote."""
+    content = json.loads(gzip.decompress(packed))
+    seeds = {(a, b, c, d): (found, chance) for a, b, c, d, found, chance in content["overlap"]["seeds"]}
+    methods = pd.DataFrame(content["overlap"]["methods"], columns=[*overlap.PAIR, "jaccard", "chance"])
+    return Board(
+        Grid.model_validate(content["grid"]),
+        {key: RunSpec.model_validate(spec) for key, spec in content["cells"].items()},
+        content["results"],
+        Overlap(seeds, methods),
+        checked_in=True,
+    )

@@ -1,0 +1,109 @@
+"""Two methods head to head: every measure side by side, the paired difference, and how much they select alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from dpbench import stats
+from dpbench.board import Board
+from dpbench.errors import UsageError
+from dpbench.leaderboard import KEYS, records
+from dpbench.render import accuracy, number
+
+LINES = [  # label, column, format, factor
+    ("rank", "rank", "d", 1),
+    ("worst class %", "accuracy_worst_class", ".2f", 100),
+    ("std over seeds", "accuracy_std", ".2f", 100),
+    ("pruned", "prune_ratio", ".3f", 1),
+    ("cost with proxy", "cost_with_proxy", ".3f", 1),
+    ("time s", "time_total_s", ".2f", 1),
+    ("speed-up", "speedup", ".2f", 1),
+    ("memory MB", "peak_memory_mb", ".0f", 1),
+    ("Jaccard", "jaccard_epochs", ".3f", 1),
+    ("  chance", "jaccard_epochs_chance", ".3f", 1),
+    ("cosine", "gradient_cosine", ".3f", 1),
+    ("all seen by epoch", "coverage_epochs", ".1f", 1),
+]
+
+
+def screen(board: Board, a: str, b: str) -> Group:
+    """One table a dataset, model and keep, and below it what the paired seeds say."""
+    pairs = _pairs(board.table, a, b)
+    runs = {row: part.set_index("seed")["accuracy"] for row, part in board.runs.groupby(KEYS)}
+    step = float(board.runs["step"].max()) if len(board.runs) else 0.0
+    none = pd.Series(dtype=float)
+    differences = {
+        i: stats.paired_difference(runs.get(_row(x), none), runs.get(_row(y), none), step=step)
+        for i, (x, y) in enumerate(pairs)
+    }
+    compared = records(stats.compare(differences, b, board.grid.delta))
+    shown: list[Any] = []
+    for i, (x, y) in enumerate(pairs):
+        shown += [_table(x, y), _said(compared[i], a, b), _alike(board, x, y), Text()]
+    return Group(*shown)
+
+
+def _pairs(table: pd.DataFrame, a: str, b: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows to compare: equal keeps, or every keep with the one row of a method whose keep is fixed."""
+    for method in (a, b):
+        if method not in set(table["method"]):
+            raise UsageError(f"{method} is not in this grid; it has {', '.join(sorted(set(table['method'])))}")
+    pairs = []
+    for _, part in table.groupby(["dataset", "model"], sort=False):
+        xs, ys = (records(part[part["method"] == method]) for method in (a, b))
+        pairs += [(x, y) for x in xs for y in ys if x["keep"] == y["keep"] or 1.0 in (x["keep"], y["keep"])]
+    if not pairs:
+        raise UsageError(f"{a} and {b} have no keep in common")
+    return pairs
+
+
+def _row(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEYS)
+
+
+def _table(x: dict[str, Any], y: dict[str, Any]) -> Table:
+    view = Table(
+        title=escape(f"{x['dataset']}, {x['model']}"), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
+    )
+    view.add_column("")
+    for row in (x, y):
+        view.add_column(escape(f"{row['method']} at {row['keep']:g}"), justify="right")
+    view.add_row("accuracy %", accuracy(x), accuracy(y))
+    for label, name, form, factor in LINES:
+        texts = [number(row[name] if pd.isna(row[name]) else factor * row[name], form) for row in (x, y)]
+        if texts != ["-", "-"]:
+            view.add_row(label, *texts)
+    return view
+
+
+def _said(line: dict[str, Any], a: str, b: str) -> Text:
+    """The paired difference in words."""
+    if not line["n"]:
+        return Text("No seed was finished by both.")
+    interval = "" if pd.isna(line["half_width"]) else f" ± {line['half_width']:.2f}"
+    p = "" if pd.isna(line["p_holm"]) else f" (Holm p = {line['p_holm']:.2g})"
+    verdict = "; ".join(dict.fromkeys([line["verdict"], line["equivalence"]]))
+    return Text(
+        f"{a} - {b}: {line['mean']:+.2f}{interval} points over {line['n']} paired seeds{p}: {verdict}", style="bold"
+    )
+
+
+def _alike(board: Board, x: dict[str, Any], y: dict[str, Any]) -> Text:
+    """How much the two select the same samples."""
+    lines = board.overlap.methods
+    names = [x["method"], y["method"]]
+    same = lines["method"].isin(names) & lines["other"].isin(names)
+    at = (lines["dataset"] == x["dataset"]) & (lines["model"] == x["model"]) & (lines["keep"] == x["keep"])
+    found = lines[same & at] if x["keep"] == y["keep"] else lines[:0]
+    if found.empty:
+        return Text()
+    return Text(
+        f"Jaccard of their selections {found['jaccard'].iloc[0]:.3f}, chance {found['chance'].iloc[0]:.3f}", style="dim"
+    )

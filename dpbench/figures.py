@@ -1,0 +1,383 @@
+"""The leaderboard's figures, for one dataset and model each: seaborn on a board, saved as PNG and PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dpbench import measures, stats, store
+from dpbench.board import Board
+
+# Blue, orange, green, vermilion, pink, brown and sky of seaborn's colour-blind-safe palette; each also has its marker.
+COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9)]
+MARKERS = "osD^vPX"
+DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5))]
+CONTROLS = {"full": "black", "full_short": "0.35", "uniform": "0.5", "uniform_epoch": "0.65"}
+RC = {
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "pdf.fonttype": 42,
+    "text.parse_math": False,  # a method's name is text, dollar signs too
+    "legend.frameon": False,
+    "axes.titlesize": 10,
+    "axes.edgecolor": "0.3",
+    "grid.color": "0.92",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.5,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one figure is drawn from: a dataset's and model's rows and runs, and the style of each method."""
+
+    board: Board
+    dataset: str
+    model: str
+    table: pd.DataFrame
+    style: dict[str, dict[str, Any]]
+
+    @property
+    def keeps(self) -> list[float]:
+        """The shares that are pruned to; full training is drawn in each of their panels."""
+        return sorted(keep for keep in self.table["keep"].unique() if keep < 1) or [1.0]
+
+    def curves(self, name: str, keep: float) -> Iterator[tuple[str, np.ndarray]]:
+        """Each method's per-epoch record `name` as (seeds, epochs)."""
+        for (method, share), results in self.board.finished(self.dataset, self.model).items():
+            values = [v for v in (measures.curve(result, name) for result in results) if np.isfinite(v).any()]
+            if share in (keep, 1.0) and values:
+                shortest = min(map(len, values))
+                yield method, np.array([v[:shortest] for v in values])
+
+
+Draw: TypeAlias = Callable[[Part], Figure]
+
+
+def figures(board: Board) -> dict[str, Figure]:
+    """All figures by name; a name ends in dataset and model where there are several."""
+    styles = _styles(list(dict.fromkeys(board.table["method"])))
+    found = {}
+    groups = list(board.table[board.table["seeds"] > 0].groupby(["dataset", "model"], sort=False))
+    with _look():
+        for (dataset, model), table in groups:
+            part = Part(board, str(dataset), str(model), table.reset_index(drop=True), styles)
+            suffix = "" if len(groups) == 1 else f"-{_safe(dataset)}-{_safe(model)}"
+            for name, draw in FIGURES.items():
+                figure = draw(part)
+                figure.suptitle(f"{TITLES[name]}: {dataset}, {model}", fontsize=11, x=0.01, ha="left")
+                found[name + suffix] = figure
+        for name, diagram in _critical_differences(board):
+            found[name] = diagram
+    return found
+
+
+def save(board: Board, folder: Path) -> list[Path]:
+    """Write every figure as PNG and as PDF; return the files."""
+    made = []
+    with _look():
+        for name, figure in figures(board).items():
+            for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+                path = folder / f"{name}.{suffix}"
+                store.write(path, lambda file: figure.savefig(file, metadata=metadata))  # noqa: B023
+                made.append(path)
+    return made
+
+
+@contextmanager
+def _look() -> Iterator[None]:
+    with mpl.rc_context(sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.1) | RC):
+        yield
+
+
+def _safe(name: object) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in str(name))
+
+
+def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
+    """Grey for the controls; colour, marker and dash for the others, told apart without colour too."""
+    styles = {}
+    others = [method for method in sorted(methods) if method not in CONTROLS]
+    for i, method in enumerate(others):
+        turn = i // len(COLOURS)
+        marker = MARKERS[(i + turn) % len(MARKERS)]
+        styles[method] = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "ls": DASHES[turn % len(DASHES)]}
+    for method, marker in zip(CONTROLS, "*phd", strict=True):
+        styles[method] = {"color": CONTROLS[method], "marker": marker, "ls": (0, (4, 2))}
+    return styles
+
+
+def _panels(part: Part, width: float = 4.0, height: float = 3.2) -> tuple[Figure, list[tuple[float, Axes]]]:
+    """One panel a keep, sharing their axes, with room for a legend at the right."""
+    keeps = part.keeps
+    figure = Figure(figsize=(width * len(keeps) + 1.6, height), layout="constrained")
+    axes = figure.subplots(1, len(keeps), sharex=True, sharey=True, squeeze=False)[0]
+    for keep, ax in zip(keeps, axes, strict=True):
+        ax.set_title(f"keep {keep:g}", loc="left")
+    return figure, list(zip(keeps, axes, strict=True))
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all panels."""
+    entries: dict[str, Any] = {}
+    for ax in figure.axes:
+        entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside right upper")
+    figure.set_figheight(max(figure.get_figheight(), 0.23 * len(entries) + 0.3))  # room for every entry
+    for ax in figure.axes:
+        sns.despine(ax=ax)
+
+
+def accuracy_against_keep(part: Part) -> Figure:
+    """Mean accuracy and 95 % interval at each keep; full training as a band."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    ax = figure.subplots()
+    methods = [method for method in part.style if method in set(part.table["method"])]
+    spread = 0.25 * min(np.diff(part.keeps), default=0.1)
+    pruned = [method for method in methods if (part.table.loc[part.table["method"] == method, "keep"] < 1).any()]
+    for method, shift in zip(pruned, np.linspace(-spread, spread, len(pruned)), strict=True):
+        rows = part.table[part.table["method"] == method].sort_values("keep")
+        x, y, half = rows["keep"] + shift, 100 * rows["accuracy_mean"], 100 * rows["accuracy_ci95"].fillna(0)
+        ax.errorbar(x, y, half, label=method, capsize=2, elinewidth=1, ms=5, **part.style[method] | {"lw": 0.8})
+    for row in part.table[part.table["method"] == "full"].to_dict("records"):
+        mean, half = 100 * row["accuracy_mean"], 100 * np.nan_to_num(row["accuracy_ci95"])
+        ax.axhline(mean, color="black", ls=(0, (4, 2)), lw=1, label="full")
+        ax.axhspan(mean - half, mean + half, color="black", alpha=0.08, lw=0)
+    ax.set(xlabel="share of the samples kept", ylabel="test accuracy, %", xticks=part.keeps)
+    _legend(figure)
+    return figure
+
+
+def accuracy_against_cost(part: Part) -> Figure:
+    """Accuracy against (forward + 2 backward) / (3 n epochs), with the Pareto front; hollow: without proxy."""
+    figure = _scatter(part, "cost_with_proxy", "cost", "cost: share of full training's forward + 2 backward")
+    front = part.table[part.table["pareto"]].sort_values("cost_with_proxy")
+    ax = figure.axes[0]
+    x = [*front["cost_with_proxy"], ax.get_xlim()[1]]  # what the best costs more is still beaten by it
+    y = 100 * front["accuracy_mean"]
+    ax.step(x, [*y, *y[-1:]], where="post", color="0.7", lw=1, zorder=0)
+    ax.set_xlim(right=x[-1])
+    ax.plot([], [], color="0.7", lw=1, label="Pareto front")
+    _legend(figure)
+    return figure
+
+
+def accuracy_against_time(part: Part) -> Figure:
+    """Accuracy against wall time with proxy; a hollow mark leaves the proxy out."""
+    table = part.table.assign(without=part.table["time_total_s"] - part.table["time_proxy_s"].fillna(0))
+    figure = _scatter(part, "time_total_s", "without", "wall time, s (select + train + observe + proxy)", table)
+    _legend(figure)
+    return figure
+
+
+def _scatter(part: Part, x: str, without: str, label: str, table: pd.DataFrame | None = None) -> Figure:
+    """One mark a row with its interval, larger where more is kept; a dotted line to the hollow mark without proxy."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    ax = figure.subplots()
+    for row in (part.table if table is None else table).to_dict("records"):
+        style = part.style[row["method"]] | {"ls": "", "ms": 4 + 5 * row["keep"]}
+        mean, half = 100 * row["accuracy_mean"], 100 * np.nan_to_num(row["accuracy_ci95"])
+        if not np.isclose(row[x], row[without]):
+            ax.plot([row[without], row[x]], [mean, mean], color=style["color"], lw=0.8, ls=":")
+            ax.plot(row[without], mean, mfc="none", **style)
+        ax.errorbar(row[x], mean, half, label=row["method"], elinewidth=0.8, **style)
+    ax.set(xlabel=label, ylabel="test accuracy, %")
+    ax.set_title("larger marks keep more; hollow: without proxy", loc="right", fontsize=8, color="0.4")
+    ax.set_xlim(left=0)
+    return figure
+
+
+def jaccard(part: Part) -> Figure:
+    """Jaccard index of consecutive epochs' and of different seeds' selections, with the chance level of each."""
+    pruned = part.table[part.table["keep"].isin(part.keeps) & part.table["jaccard_epochs"].notna()]
+    methods = list(dict.fromkeys(pruned.sort_values("jaccard_epochs", ascending=False)["method"]))
+    figure, panels = _panels(part, width=3.4, height=0.3 * len(methods) + 1.3)
+    y = np.arange(len(methods))
+    kinds = (("jaccard_epochs", -0.14, "o", "epoch to epoch"), ("jaccard_seeds", 0.14, "D", "seed to seed"))
+    for keep, ax in panels:
+        table = pruned[pruned["keep"] == keep].set_index("method").reindex(methods)
+        for colour, (name, shift, marker, label) in zip(COLOURS, kinds, strict=False):
+            ax.hlines(y + shift, table[f"{name}_chance"], table[name], color=colour, lw=1.2)
+            ax.plot(table[name], y + shift, marker, color=colour, ms=5, label=label)
+            ax.plot(table[f"{name}_chance"], y + shift, "|", color="black", ms=7, mew=1.2, label="chance")
+        ax.set(yticks=y, yticklabels=methods, xlim=(-0.03, 1.03), xlabel="Jaccard index")
+    panels[0][1].invert_yaxis()
+    _legend(figure)
+    return figure
+
+
+def _over_epochs(part: Part, name: str, label: str, scale: float = 1.0) -> Figure:
+    """Mean over seeds by epoch, and the range over seeds as a band."""
+    figure, panels = _panels(part)
+    for keep, ax in panels:
+        for i, (method, values) in enumerate(part.curves(name, keep)):
+            style, epochs = part.style[method], 1 + np.arange(values.shape[1])
+            known = np.isfinite(values).any(axis=0)
+            v, e = scale * values[:, known], epochs[known]
+            ax.plot(e, np.nanmean(v, axis=0), label=method, ms=4, markevery=_marks(i, len(e)), **style)
+            ax.fill_between(e, np.nanmin(v, axis=0), np.nanmax(v, axis=0), color=style["color"], alpha=0.12, lw=0)
+        ax.set(xlabel="epoch")
+    panels[0][1].set_ylabel(label)
+    _legend(figure)
+    return figure
+
+
+def _marks(i: int, length: int) -> tuple[int, int]:
+    """Where the i-th curve has its markers: about eight, shifted so that equal curves are both seen."""
+    every = max(1, length // 8)
+    return (i % every, every)
+
+
+def gradient_cosine(part: Part) -> Figure:
+    """Cosine between the selection's mean gradient and that of all samples, over training."""
+    figure = _over_epochs(part, "gradient_cosine", "cosine to the full gradient")
+    figure.axes[0].axhline(0, color="0.6", lw=0.8, zorder=0)
+    return figure
+
+
+def gradient_norm_ratio(part: Part) -> Figure:
+    """Norm of the selection's mean gradient over that of all samples, over training."""
+    figure = _over_epochs(part, "gradient_norm_ratio", "norm ratio to the full gradient")
+    for ax in figure.axes:
+        ax.set_yscale("log")
+        ax.axhline(1, color="0.6", lw=0.8, zorder=0)
+    return figure
+
+
+def uses(part: Part) -> Figure:
+    """How often samples were used: the share of them used in at least so many epochs."""
+    figure, panels = _panels(part)
+    finished = part.board.finished(part.dataset, part.model)
+    for keep, ax in panels:
+        for i, ((method, share), results) in enumerate(finished.items()):
+            counts = [result["diagnostics"]["uses_histogram"] for result in results if "diagnostics" in result]
+            if share in (keep, 1.0) and counts:
+                total = np.sum([np.pad(c, (0, max(map(len, counts)) - len(c))) for c in counts], axis=0)
+                at_least = total[::-1].cumsum()[::-1] / total.sum()
+                marks = _marks(i, len(at_least))
+                ax.plot(at_least, label=method, ms=4, markevery=marks, drawstyle="steps-mid", **part.style[method])
+        ax.set(xlabel="epochs", ylim=(0, 1.03))
+    panels[0][1].set_ylabel("share used in at least so many")
+    _legend(figure)
+    return figure
+
+
+def coverage(part: Part) -> Figure:
+    """Share of the samples that were used at least once, by epoch."""
+    figure, panels = _panels(part)
+    finished = part.board.finished(part.dataset, part.model)
+    for keep, ax in panels:
+        for i, ((method, share), results) in enumerate(finished.items()):
+            curves = [result["diagnostics"]["coverage"] for result in results if "diagnostics" in result]
+            if share in (keep, 1.0) and curves:
+                seen = np.mean([curve[: min(map(len, curves))] for curve in curves], axis=0)
+                marks = _marks(i, len(seen))
+                ax.plot(1 + np.arange(len(seen)), seen, label=method, ms=4, markevery=marks, **part.style[method])
+        ax.set(xlabel="epoch", ylim=(0, 1.03))
+    panels[0][1].set_ylabel("share of samples seen")
+    _legend(figure)
+    return figure
+
+
+def kept_per_class(part: Part) -> Figure:
+    """Share of each class's samples that a mean epoch trains on."""
+    tables = {}
+    finished = part.board.finished(part.dataset, part.model)
+    for keep in part.keeps:
+        rows = {
+            method: np.mean([result["diagnostics"]["kept_per_class"] for result in results], axis=0)
+            for (method, share), results in finished.items()
+            if share == keep and all("diagnostics" in result for result in results)
+        }
+        tables[keep] = pd.DataFrame(rows).T
+    classes = max(table.shape[1] for table in tables.values())
+    return _heat_maps(part, tables, "class", "share kept", annotate=classes <= 20)
+
+
+def jaccard_between_methods(part: Part) -> Figure:
+    """How much two methods' selections of the same epoch and seed share; mean over epochs and seeds."""
+    pairs = part.board.overlap.methods
+    pairs = pairs[(pairs["dataset"] == part.dataset) & (pairs["model"] == part.model)]
+    tables = {}
+    for keep in part.keeps:
+        part_of = pairs[pairs["keep"] == keep]
+        names = list(dict.fromkeys([*part_of["method"], *part_of["other"]]))
+        square = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+        for a, b, value in part_of[["method", "other", "jaccard"]].itertuples(index=False):
+            square.loc[a, b] = square.loc[b, a] = value
+        tables[keep] = square
+    figure = _heat_maps(part, tables, "", "Jaccard", annotate=max(map(len, tables.values())) <= 12)
+    for ax, (keep, table) in zip(figure.axes, tables.items(), strict=False):
+        chance = pairs.loc[pairs["keep"] == keep, "chance"]
+        if len(table):
+            ax.set_title(f"keep {keep:g} (chance {chance.min():.2f} to {chance.max():.2f})", loc="left")
+    return figure
+
+
+def _heat_maps(part: Part, tables: dict[float, pd.DataFrame], x: str, label: str, annotate: bool) -> Figure:
+    """One heat map a keep, on one scale from 0 to 1."""
+    rows = max(map(len, tables.values()))
+    columns = max(table.shape[1] for table in tables.values())
+    size = ((0.5 * columns + 1.6) * len(tables) + 0.8, 0.36 * rows + 1.9)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    for i, ((keep, table), ax) in enumerate(zip(tables.items(), axes, strict=True)):
+        ax.set_title(f"keep {keep:g}", loc="left")
+        if table.empty:
+            ax.set_axis_off()
+            continue
+        bar = {"label": label, "shrink": 0.8} if i == len(tables) - 1 else None
+        options: dict[str, Any] = {"annot": annotate, "fmt": ".2f", "annot_kws": {"fontsize": 7}}
+        sns.heatmap(table, ax=ax, vmin=0, vmax=1, cmap="cividis", cbar=bar is not None, cbar_kws=bar, **options)
+        ax.set(xlabel=x, ylabel="")
+        ax.tick_params(axis="x", rotation=0 if x else 90)
+        ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def _critical_differences(board: Board) -> Iterator[tuple[str, Figure]]:
+    """One diagram a model and keep, for the methods that have every dataset; none below five datasets."""
+    for (model, keep), runs in board.runs.groupby(["model", "keep"]):
+        count = runs.groupby("method")["dataset"].nunique()
+        whole = runs[runs["method"].isin(count.index[count == runs["dataset"].nunique()])]
+        if whole["dataset"].nunique() >= stats.MIN_DATASETS and whole["method"].nunique() >= 3:
+            yield (
+                f"critical_difference-{_safe(model)}-{keep:g}",
+                stats.critical_difference_figure(stats.rank_test(whole)),
+            )
+
+
+FIGURES: dict[str, Draw] = {
+    "accuracy_keep": accuracy_against_keep,
+    "accuracy_cost": accuracy_against_cost,
+    "accuracy_time": accuracy_against_time,
+    "jaccard": jaccard,
+    "gradient_cosine": gradient_cosine,
+    "gradient_norm_ratio": gradient_norm_ratio,
+    "coverage": coverage,
+    "uses": uses,
+    "kept_per_class": kept_per_class,
+    "jaccard_methods": jaccard_between_methods,
+}
+TITLES = {
+    "accuracy_keep": "Accuracy and its 95 % interval",
+    "accuracy_cost": "Accuracy against realised cost",
+    "accuracy_time": "Accuracy against wall time",
+    "jaccard": "How stable the selections are",
+    "gradient_cosine": "Direction of the selection's gradient",
+    "gradient_norm_ratio": "Size of the selection's gradient",
+    "coverage": "How much of the data was seen",
+    "uses": "How often the samples were used",
+    "kept_per_class": "Share of each class kept",
+    "jaccard_methods": "Who selects the same samples",
+}

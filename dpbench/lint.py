@@ -1,0 +1,109 @@
+"""The protocol lint: what a reader should know before trusting a rank, each finding a badge with one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dpbench import catalog, leaderboard
+from dpbench.errors import UsageError
+from dpbench.overlap import Row
+from dpbench.spec import RunSpec
+from dpbench.stats import MIN_SEEDS
+
+OFF_COST = 0.02  # a realised prune ratio this far from the requested one makes `uniform` an unfair control
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A badge and its sentence; about one row, or about the whole grid where `row` is None."""
+
+    badge: str
+    text: str
+    row: Row | None = None
+
+
+def lint(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: pd.DataFrame) -> list[Finding]:
+    """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order."""
+    planned: dict[Row, set[int]] = {}
+    of_group: dict[tuple[str, str, float], set[int]] = {}
+    finished: dict[Row, list[dict[str, Any]]] = {}
+    for key, spec in cells.items():
+        planned.setdefault(spec.row, set()).add(spec.seed)
+        of_group.setdefault(_group(spec.row), set()).add(spec.seed)
+        if results.get(key, {}).get("status") == "FINISHED":
+            finished.setdefault(spec.row, []).append(results[key])
+    found = list(_of_grid(table, [result for part in finished.values() for result in part]))
+    for line in leaderboard.records(table):
+        row: Row = (line["dataset"], line["model"], line["method"], line["keep"])
+        texts = [*_of_runs(line, planned[row], of_group[_group(row)]), *_of_method(line, finished.get(row, []))]
+        found += [Finding(badge, text, row) for badge, text in texts]
+    return found
+
+
+def _group(row: Row) -> tuple[str, str, float]:
+    return (row[0], row[1], row[3])
+
+
+def _of_grid(table: pd.DataFrame, finished: list[dict[str, Any]]) -> Iterator[Finding]:
+    for (dataset, model), part in table.groupby(["dataset", "model"], sort=False):
+        for control, name in (("full", "full training"), ("uniform", "random")):
+            if control not in set(part["method"]):
+                yield Finding(
+                    "no control", f"{dataset}, {model} has no row `{control}`: nothing is compared with {name}."
+                )
+    for name in ("dpbench", "torch", "device"):
+        values = {str(result.get("environment", {}).get(name)) for result in finished}
+        if len(values) > 1:
+            what = "wall times are not comparable" if name == "device" else "small differences may come from it"
+            yield Finding(
+                "mixed machines", f"Runs were made with different {name} ({', '.join(sorted(values))}): {what}."
+            )
+
+
+def _of_runs(line: dict[str, Any], planned: set[int], others: set[int]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the number of a row's runs."""
+    total = line["seeds"] + line["failed"] + line["missing"]
+    if line["missing"]:
+        yield "missing cells", f"{line['missing']} of {total} runs have not been made."
+    if line["failed"]:
+        yield "failed runs", f"{line['failed']} of {total} runs failed: {line['reason']}"
+    if planned != others:
+        yield (
+            "unequal seeds",
+            f"It has {len(planned)} of the {len(others)} seeds of its group; only shared ones compare.",
+        )
+    if 0 < line["seeds"] < MIN_SEEDS:
+        yield "few seeds", f"{line['seeds']} of the {MIN_SEEDS} seeds that a verdict needs."
+
+
+def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """How a method departs from what the others do."""
+    for result in finished:
+        records, metrics = result.get("epochs", []), result["metrics"]
+        if records and metrics["accuracy"] != records[-1]["accuracy"]:
+            yield "test selection", "Its accuracy is not that of the last epoch: an epoch was chosen on test data."
+            break
+    lengths = {(r["metrics"].get("epochs"), r["spec"]["recipe"]["epochs"]) for r in finished}
+    changed = [(made, asked) for made, asked in lengths if made and made != asked]
+    if changed:
+        made, asked = changed[0]
+        yield "changed schedule", f"It trains {made} epochs where the recipe has {asked}."
+    realised = line["prune_ratio"]
+    if not pd.isna(realised) and abs(realised - (1 - line["keep"])) > OFF_COST:
+        asked = 1 - line["keep"]
+        yield "other cost", f"It prunes {realised:.2f}, not {asked:.2f}: random at this keep is not at its cost."
+    if _proxy_data(line["method"]) == "holdout":
+        yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."
+
+
+def _proxy_data(method: str) -> str | None:
+    """The data that the method's proxy trains on; None without a proxy, or where its file is not at hand any more."""
+    try:
+        proxy = catalog.load_method(method).proxy
+    except UsageError:
+        return None
+    return proxy.data if proxy else None

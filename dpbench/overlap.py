@@ -1,0 +1,81 @@
+"""Who selects the same samples: Jaccard of selections between seeds of one row and between methods, beside chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dpbench import store
+
+Row = tuple[str, str, str, float]
+PAIR = ["dataset", "model", "keep", "method", "other"]
+MOST_EPOCHS = 20  # between methods: as many epochs, evenly spaced, tell as much as all of them
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Mean Jaccard index and chance level: `seeds` by row, `methods` a frame by pair of methods at one keep."""
+
+    seeds: dict[Row, tuple[float, float]] = field(default_factory=dict)
+    methods: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*PAIR, "jaccard", "chance"]))
+
+
+def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
+    """Compare the stored selections of finished runs; a run without them is left out."""
+    masks: dict[Row, dict[int, NDArray[np.bool_]]] = {}
+    for result in results:
+        path = store.run_folder(result["hash"]) / "selections.npz"
+        if result["status"] == "FINISHED" and path.is_file():
+            spec = result["spec"]
+            row = (spec["dataset"], spec["model"], spec["method"], spec["keep"])
+            masks.setdefault(row, {})[spec["seed"]] = _masks(*store.read_selections(path))
+    seeds = {}
+    for row, runs in masks.items():
+        if len(runs) > 1:
+            index, chance = (x[np.triu_indices_from(x, 1)].mean() for x in _between(list(runs.values())))
+            seeds[row] = (float(index), float(chance))
+    return Overlap(seeds, _methods(masks))
+
+
+def _masks(selections: list[Any], n: int) -> NDArray[np.bool_]:
+    masks = np.zeros((len(selections), n), dtype=bool)
+    for mask, selection in zip(masks, selections, strict=True):
+        mask[selection.numpy()] = True
+    return masks
+
+
+def _between(runs: list[NDArray[np.bool_]], epochs: int | None = None) -> NDArray[np.float64]:
+    """Mean over epochs of the Jaccard index of each two runs and of its chance level, (2, runs, runs)."""
+    longest = max(map(len, runs))
+    found = []
+    for epoch in np.unique(np.linspace(0, longest - 1, min(longest, epochs or longest), dtype=int)):
+        masks = np.stack([run[epoch] if epoch < len(run) else 0 * run[0] for run in runs]).astype(np.float32)
+        sizes = masks.sum(axis=1, dtype=np.float64)
+        total = sizes[:, None] + sizes
+        shared = np.stack([(masks @ masks.T).astype(np.float64), np.outer(sizes, sizes) / masks.shape[1]])
+        index = np.divide(shared, total - shared, out=np.ones_like(shared), where=total > shared)  # 1 for two empty
+        over = np.array([epoch >= len(run) for run in runs])
+        index[:, over] = index[:, :, over] = np.nan  # the run was over by then
+        found.append(index)
+    return np.nanmean(found, axis=0)
+
+
+def _methods(masks: dict[Row, dict[int, NDArray[np.bool_]]]) -> pd.DataFrame:
+    """One line for each two methods of a dataset, model and keep, averaged over epochs and the seeds they share."""
+    groups: dict[tuple[str, str, float], dict[str, dict[int, NDArray[np.bool_]]]] = {}
+    for (dataset, model, method, keep), runs in masks.items():
+        groups.setdefault((dataset, model, keep), {})[method] = runs
+    lines = []
+    for group, methods in groups.items():
+        for seed in sorted(set().union(*methods.values())):
+            names = [name for name, of_seed in methods.items() if seed in of_seed]
+            found, chance = _between([methods[name][seed] for name in names], MOST_EPOCHS)
+            for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+                lines.append((*group, names[i], names[j], found[i, j], chance[i, j]))
+    table = pd.DataFrame(lines, columns=[*PAIR, "jaccard", "chance"])
+    return table.groupby(PAIR, as_index=False, sort=False).mean() if lines else table

@@ -1,0 +1,237 @@
+"""The leaderboard as text: a table for the terminal, JSON, CSV, markdown and LaTeX."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from dpbench import html, published
+from dpbench.board import Board
+from dpbench.leaderboard import records
+from dpbench.lint import Finding
+
+LEGEND = "▲ better than random, ▼ worse, ≈ not separable from random (paired, Holm-corrected, 5 %)"
+HEADER = ["#", "method", "keep", "accuracy %", "to random", "prune", "cost", "time s", "Jaccard", "chance", "cos"]
+HEADER += ["seeds"]
+MOST_FINDINGS = 12  # in the terminal
+
+
+def text(board: Board, form: str) -> str:
+    """Write the leaderboard as "json" (a list of rows), "csv", "latex", "html" or "markdown"."""
+    match form:
+        case "json":
+            return as_json(board.table)
+        case "csv":
+            return board.table.to_csv(index=False).rstrip("\n")
+        case "latex":
+            return latex(board.table)
+        case "html":
+            return html.page(board)
+        case _:
+            return markdown(board)
+
+
+def as_json(frame: pd.DataFrame) -> str:
+    """A list of rows; what is not known is null."""
+    return json.dumps(plain(frame), indent=1, allow_nan=False)
+
+
+def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON values."""
+    return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in records(frame)]
+
+
+def markdown(board: Board) -> str:
+    """The table, what to know before reading it, the summary over datasets, and the published figures."""
+    ruled = [list(line) for line in cells(board.table)]
+    parts = [
+        _pipes(["dataset", "model", *ruled[0]], [_names(row) + line for row, line in _zip(board.table, ruled[1:])])
+    ]
+    parts.append(f"{LEGEND}. Differences in points, ± 95 % interval; cost is (forward + 2 backward) / (3 n epochs).")
+    if board.findings:
+        parts.append("\n".join(f"- {md(line)}" for line in finding_lines(board.findings)))
+    parts.append(across_markdown(board))
+    parts.append(published_markdown(board))
+    return "\n\n".join(parts)
+
+
+def across_markdown(board: Board) -> str:
+    """The summary over datasets, or the one line that says why there is none."""
+    reason = md(board.across_reason)
+    if board.across.empty:
+        return reason
+    header, *lines = across_cells(board)
+    return "**Over datasets**\n\n" + _pipes(header, lines) + (f"\n\n{reason}" if reason else "")
+
+
+def across_cells(board: Board) -> list[list[str]]:
+    """Header and rows of the summary over datasets as short text."""
+    lines = [["model", "keep", "method", "mean rank", "IQM %", "beats random"]]
+    for row in records(board.across):
+        rank = f"{row['rank']:.2f} [{row['rank_low']:.2f}, {row['rank_high']:.2f}]"
+        mean = f"{row['iqm']:.2f} [{row['iqm_low']:.2f}, {row['iqm_high']:.2f}]"
+        chance = number(row.get("beats_random"), ".2f")
+        lines.append([row["model"], f"{row['keep']:g}", row["method"], rank, mean, chance])
+    return lines
+
+
+def published_markdown(board: Board) -> str:
+    """Published accuracies beside the measured ones."""
+    lines = published.beside(board.table, board.grid.delta).to_dict("records")
+    if not lines:
+        return "No published figures are known for these datasets and models."
+    header = [
+        "method",
+        "dataset",
+        "model",
+        "pruned",
+        "published %",
+        "measured %",
+        "status",
+        "paper",
+        "source",
+        "verified",
+    ]
+    names = ["method", "dataset", "model", "prune_ratio", "value", "measured", "status", "paper", "source", "verified"]
+    texts = [[number(line[name], ".2f") if name == "measured" else str(line[name]) for name in names] for line in lines]
+    return "**Published figures**, beside the measured ones, never part of a rank\n\n" + _pipes(header, texts)
+
+
+def _zip(frame: pd.DataFrame, lines: list[list[str]]) -> list[tuple[dict[str, Any], list[str]]]:
+    return list(zip(records(frame), lines, strict=True))
+
+
+def _names(row: dict[str, Any]) -> list[str]:
+    return [row["dataset"], row["model"]]
+
+
+def _pipes(header: list[str], lines: list[list[str]]) -> str:
+    table = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(cell if cell == "---" else md(cell) for cell in line) + " |" for line in table)
+
+
+def md(cell: str) -> str:
+    """Text that markdown and HTML in it leave as it is."""
+    for mark, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("[", "\\["), ("`", "\\`")):
+        cell = cell.replace(mark, written)
+    return cell
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """A booktabs table."""
+    header, *lines = cells(frame)
+    left = {"method"}
+    columns = "ll" + "".join("l" if name in left else "r" for name in header)
+    ends = frame[["dataset", "model", "keep"]].ne(frame[["dataset", "model", "keep"]].shift(-1)).any(axis=1)
+    body: list[str] = []
+    for (row, line), end in zip(_zip(frame, lines), ends, strict=True):
+        body.append(_amp([*_names(row), *line]) + ("\n\\midrule" if end and len(body) + 1 < len(frame) else ""))
+    head = _amp(["dataset", "model", *header])
+    return "\n".join(
+        [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", head, "\\midrule", *body, "\\bottomrule", "\\end{tabular}"]
+    )
+
+
+_LATEX = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+_LATEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
+_LATEX |= {"±": "$\\pm$", "▲": "$\\blacktriangle$", "▼": "$\\blacktriangledown$", "≈": "$\\approx$"}
+_LATEX |= {"<": "$<$", ">": "$>$", "[": "{[}"}
+
+
+def _amp(line: list[str]) -> str:
+    return " & ".join("".join(_LATEX.get(mark, mark) for mark in cell) for cell in line) + " \\\\"
+
+
+def screen(board: Board) -> Group:
+    """One table a dataset and model, the legend and the findings, for the terminal."""
+    shown: list[Any] = list(rich_tables(board.table))
+    if not board.across.empty:
+        shown.append(_table("over datasets", across_cells(board)))
+    shown.append(Text(LEGEND, style="dim"))
+    lines = finding_lines(board.findings)
+    rest = [f"and {len(lines) - MOST_FINDINGS} more: see --format markdown"] if len(lines) > MOST_FINDINGS else []
+    shown += [Text(f"! {line}", style="dim") for line in lines[:MOST_FINDINGS] + rest]
+    return Group(*shown)
+
+
+def finding_lines(findings: list[Finding]) -> list[str]:
+    """One line a finding; rows with the same one share it."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for found in findings:
+        where = [] if found.row is None else [f"{found.row[2]} at {found.row[3]:g}"]
+        rows.setdefault((found.badge, found.text), []).extend(where)
+    names = {key: ", ".join(dict.fromkeys(where)) for key, where in rows.items()}  # one method on several datasets
+    return [f"{badge}: {where + ': ' if where else ''}{text}" for (badge, text), where in names.items()]
+
+
+def rich_tables(frame: pd.DataFrame) -> list[Table]:
+    """One table a dataset and model, for the terminal."""
+    tables = []
+    for (dataset, model), part in frame.groupby(["dataset", "model"], sort=False):
+        ends = part["keep"].ne(part["keep"].shift(-1))
+        tables.append(_table(f"{dataset}, {model}", cells(part), list(ends)))
+    return tables
+
+
+def _table(title: str, lines: list[list[str]], ends: list[bool] | None = None) -> Table:
+    """A table whose texts are taken as they are; a rule after each line that ends a section."""
+    view = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0), pad_edge=False)
+    for name in lines[0]:
+        justify: Any = "left" if name == "method" else "right"
+        view.add_column(name, justify=justify, overflow="fold", no_wrap=name != "method")
+    for line, end in zip(lines[1:], ends or [False] * len(lines), strict=False):
+        view.add_row(*map(escape, line), end_section=end)
+    return view
+
+
+def cells(frame: pd.DataFrame) -> list[list[str]]:
+    """Header and rows as short text."""
+    return [HEADER, *map(_line, records(frame))]
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    total = row["seeds"] + row["failed"] + row["missing"]
+    return [
+        number(row["rank"], "d"),
+        row["method"],
+        f"{row['keep']:g}",
+        accuracy(row),
+        difference(row, "uniform"),
+        number(row["prune_ratio"], ".3f"),
+        number(row["cost_with_proxy"], ".2f"),
+        number(row["time_total_s"], ".2f"),
+        number(row["jaccard_epochs"], ".3f"),
+        number(row["jaccard_epochs_chance"], ".3f"),
+        number(row["gradient_cosine"], ".3f"),
+        str(total) if row["seeds"] == total else f"{row['seeds']}/{total}",
+    ]
+
+
+def accuracy(row: dict[str, Any]) -> str:
+    """Mean and 95 % interval in percent, or why there is none."""
+    if not row["seeds"]:
+        return "FAILED" if row["failed"] else "missing"
+    interval = "" if pd.isna(row["accuracy_ci95"]) else f" ± {100 * row['accuracy_ci95']:.2f}"
+    return f"{100 * row['accuracy_mean']:.2f}{interval}"
+
+
+def difference(row: dict[str, Any], control: str) -> str:
+    """Mean difference and interval in points with the verdict's mark."""
+    mean, half = row[f"difference_{control}"], row[f"difference_{control}_ci95"]
+    if pd.isna(mean):
+        return "-"
+    marks = {"better": " ▲", "worse": " ▼", "not": " ≈"}
+    interval = "" if pd.isna(half) else f" ± {half:.2f}"
+    return f"{mean:+.2f}{interval}{marks.get(row[f'verdict_{control}'].split(' ')[0], '')}"
+
+
+def number(value: Any, form: str) -> str:
+    """A dash for what is not known."""
+    return "-" if value is None or pd.isna(value) else format(value, form)

@@ -1,0 +1,43 @@
+"""CAL, contrastive examples: keep the samples whose prediction differs most from their neighbours'."""
+
+import torch
+from torch import Tensor
+
+from dpbench.greedy import guard, neighbours
+from dpbench.method import Proxy, Signals, param
+from dpbench.scores import ScoreMethod, groups
+
+
+class CAL(ScoreMethod):
+    """Mean of KL(p_j || p_i) over the `near` nearest neighbours j of i in the embedding; keep the k largest.
+
+    `divergence="symmetric"` is (KL(p_i || p_j) + KL(p_j || p_i)) / 2, DeepCore's, which keeps the *smallest*. That
+    the paper keeps the largest, and its direction of KL, are assumed. With `balanced` neighbours are of one class.
+    """
+
+    near: int = param(10, low=1, high=100)
+    divergence: str = param("neighbour", choices=("neighbour", "symmetric"))
+    proxy_epochs: int = param(30, low=1, high=200)
+
+    needs = frozenset({"logits", "embedding"})
+    paper = "Margatina et al., Active learning by acquiring contrastive examples (EMNLP)"
+    year = 2021
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs)
+
+    def take(self, seen: Signals) -> None:
+        self.score = torch.zeros(self.task.n, dtype=torch.float64)
+        for members, _ in groups(self.task, self.balanced):
+            h, log_p = seen["embedding"][members], seen["logits"][members].double().log_softmax(1)
+            guard("cal", len(h) ** 2 * h.shape[1], 3 * h.numel() + 4 * len(h) * self.near * log_p.shape[1])
+            _, which = neighbours(h, self.near)
+            difference = log_p[which] - log_p[:, None]
+            kl = (log_p[which].exp() * difference).sum(2)
+            if self.divergence == "symmetric":
+                kl = 0.5 * (kl - (log_p[:, None].exp() * difference).sum(2))
+            self.score[members] = kl.sum(1) / max(1, kl.shape[1])
+
+    def scores(self) -> Tensor:
+        return self.score

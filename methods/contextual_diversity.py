@@ -1,0 +1,27 @@
+"""Contextual diversity: add the sample whose prediction is farthest from those that are kept."""
+
+import torch
+
+from dpbench.greedy import guard, k_center, symmetric_kl
+from dpbench.method import Proxy, Selection, param
+from dpbench.scores import SubsetMethod
+
+
+class ContextualDiversity(SubsetMethod):
+    """k-center greedy with the distance (KL(p_a || p_b) + KL(p_b || p_a)) / 2, from a random first sample on."""
+
+    proxy_epochs: int = param(30, low=1, high=200)
+
+    needs = frozenset({"logits"})
+    paper = "Agarwal et al., Contextual diversity for active learning (ECCV)"
+    year = 2020
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs)
+
+    def among(self, members: torch.Tensor, k: int) -> Selection:
+        logits = self.seen["logits"][members]
+        guard("contextual_diversity", 4 * logits.numel() * k, 10 * logits.numel() + 400 * len(logits))
+        first = int(torch.randint(len(logits), (1,), generator=self.rng))
+        return Selection(k_center(symmetric_kl(logits), len(logits), k, first))

@@ -1,0 +1,189 @@
+"""DeepCore: any selection method of a checkout of github.com/PatrickZH/DeepCore, on our proxy record."""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpbench.method import Proxy, Selection, Signals, param, sample
+from dpbench.scores import Static, mean_one
+
+NETWORK = "DpbenchRecord"  # the name under which their methods find the network
+
+
+class DeepCore(Static):
+    """Run the class `name` of the checkout that DPBENCH_DEEPCORE names, unmodified: deepcore[name=kCenterGreedy].
+
+    Its own training is left out (epochs = 0): its images are the recorded embeddings and its network is the last
+    layer that maps them to the recorded logits, found by least squares. So embeddings, logits and gradients of the
+    last layer are those of our record; DeepFool moves, and Cal finds neighbours, among embeddings. `option` is what
+    Submodular calls function and Uncertainty selection_method. All samples go through in one batch, where some of
+    its defects do not show. Budgets are rounded class by class if `balanced`, so k is not kept exactly.
+    """
+
+    name: str = param("kCenterGreedy")
+    option: str = param("")
+    balanced: bool = param(False)
+    proxy_epochs: int = param(30, low=1, high=200)
+
+    needs = frozenset({"logits", "embedding"})
+    exact = False
+    paper = "Guo et al., DeepCore: a comprehensive library for coreset selection in deep learning (DEXA)"
+    year = 2022
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs)
+
+    def take(self, seen: Signals) -> None:
+        methods, nets = checkout()
+        if self.name == "Forgetting" or not hasattr(methods, self.name):
+            raise ValueError(f"deepcore has no method {self.name!r} that selects from a record; case matters")
+        if self.task.k in (1, self.task.n):  # where several of its methods fail
+            self.found = {"indices": sample(self.task.n, self.task.k, self.rng)}
+            return
+        options = {"function": self.option, "selection_method": self.option} if self.option else {}
+        seed = int(torch.randint(2**31, (1,), generator=self.rng))
+        with quietly(), todays_numpy():
+            vars(nets)[NETWORK] = LastLayer(seen["embedding"], seen["logits"]).build
+            method = getattr(methods, self.name)(
+                Rows(seen["embedding"].requires_grad_(self.name == "DeepFool"), self.labels()),  # edits in place
+                arguments(self.task.n, seen["logits"].shape[1]),
+                fraction=self.task.keep,
+                random_seed=seed,
+                epochs=0,
+                specific_model=NETWORK,
+                pretrain_model=NETWORK,
+                torchvision_pretrain=False,
+                balance=self.balanced,
+                **options,
+            )
+            found = method.select()
+        self.found = {key: torch.tensor(np.array(found[key])) for key in ("indices", "weights") if key in found}
+
+    def choose(self) -> Selection:
+        weights = self.found.get("weights")
+        indices = self.found["indices"].long()
+        return Selection(indices, None if weights is None else mean_one(weights.float().clamp(min=0.0)))
+
+
+class Rows(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """The embeddings as images of d channels of one pixel."""
+
+    def __init__(self, embedding: Tensor, labels: Tensor) -> None:
+        self.images, self.targets = embedding[:, :, None, None], labels.numpy()
+        self.classes = list(range(int(labels.max()) + 1))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.targets[index])
+
+
+class LastLayer(nn.Module):
+    """The linear layer that maps the embeddings to the logits, with the attributes that DeepCore's networks have."""
+
+    def __init__(self, embedding: Tensor, logits: Tensor) -> None:
+        super().__init__()
+        ones = torch.ones_like(embedding[:, :1])
+        fit = torch.linalg.lstsq(torch.cat([embedding, ones], 1).double(), logits.double(), driver="gelsd").solution
+        self.linear = nn.Linear(embedding.shape[1], logits.shape[1])
+        self.linear.weight.data, self.linear.bias.data = fit[:-1].T.float().contiguous(), fit[-1].float()
+        self.embedding_recorder, self.no_grad = Recorder(), False
+
+    def build(self, *_: Any, record_embedding: bool = False, no_grad: bool = False, **__: Any) -> "LastLayer":
+        """What their constructors do, given that there is one network only."""
+        self.embedding_recorder.record_embedding, self.no_grad = record_embedding, no_grad
+        return self
+
+    def get_last_layer(self) -> nn.Linear:
+        return self.linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(not self.no_grad):
+            return self.linear(self.embedding_recorder(x.flatten(1)))
+
+
+class Recorder(nn.Module):
+    """Remembers the embedding inside a with-block."""
+
+    record_embedding = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.record_embedding:
+            self.embedding = x
+        return x
+
+    def __enter__(self) -> None:
+        self.record_embedding = True
+
+    def __exit__(self, *_: Any) -> None:
+        self.record_embedding = False
+
+
+def checkout() -> tuple[ModuleType, ModuleType]:
+    """Import the methods and networks of the user's checkout."""
+    root = os.environ.get("DPBENCH_DEEPCORE", "")
+    if not (Path(root) / "deepcore" / "methods").is_dir() or not root:
+        raise ValueError(f"DPBENCH_DEEPCORE = {root!r} is not a checkout of github.com/PatrickZH/DeepCore")
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    return importlib.import_module("deepcore.methods"), importlib.import_module("deepcore.nets")
+
+
+def arguments(n: int, classes: int) -> Namespace:
+    """What DeepCore's command line would set."""
+    return Namespace(
+        device="cpu",
+        gpu=None,
+        workers=0,
+        print_freq=n,
+        selection_batch=n,
+        num_classes=classes,
+        channel=1,
+        im_size=(224, 224),  # their size for a pretrained network, so that nothing is resized
+        model=NETWORK,
+        lr=0.1,
+        selection_optimizer="SGD",
+        selection_lr=0.1,
+        selection_momentum=0.9,
+        selection_weight_decay=5e-4,
+        selection_nesterov=True,
+        selection_test_interval=0,
+        selection_test_fraction=1.0,
+    )
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Swallow its prints, and give the global generators, which it seeds, back as they were."""
+    state = np.random.get_state()
+    try:
+        with torch.random.fork_rng(), torch.enable_grad(), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        np.random.set_state(state)
+
+
+@contextlib.contextmanager
+def todays_numpy() -> Iterator[None]:
+    """Lend NumPy the function in1d that it no longer has."""
+    lent = not hasattr(np, "in1d")
+    if lent:
+        np.in1d = np.isin  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if lent:
+            del np.in1d  # type: ignore[attr-defined]

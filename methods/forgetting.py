@@ -1,0 +1,43 @@
+"""Forgetting events: keep the samples that training unlearns most often."""
+
+import torch
+from torch import Tensor
+
+from dpbench.method import Proxy, Signals, Task, param
+from dpbench.scores import ScoreMethod
+
+
+class Forgetting(ScoreMethod):
+    """Count how often a sample goes from correct to wrong between its visits in training; keep the k largest counts.
+
+    Samples that were never correct rank above all. DeepCore gives them no events, so that it drops them first:
+    `never_learnt="zero"`.
+    """
+
+    proxy_epochs: int = param(30, low=1, high=200)
+    never_learnt: str = param("most", choices=("most", "zero"))
+
+    needs = frozenset({"correct"})
+    paper = "Toneva et al., An empirical study of example forgetting during deep neural network learning (ICLR)"
+    year = 2019
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs, at="steps")
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        super().setup(task, rng)
+        self.events = torch.zeros(task.n)
+        self.last = torch.zeros(task.n)
+        self.learnt = torch.zeros(task.n, dtype=torch.bool)
+
+    def take(self, seen: Signals) -> None:
+        correct = seen["correct"]
+        self.events += self.last > correct
+        self.last = correct
+        self.learnt |= correct > 0
+
+    def scores(self) -> Tensor:
+        if self.never_learnt == "zero":
+            return self.events
+        return self.events.masked_fill(~self.learnt, float("inf"))

@@ -1,0 +1,29 @@
+"""Herding: add the sample that brings the mean of the kept features closest to the mean of all."""
+
+import torch
+
+from dpbench.greedy import guard, herding
+from dpbench.method import Proxy, Selection, param
+from dpbench.scores import SubsetMethod
+
+
+class Herding(SubsetMethod):
+    """Add argmin_i ||(t + 1) mu - sum_{j in S} h_j - h_i||, t picks made, mu the mean embedding. O(n k d) time.
+
+    DeepCore's code takes the argmax, the sample farthest from where the mean should go.
+    """
+
+    proxy_epochs: int = param(30, low=1, high=200)
+
+    needs = frozenset({"embedding"})
+    paper = "Welling, Herding dynamical weights to learn (ICML)"
+    year = 2009
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs)
+
+    def among(self, members: torch.Tensor, k: int) -> Selection:
+        h = self.seen["embedding"][members]
+        guard("herding", 4 * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
+        return Selection(herding(h, k))

@@ -1,0 +1,42 @@
+"""InfoMax: keep informative samples that are not redundant."""
+
+import torch
+from torch.nn.functional import normalize
+
+from dpbench.greedy import guard, neighbours
+from dpbench.method import Proxy, Selection, param, top
+from dpbench.scores import SubsetMethod
+
+
+class InfoMax(SubsetMethod):
+    """Maximise sum_z X_z I_z - alpha sum_{z,s} K_zs X_z X_s over 0 <= X <= 1, sum X = k; keep the k largest X.
+
+    I is ||p - y||_2 and K the cosine similarity of the embeddings among the `near` nearest neighbours. The solver is
+    assumed: `rounds` times X <- min(1, k softmax(I - 2 alpha K X)). The paper also partitions large data sets.
+    """
+
+    alpha: float = param(0.3, low=0.0, high=10.0)
+    near: int = param(5, low=1, high=50)
+    rounds: int = param(20, low=1, high=100)
+    proxy_epochs: int = param(30, low=1, high=200)
+
+    needs = frozenset({"error_norm", "embedding"})
+    paper = "Tan et al., Data pruning by information maximization (ICLR)"
+    year = 2025
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs)
+
+    def among(self, members: torch.Tensor, k: int) -> Selection:
+        h = normalize(self.seen["embedding"][members])
+        information = self.seen["error_norm"][members].nan_to_num(0.0, 0.0, 0.0)
+        n = len(members)
+        guard("infomax", n * n * h.shape[1], 3 * h.numel() + 4 * n * self.near)
+        _, which = neighbours(h, self.near)
+        similar = (h[:, None] * h[which]).sum(2)
+        x = torch.full((n,), k / n)
+        for _ in range(self.rounds):
+            redundancy = (similar * x[which]).sum(1).index_add_(0, which.flatten(), (similar * x[:, None]).flatten())
+            x = (k * (information - self.alpha * redundancy).softmax(0)).clamp(max=1.0)
+        return Selection(top(information - self.alpha * redundancy, k, self.rng))

@@ -1,0 +1,27 @@
+"""k-center greedy: add the sample farthest from those that are kept."""
+
+import torch
+
+from dpbench.greedy import euclidean, guard, k_center
+from dpbench.method import Proxy, Selection, param
+from dpbench.scores import SubsetMethod
+
+
+class KCenter(SubsetMethod):
+    """From a random first sample on, add argmax_i min_{c in S} ||h_i - h_c||, in the embedding. O(n k d) time."""
+
+    proxy_epochs: int = param(30, low=1, high=200)
+
+    needs = frozenset({"embedding"})
+    paper = "Sener and Savarese, Active learning for convolutional neural networks: a core-set approach (ICLR)"
+    year = 2018
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs)
+
+    def among(self, members: torch.Tensor, k: int) -> Selection:
+        h = self.seen["embedding"][members]
+        guard("k_center", len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
+        first = int(torch.randint(len(h), (1,), generator=self.rng))
+        return Selection(k_center(euclidean(h), len(h), k, first))

@@ -1,0 +1,38 @@
+"""MoSo, moving-one-sample-out: keep the samples whose absence would raise the risk on the others most."""
+
+import torch
+from torch import Tensor
+
+from dpbench.greedy import last_layer
+from dpbench.method import Proxy, Signals, Task, param
+from dpbench.scores import ScoreMethod
+
+
+class MoSo(ScoreMethod):
+    """Mean over the epochs of <grad L(S without i), grad l_i>; keep the k largest.
+
+    With g_i the gradient of l_i in the last layer and G their mean, grad L(S without i) = (n G - g_i) / (n - 1). The
+    paper uses the gradient in all parameters and weights the epochs by the learning rate; both, and the constant, are
+    assumed not to matter for the order.
+    """
+
+    proxy_epochs: int = param(10, low=1, high=200)
+
+    needs = frozenset({"logits", "embedding"})
+    paper = "Tan et al., Data pruning via moving-one-sample-out (NeurIPS)"
+    year = 2023
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs, at="epochs")
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        super().setup(task, rng)
+        self.total = torch.zeros(task.n)
+
+    def take(self, seen: Signals) -> None:
+        g = last_layer(seen["logits"], self.labels(), seen["embedding"])
+        self.total += (g.dot(g.sum()) - g.squares()) / max(1, self.task.n - 1)
+
+    def scores(self) -> Tensor:
+        return self.total

@@ -1,0 +1,51 @@
+"""TDDS, temporal dual-depth scoring: keep the samples whose predictions keep changing at a changing rate."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dpbench.method import Proxy, Signals, Task, param
+from dpbench.scores import ScoreMethod, windows
+
+
+class TDDS(ScoreMethod):
+    """Change of epoch t: d_t = sum_c |p_t log(p_t / p_{t-1})|. In a window: ||d - mean d||_2. Keep the k largest sums.
+
+    A window of `width` epochs holds width - 1 changes. The windows w = 0, ..., W - 1 from the oldest to the newest
+    are added up with weights decay (1 - decay)^(W - 1 - w), as the released code does with decay = 0.9.
+    """
+
+    width: int = param(10, low=3, high=50)
+    decay: float = param(0.9, low=0.1, high=0.99)
+    proxy_epochs: int = param(30, low=2, high=200)
+
+    needs = frozenset({"logits"})
+    paper = "Zhang et al., Spanning training progress: temporal dual-depth scoring for dataset pruning (CVPR)"
+    year = 2024
+
+    @property
+    def proxy(self) -> Proxy:
+        return Proxy(self.proxy_epochs, at="steps")
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        super().setup(task, rng)
+        self.changes: list[Tensor] = []
+        self.past: list[Tensor] = []  # log p of the epoch before
+
+    def take(self, seen: Signals) -> None:
+        log_p = seen["logits"].log_softmax(1)
+        for past in self.past:
+            self.changes.append((log_p.exp() * (log_p - past)).abs().sum(1))
+        self.past = [log_p]
+
+    def scores(self) -> Tensor:
+        self.past = []
+        score = torch.zeros(self.task.n)
+        for spread in self._spreads():
+            score = self.decay * spread + (1 - self.decay) * score
+        return score
+
+    def _spreads(self) -> Iterator[Tensor]:
+        for d in windows(self.changes, self.width - 1):
+            yield (d - d.mean(0)).norm(dim=0)

@@ -1,0 +1,80 @@
+"""The adapter for a checkout of DeepCore, on a stand-in with its layout and signatures."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dpbench import conformance
+from dpbench.method import Signals
+
+STAND_IN = Path(__file__).parent.parent / "data" / "deepcore_standin"
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch):
+    monkeypatch.setenv("DPBENCH_DEEPCORE", str(STAND_IN))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture(scope="module")
+def record():
+    rng = torch.Generator().manual_seed(0)
+    embedding = torch.randn(60, 5, generator=rng)
+    logits = embedding @ torch.randn(5, 4, generator=rng) + torch.randn(4, generator=rng)
+    return {"embedding": embedding, "logits": logits}
+
+
+def answer(make, record, text, seed=3):
+    method = make(text, seed)
+    method.observe(Signals(torch.arange(60), record, 29, 0))
+    return method.select(0)
+
+
+def test_embeddings_and_logits_reach_it_unchanged(make, record, capsys):
+    entropy = torch.distributions.Categorical(logits=record["logits"]).entropy()
+    chosen = answer(make, record, "deepcore[name=Uncertainty,option=Entropy]").indices
+    assert set(chosen.tolist()) == set(entropy.topk(24).indices.tolist())
+    chosen = answer(make, record, "deepcore[name=Uncertainty,balanced=true]").indices
+    confidence = record["logits"].softmax(1).amax(1)
+    for c in range(4):
+        members = torch.arange(c, 60, 4)
+        kept = set(chosen.tolist()) & set(members.tolist())
+        assert kept == set(members[confidence[members].argsort()[:6]].tolist())
+    chosen = answer(make, record, "deepcore").indices
+    nearest = torch.cdist(record["embedding"], record["embedding"][chosen]).amin(1)
+    uniform = torch.cdist(record["embedding"], record["embedding"][:24]).amin(1)
+    assert len(chosen.unique()) == 24
+    assert nearest.max() < uniform.max()
+    assert capsys.readouterr().out == ""
+
+
+def test_weights(make, record):
+    selection = answer(make, record, "deepcore[name=Craig]")
+    np.testing.assert_allclose(selection.weights, (np.arange(24) + 1) / 12.5)
+
+
+def test_seeds_reach_it_and_the_environment_stays(make, record):
+    states = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), hasattr(np, "in1d")
+    sets = {tuple(answer(make, record, "deepcore", seed).indices.tolist()) for seed in range(6)}
+    assert len(sets) > 2
+    assert states == (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), hasattr(np, "in1d"))
+
+
+def test_it_conforms():
+    assert not any(conformance.check("deepcore").values())
+
+
+@pytest.mark.parametrize("name", ["Forgetting", "kcentergreedy"])
+def test_unknown_names(make, record, name):
+    with pytest.raises(ValueError, match=f"no method '{name}'"):
+        answer(make, record, f"deepcore[name={name}]")
+
+
+def test_no_checkout(make, record, monkeypatch, tmp_path):
+    for value in ("", str(tmp_path)):
+        monkeypatch.setenv("DPBENCH_DEEPCORE", value)
+        with pytest.raises(ValueError, match="DPBENCH_DEEPCORE"):
+            answer(make, record, "deepcore")

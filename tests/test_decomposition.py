@@ -1,0 +1,72 @@
+"""Figure 4's statement: a known effect is found, none is not, and cells that are the same are left out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dpbench import decomposition
+from dpbench.errors import UsageError
+
+EXPLORES = (0.3, 0.5, 0.7, 0.9)
+
+
+def runs(effect: float, keep: float = 0.3, seeds: int = 5) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    of_seed = rng.normal(90, 3, seeds)  # seeds differ far more than decompositions
+    lines = [
+        {
+            "dataset": "d",
+            "model": "m",
+            "keep": keep,
+            "seed": seed,
+            "explore": explore,
+            "step": 0.1,
+            "accuracy": of_seed[seed] + effect * explore + rng.normal(0, 0.1),
+        }
+        for seed in range(seeds)
+        for explore in EXPLORES
+    ]
+    return pd.DataFrame(lines).assign(time_total_s=1.0, jaccard_epochs=0.5, gradient_cosine=0.9)
+
+
+def test_an_effect_is_found_and_none_is_not():
+    (with_uniform, without) = decomposition.statements(runs(effect=1.0), np.random.default_rng(0))
+    assert with_uniform.p < 0.01
+    assert "matters" in with_uniform.text
+    assert (with_uniform.decompositions, without.decompositions) == (4, 3)
+    assert with_uniform.ends == pytest.approx(0.6, abs=0.2)
+    found = decomposition.statements(runs(effect=0.0), np.random.default_rng(0))
+    assert all(one.p > 0.05 and "not shown to matter" in one.text for one in found)
+
+
+def test_p_is_uniform_without_effect():
+    rng = np.random.default_rng(1)
+    p = [decomposition.permutation_p(rng.normal(size=(5, 4)), rng, 199) for _ in range(300)]
+    assert stats.kstest(p, "uniform").pvalue > 0.001
+    assert decomposition.permutation_p(np.ones((5, 4)), rng, 99) == 1.0
+    assert decomposition.friedman_p(np.ones((5, 4))) == 1.0
+
+
+def result(method: str, keep: float, explore: float) -> dict:
+    metrics = {"accuracy": 0.9, "time_total_s": 1.0, "jaccard_epochs": 0.5, "gradient_cosine": 0.9}
+    spec = {"dataset": "d", "model": "m", "method": method, "keep": keep, "seed": 0}
+    given = {"hyperparameters": {"explore": explore}, "samples": {"test": 450}}
+    return {"status": "FINISHED", "spec": spec, "metrics": metrics} | given
+
+
+def test_only_different_decompositions_are_compared():
+    results = [
+        result("orderdp", 0.3, 0.8),
+        result("orderdp[explore=0.3]", 0.3, 0.3),
+        result("orderdp[explore=0.2]", 0.3, 0.2),  # the same as 0.3
+        result("orderdp[explore=0.5,score=entropy]", 0.3, 0.5),
+        result("uniform", 0.3, 0.0),
+    ]
+    assert decomposition.frame(results)["explore"].tolist() == [0.8, 0.3]
+    with pytest.raises(UsageError, match="dpbench run figure4"):
+        decomposition.statements(decomposition.frame([]), np.random.default_rng(0))
+
+
+def test_the_figure_has_its_four_panels():
+    assert len(decomposition.figure(runs(0.5)).axes) == 4

@@ -1,0 +1,90 @@
+"""Jobs in worker processes: results, exceptions, workers that die, and stopping early."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dpbench.errors import RunFailed
+from dpbench.executors import run_all
+
+
+def work(job: tuple[str, Any]) -> Any:
+    """Do as the job says."""
+    kind, value = job
+    match kind:
+        case "die":
+            time.sleep(0.3)
+            os._exit(7)
+        case "raise":
+            raise ValueError(value)
+        case "unpicklable":
+            return lambda: value
+        case "threads":
+            return torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+        case "wait":
+            Path(value, str(os.getpid())).touch()
+            time.sleep(120)
+    return value, os.getpid()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_every_job_comes_back_once_with_its_result_or_exception() -> None:
+    jobs = [("value", 1), ("raise", "on purpose"), ("value", 2), ("unpicklable", 0), ("value", 3), ("threads", 0)]
+    outcomes = dict(run_all(work, jobs, workers=2, threads=1))
+    assert outcomes.keys() == set(jobs)
+    assert [outcomes["value", i][0] for i in (1, 2, 3)] == [1, 2, 3]
+    assert os.getpid() not in {outcomes["value", i][1] for i in (1, 2, 3)}
+    assert isinstance(outcomes["raise", "on purpose"], ValueError)
+    assert str(outcomes["raise", "on purpose"]) == "on purpose"
+    assert isinstance(outcomes["unpicklable", 0], Exception)
+    assert outcomes["threads", 0][0] == 1
+
+
+def test_a_worker_that_dies_fails_its_own_job_only() -> None:
+    jobs = [("value", 1), ("die", 0), ("value", 2), ("die", 1), ("value", 3)]
+    found = list(run_all(work, jobs, workers=2))
+    assert sorted(job for job, _ in found) == sorted(jobs)
+    for job, outcome in found:
+        if job[0] == "die":
+            assert isinstance(outcome, RunFailed)
+            assert str(outcome).startswith("the worker process died")
+        else:
+            assert outcome[0] == job[1]
+
+
+def test_a_worker_that_dies_while_the_caller_is_busy() -> None:
+    """The pool is found broken when the next job is handed to it."""
+    found = []
+    for job, outcome in run_all(work, [("value", 1), ("die", 0), ("value", 2)], workers=2):
+        found.append(job)
+        if job == ("value", 1):
+            time.sleep(1.5)
+        assert isinstance(outcome, RunFailed) == (job[0] == "die")
+    assert sorted(found) == [("die", 0), ("value", 1), ("value", 2)]
+
+
+def test_leaving_early_stops_the_workers(tmp_path: Path) -> None:
+    iterator = run_all(work, [("value", 1), ("wait", str(tmp_path)), ("wait", str(tmp_path))], workers=2)
+    job, (_, pid) = next(iterator)
+    assert job == ("value", 1)
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.05)
+    iterator.close()
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert not any(alive(pid) for pid in [pid, *pids])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_jobs(workers: int) -> None:
+    assert list(run_all(work, [], workers)) == []

@@ -1,0 +1,170 @@
+"""The building blocks of subset selection, each against the direct computation with whole matrices."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+
+from dpbench import greedy as blocks
+from dpbench.greedy import vectors
+
+
+def points(n=60, d=5, seed=0):
+    return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(n=40, classes=4, d=3, seed=0):
+    logits, labels = points(n, classes, seed), torch.arange(n) % classes
+    return logits, labels, points(n, d, seed + 100)
+
+
+def naive(value, n, k):
+    """Plain greedy: evaluate the set function of every candidate at every step."""
+    picks: list[int] = []
+    for _ in range(k):
+        picks.append(max((i for i in range(n) if i not in picks), key=lambda i: value([*picks, i])))
+    return picks
+
+
+def test_factored_gradients_are_those_of_autograd():
+    _, labels, h = gradients()
+    weight = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    losses = torch.nn.functional.cross_entropy(h @ weight.T + bias, labels, reduction="none")
+    rows = [torch.cat([x.flatten() for x in torch.autograd.grad(v, (weight, bias), retain_graph=True)]) for v in losses]
+    full = torch.stack(rows)
+    g = blocks.last_layer((h @ weight.T + bias).detach(), labels, h)
+    some, others = torch.tensor([3, 0, 17]), torch.tensor([1, 39])
+    torch.testing.assert_close(g.products(some), full[some] @ full.T)
+    torch.testing.assert_close(g.products(some, others), full[some] @ full[others].T)
+    torch.testing.assert_close(g.squares(), full.square().sum(1))
+    mean = full.mean(0)
+    torch.testing.assert_close(g.dot(g.sum() / 40), full @ mean)
+    distance, cosine = torch.cdist(full, full), torch.nn.functional.cosine_similarity(full[:, None], full, dim=2)
+    torch.testing.assert_close(blocks.squared_distance(g)(some), distance[some].square(), atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(blocks.similarity(g)(some, others), 0.5 + 0.5 * cosine[some][:, others])
+
+
+def test_error_of_confident_samples_does_not_cancel():
+    logits = torch.tensor([[30.0, 0.0, 1.0]])
+    g = blocks.last_layer(logits, torch.tensor([0]), torch.zeros(1, 2))
+    expected = torch.tensor([0.0, 1.0, np.e]) * np.exp(-30.0)
+    expected[0] = -expected.sum()
+    torch.testing.assert_close(g.e[0], expected.float(), rtol=1e-2, atol=0)
+    assert float(logits.softmax(1)[0, 0]) - 1 == 0  # what single precision makes of it
+
+
+def test_symmetric_kl():
+    log_p = points(12, 4).log_softmax(1)
+    p = log_p.exp()
+    kl = (p[:, None] * (log_p[:, None] - log_p)).sum(2)
+    torch.testing.assert_close(blocks.symmetric_kl(points(12, 4))(torch.arange(12)), (kl + kl.T) / 2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lazy_greedy_picks_what_naive_greedy_picks(seed, monkeypatch):
+    monkeypatch.setattr(blocks, "POOL", 6)  # so small that candidates leave it and come back
+    monkeypatch.setattr(blocks, "BLOCK", 300)
+    x = points(50, 3, seed)
+    s = 0.5 + 0.5 * torch.nn.functional.cosine_similarity(x[:, None], x, dim=2)
+    picks, owner = blocks.facility_location(blocks.similarity(vectors(x)), 50, 15)
+    assert len(picks.unique()) == 15
+    covered = torch.zeros(50, dtype=torch.float64)
+    for pick in picks.tolist():  # the largest gain, or as large: two samples that cover only each other tie
+        gain = (s - covered).clamp(min=0).sum(1)
+        assert float(gain[pick]) == pytest.approx(float(gain.max()), abs=1e-9)
+        covered = torch.maximum(covered, s[pick])
+    torch.testing.assert_close(s[picks[owner], torch.arange(50)], s[picks].amax(0))
+    assert picks[owner[picks]].tolist() == picks.tolist()
+    assert len(blocks.facility_location(blocks.similarity(vectors(x)), 50, 50)[0].unique()) == 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("ahead", [1, 64])
+def test_rows_computed_ahead_change_nothing(seed, ahead, monkeypatch):
+    monkeypatch.setattr(blocks, "AHEAD", ahead)
+    x = points(60, 4, seed)
+    d = torch.cdist(x, x)
+    centres = [7]
+    while len(centres) < 20:
+        centres.append(int(d[centres].amin(0).argmax()))
+    assert blocks.k_center(blocks.euclidean(x), 60, 20, 7).tolist() == centres
+    herd = naive(lambda chosen: -float((len(chosen) * x.mean(0) - x[chosen].sum(0)).norm()), 60, 20)
+    assert blocks.herding(x, 20).tolist() == herd
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_matching_pursuit(ridge, seed):
+    logits, labels, h = gradients(seed=seed)
+    g = blocks.last_layer(logits, labels, h)
+    full = torch.einsum("ic,id->icd", g.e, g.f).flatten(1)
+    target = full.mean(0)
+    picks, weights = blocks.matching_pursuit(g, g.sum() / 40, 20, ridge)
+    chosen: list[int] = []
+    residual = target
+    while len(chosen) < 20:
+        along = full @ residual
+        along[chosen] = -np.inf
+        chosen.append(int(along.argmax()))
+        a = full[chosen]
+        w = torch.linalg.solve(a @ a.T + ridge * torch.eye(len(chosen)), a @ target)
+        residual = target - w @ a
+    assert picks.tolist() == chosen
+    stacked = np.vstack([a.numpy().T, ridge**0.5 * np.eye(20)])
+    best = nnls(stacked, np.concatenate([target.numpy(), np.zeros(20)]))[0]
+    np.testing.assert_allclose(weights.numpy(), best, atol=1e-6)
+
+
+def test_non_negative():
+    a, b = points(30, 12), points(30, 1, 4)[:, 0]
+    best = nnls(a.numpy(), b.numpy())[0]
+    assert 0 < (best == 0).sum() < 12
+    got = blocks.non_negative(a.T @ a, a.T @ b, torch.zeros(12, dtype=torch.float64))
+    np.testing.assert_allclose(got, best, atol=1e-7)
+
+
+def test_kronecker_inverse():
+    logits, labels, h = gradients()
+    g = blocks.last_layer(logits, labels, h)
+    p = logits.softmax(1)
+    a = torch.stack([q.diag() - q.outer(q) for q in p]).mean(0)
+    b = (g.f[:, :, None] * g.f[:, None]).mean(0)
+    a, b = (m + 0.1 * m.diag().mean() * torch.eye(len(m), dtype=m.dtype) for m in (a, b))
+    full = torch.einsum("ic,id->icd", g.e, g.f).flatten(1)
+    expected = torch.linalg.solve(torch.kron(a, b), full.T).T
+    got = blocks.kronecker_inverse(g, logits, 0.1)
+    torch.testing.assert_close(torch.einsum("ic,id->icd", got.e, got.f).flatten(1), expected)
+
+
+def test_neighbours(monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    x = points(30, 3)
+    d = torch.cdist(x, x).fill_diagonal_(np.inf)
+    near, which = blocks.neighbours(x, 4)
+    torch.testing.assert_close(near, d.sort(1).values[:, :4])
+    assert torch.equal(which, d.argsort(1)[:, :4])
+    assert blocks.neighbours(x[:3], 9)[1].shape == (3, 2)
+
+
+def test_k_means_is_a_fixed_point_and_finds_separate_clusters():
+    x = torch.cat([points(20, 2) + 100 * c for c in range(3)])
+    best = np.inf
+    for seed in range(8):  # random starts: the best of a few
+        centres, cluster = blocks.k_means(x, 3, torch.Generator().manual_seed(seed))
+        assert torch.equal(cluster, torch.cdist(x, centres).argmin(1))
+        for c in cluster.unique():
+            torch.testing.assert_close(centres[c], x[cluster == c].mean(0))
+        best = min(best, float((x - centres[cluster]).square().sum()))
+    parts = x.view(3, 20, 2)
+    assert best == pytest.approx(float((parts - parts.mean(1, keepdim=True)).square().sum()))
+
+
+def test_guard(monkeypatch):
+    blocks.guard("small", 1e6, 1e6)
+    with pytest.raises(TimeoutError, match=r"big would take about .* hours.*balanced=true"):
+        blocks.guard("big", 1e18, 1)
+    with pytest.raises(MemoryError, match=r"wide would take about 3.73e\+03 GB"):
+        blocks.guard("wide", 1, 1e12)
+    monkeypatch.setenv("DPBENCH_SELECT_GB", "1e5")
+    blocks.guard("wide", 1, 1e12)

@@ -1,0 +1,195 @@
+"""A grid whose process is killed, or stopped by Ctrl-C: nothing runs on, nothing is lost, the numbers are the same."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from dpbench import grid as grids
+from dpbench import runner, store
+from dpbench.errors import UsageError
+from dpbench.spec import RunSpec, read_grid
+
+GRID = """\
+datasets: ["synthetic[n=2000,n_test=100,d=64]"]
+models: ["mlp[width=16]"]
+methods: [full, uniform, orderdp, infobatch, "el2n[at_epoch=2]", selective_backprop]
+keep: [0.4]
+seeds: 2
+recipe: {epochs: 8, batch_size: 16, lr: 0.05}
+probe: {every: 4, samples: 64}
+"""
+CELLS = 12
+
+
+def results(home: Path) -> dict[str, dict[str, Any]]:
+    """The results that are there, by hash."""
+    return {path.parent.name: store.read_json(path) for path in home.glob("runs/*/result.json")}
+
+
+def done(home: Path) -> set[str]:
+    return {path.parent.name for path in home.glob("runs/*/done")}
+
+
+def numbers(result: dict[str, Any]) -> str:
+    """What the seed decides."""
+    metrics = {name: value for name, value in result["metrics"].items() if "time" not in name and "memory" not in name}
+    curves = [[record[name] for name in ("accuracy", "loss_train", "samples_backward")] for record in result["epochs"]]
+    return json.dumps([metrics, curves, result["diagnostics"]])
+
+
+def children(pid: int) -> list[int]:
+    """The processes under `pid`, theirs too."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        except OSError:
+            continue
+        if int(fields["PPid"]) == pid and not fields["State"].startswith("Z"):
+            found += [int(fields["Pid"]), *children(int(fields["Pid"]))]
+    return found
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def start(home: Path) -> subprocess.Popen[str]:
+    """`dpbench run` in the background, its output in a file."""
+    with (home / "output").open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dpbench.cli", "run", "small.yaml", "--jobs", "2"],
+            cwd=home,
+            env=os.environ | {"DPBENCH_HOME": str(home)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+@pytest.fixture
+def small(tracked_home: Path) -> Path:
+    """A home with the grid's file in it."""
+    (tracked_home / "small.yaml").write_text(GRID)
+    return tracked_home
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The numbers of all cells, run one after the other in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPBENCH_HOME", str(tmp_path_factory.mktemp("undisturbed")))
+        runs = read_grid(GRID, "small.yaml", "small").runs()
+        return {spec.hash: numbers(runner.run(spec, torch.device("cpu"))) for spec in runs}
+
+
+def stop_in_the_middle(home: Path, how: signal.Signals) -> tuple[int, list[int]]:
+    """Run the grid until a few cells are done, then signal its process; return its exit code and its workers."""
+    process = start(home)
+    wait_until(lambda: len(done(home)) >= 3 or process.poll() is not None)
+    workers = children(process.pid)
+    process.send_signal(how)
+    code = process.wait()
+    assert workers
+    return code, workers
+
+
+def test_kill_9_and_the_same_command_again(small: Path, undisturbed: dict[str, str]) -> None:
+    _, workers = stop_in_the_middle(small, signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
+    finished = done(small)
+    assert 3 <= len(finished) < CELLS
+    before = {key: (result["started"], numbers(result)) for key, result in results(small).items() if key in finished}
+    files = {path: path.stat().st_mtime_ns for key in finished for path in (small / "runs" / key).iterdir()}
+    assert start(small).wait() == 0, (small / "output").read_text()
+    after = results(small)
+    assert done(small) == after.keys() == undisturbed.keys()
+    assert {key: (after[key]["started"], numbers(after[key])) for key in finished} == before
+    assert {path: path.stat().st_mtime_ns for path in files} == files, "finished cells are not run again"
+    assert {key: numbers(result) for key, result in after.items()} == undisturbed
+    assert not list(small.glob("runs/*/checkpoint.pt"))
+    assert not list(small.glob("runs/*/.*")), "no half-written files"
+
+
+def test_ctrl_c_stops_cleanly(small: Path, undisturbed: dict[str, str]) -> None:
+    code, workers = stop_in_the_middle(small, signal.SIGINT)
+    output = (small / "output").read_text()
+    assert code == 130, output
+    assert "stopped; finished runs are kept, the same command continues" in output
+    assert "Traceback" not in output
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
+    finished = results(small)
+    assert {key: numbers(result) for key, result in finished.items()}.items() <= undisturbed.items()
+
+
+# the grid's bookkeeping
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, ran: list[Any]) -> None:
+    """Let jobs run in this process, and write them down."""
+
+    def run_all(do: Callable[[Any], Any], jobs: list[Any], workers: int, threads: int) -> Any:
+        for job in jobs:
+            ran.append(job.work)
+            yield job, do(job)
+
+    monkeypatch.setattr(grids, "run_all", run_all)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def test_proxies_go_first_are_merged_and_only_missing_cells_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+    run_here(monkeypatch, ran)
+    text = GRID.replace("n=2000", "n=100").replace("selective_backprop", "'el2n[at_epoch=3]'")
+    grid = read_grid(text, "small.yaml", "small")
+    cells = grids.run_grid(grid, quiet(), jobs=1, device=torch.device("cpu"))
+    proxies = [work for work in ran if not isinstance(work, RunSpec)]
+    assert [len(requests) for requests in proxies] == [2, 2], "one training a seed serves both"
+    assert ran[:2] == proxies
+    assert [spec.method.startswith("el2n") for spec in ran[2:]] == [False] * 8 + [True] * 4
+    assert {spec.hash for spec in ran[2:]} == cells.keys()
+    ran.clear()
+    [gone, *_] = [key for key, spec in cells.items() if spec.method == "uniform"]
+    shutil.rmtree(store.run_folder(gone))
+    assert grids.run_grid(grid, quiet(), device=torch.device("cpu")) == cells
+    assert [spec.hash for spec in ran] == [gone]
+    read, listed = grids.read_manifest("small")
+    assert (read, listed) == (grid, cells)
+    assert grids.results(listed).keys() == cells.keys()
+
+
+def test_a_grid_that_was_never_run(home: Path) -> None:
+    with pytest.raises(UsageError, match=r"no grid 'small' was run under .*; try: dpbench run small"):
+        grids.read_manifest("small")
+    grid = read_grid(GRID, "other.yaml", "other")
+    grids.write_manifest(grid, {spec.hash: spec for spec in grid.runs()})
+    with pytest.raises(UsageError, match="grids that were: other"):
+        grids.read_manifest("small")
+
+
+def test_missing_files_are_told_before_any_work(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+    run_here(monkeypatch, ran)
+    text = GRID.replace('"synthetic[n=2000,n_test=100,d=64]"', "digits, fashion_mnist")
+    with pytest.raises(UsageError, match="no train-images"):
+        grids.run_grid(read_grid(text, "g.yaml", "g"), quiet(), data_root=tmp_path)
+    assert ran == []
+    assert not (home / "grids").exists()

@@ -1,0 +1,372 @@
+"""The leaderboard: what a row says, what it is compared with, and how it is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from scipy import stats as scipy_stats
+from synthetic_board import N, around, make, usual
+from typer.testing import CliRunner
+
+from dpbench import board as boards
+from dpbench import duel, leaderboard, overlap, published, render, report, store, verdicts
+from dpbench.board import Board
+from dpbench.cli import app
+from dpbench.errors import UsageError
+
+
+def row(board: Board, method: str, keep: float = 0.5) -> dict[str, Any]:
+    table = board.table
+    return leaderboard.records(table[(table["method"] == method) & (table["keep"] == keep)])[0]
+
+
+def shown(thing: Any) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(thing)
+    return console.export_text()
+
+
+# what a row says
+
+
+def test_rows_are_ranked_by_the_last_epoch_within_their_keep() -> None:
+    board = make(
+        {("a", 0.5): [0.8, 0.8], ("b", 0.5): [0.9, 0.9], ("c", 0.3): [0.1, 0.1]}, {"a": {"accuracy_best_epoch": 1}}
+    )
+    ranks = dict(zip(board.table["method"], board.table["rank"], strict=True))
+    assert ranks == {"a": 2, "b": 1, "c": 1}
+
+
+def test_missing_and_failed_runs_are_shown() -> None:
+    board = make({("a", 0.5): [0.8, None], ("b", 0.5): ["it broke", "it broke"], ("c", 0.5): [None, None]})
+    assert [(row(board, m)["seeds"], row(board, m)["failed"], row(board, m)["missing"]) for m in "abc"] == [
+        (1, 0, 1),
+        (0, 2, 0),
+        (0, 0, 2),
+    ]
+    assert pd.isna(row(board, "b")["rank"])
+    assert row(board, "b")["reason"] == "it broke"
+    text = shown(render.screen(board))
+    assert "FAILED" in text
+    assert "missing" in text
+    assert "1/2" in text
+
+
+def test_difference_to_random_is_the_paired_one_in_points() -> None:
+    board = usual()
+    found = row(board, "orderdp", 0.3)
+    a, b = (np.array(around(mean, noise)) for mean, noise in ((0.92, 0.1), (0.90, 0.0)))
+    test = scipy_stats.ttest_rel(100 * a, 100 * b)
+    interval = test.confidence_interval()
+    assert found["difference_uniform"] == pytest.approx(2.0)
+    assert found["difference_uniform_ci95"] == pytest.approx((interval.high - interval.low) / 2)
+    assert found["difference_uniform_p"] == pytest.approx(8 * test.pvalue)  # Holm over four methods at two keeps
+    assert found["difference_full"] == pytest.approx(-3.0)
+
+
+def test_verdicts() -> None:
+    board = usual()
+    texts = {
+        method: row(board, method)["verdict_uniform"]
+        for method in ("orderdp", "el2n", "infobatch", "uniform", "small_loss")
+    }
+    assert texts == {
+        "orderdp": "better than random",
+        "el2n": "worse than random",
+        "infobatch": "not separable from random",
+        "uniform": "",
+        "small_loss": "not separable from random",
+    }
+    assert row(board, "full", 1.0)["verdict_full"] == ""
+    assert row(board, "uniform")["verdict_full"] == "worse than full"
+
+
+def test_no_verdict_under_three_seeds() -> None:
+    board = make({("full", 1.0): [0.95, 0.95], ("uniform", 0.5): [0.5, 0.5], ("a", 0.5): [0.9, 0.9]})
+    assert row(board, "a")["verdict_uniform"] == verdicts.stats.NO_VERDICT
+    assert row(board, "a")["equivalence_full"] == verdicts.stats.NO_VERDICT
+
+
+@pytest.mark.parametrize(("delta", "verdict"), [(2.0, "equivalent"), (0.5, "not shown equivalent")])
+def test_equivalence_uses_the_grids_delta(delta: float, verdict: str) -> None:
+    board = make({("full", 1.0): around(0.95), ("a", 0.5): around(0.945, noise=0.1)}, delta=delta)
+    assert row(board, "a")["equivalence_full"] == f"{verdict} to full within {delta:g}"
+
+
+def test_unpaired_seeds_are_not_compared() -> None:
+    board = make({("uniform", 0.5): [0.5, 0.5, 0.5, None, None], ("a", 0.5): [None, None, None, 0.9, 0.9]})
+    assert np.isnan(row(board, "a")["difference_uniform"])
+    assert row(board, "a")["verdict_uniform"] == verdicts.stats.NO_VERDICT
+
+
+def test_rank_interval_is_narrow_where_every_seed_agrees() -> None:
+    board = make({("a", 0.5): around(0.9), ("b", 0.5): around(0.8), ("c", 0.5): around(0.8, noise=0.5)})
+    assert (row(board, "a")["rank_low"], row(board, "a")["rank_high"]) == (1, 1)
+    assert row(board, "b")["rank_low"] < row(board, "b")["rank_high"]
+
+
+def test_a_method_with_missing_seeds_has_no_rank_interval_and_costs_the_others_nothing() -> None:
+    board = make({("a", 0.5): around(0.9), ("b", 0.5): [*around(0.8, seeds=4), None]})
+    assert np.isnan(row(board, "b")["rank_low"])
+    assert row(board, "a")["rank_high"] == 1
+
+
+def test_cost_counts_two_for_a_backward_pass_and_the_proxy() -> None:
+    spent = {"samples_forward": 4 * N, "samples_backward": N, "samples_proxy": N, "samples_proxy_forward": 2 * N}
+    board = make({("full", 1.0): [0.9], ("a", 0.5): [0.9]}, {"a": spent})
+    found = row(board, "a")
+    assert found["cost"] == pytest.approx((4 + 2) / (3 * 4))
+    assert found["cost_with_proxy"] == pytest.approx((4 + 2 + 2 + 2) / (3 * 4))
+    assert found["speedup_ideal"] == pytest.approx(12 / 10)
+    assert found["speedup"] == pytest.approx(2.0)
+
+
+def test_pareto_front_is_of_cost_and_accuracy_over_all_keeps() -> None:
+    board = make({("full", 1.0): [0.9], ("a", 0.5): [0.9], ("b", 0.5): [0.8], ("c", 0.3): [0.7]})
+    front = {method for method, on in zip(board.table["method"], board.table["pareto"], strict=True) if on}
+    assert front == {"a", "c"}
+
+
+def test_coverage_is_unknown_while_a_seed_has_not_seen_all() -> None:
+    board = make({("a", 0.5): [0.9, 0.9], ("b", 0.1): [0.9, 0.9]})
+    assert row(board, "a")["coverage_epochs"] == 2
+    assert np.isnan(row(board, "b", 0.1)["coverage_epochs"])
+    assert row(board, "b", 0.1)["never_used"] == 60
+
+
+def test_time_to_randoms_accuracy() -> None:
+    board = make({("uniform", 0.5): [0.90, 0.90], ("a", 0.5): [0.92, 0.92], ("b", 0.5): [0.89, 0.92]})
+    assert row(board, "a")["time_to_random_s"] == pytest.approx(1.0)  # the second of epochs of half a second
+    assert np.isnan(row(board, "b")["time_to_random_s"])
+
+
+def test_spread_and_correlation_come_from_the_epochs() -> None:
+    board = make({("a", 0.5): [0.9, 0.92]})
+    found = row(board, "a")
+    assert found["accuracy_spread_last"] == pytest.approx(np.std([0.89, 0.9], ddof=1))
+    assert found["accuracy_std"] == pytest.approx(np.std([0.9, 0.92], ddof=1))
+    assert found["gradient_norm_r"] == pytest.approx(-1)
+    assert -1 < found["gradient_norm_r_pooled"] < 0
+    assert found["accuracy_worst_class"] == pytest.approx(0.81)
+
+
+def test_order_of_runs_changes_nothing() -> None:
+    board = usual()
+    shuffled = Board(
+        board.grid,
+        dict(reversed(board.cells.items())),
+        dict(reversed(board.results.items())),
+        board.overlap,
+    )
+    pd.testing.assert_frame_equal(board.table, shuffled.table)
+
+
+def test_over_datasets() -> None:
+    one, two = (
+        make({("a", 0.5): around(0.9), ("uniform", 0.5): around(0.8)}, datasets=sets) for sets in (("x",), ("x", "y"))
+    )
+    assert one.across.empty
+    assert "at least 5" in one.across_reason
+    found = two.across.set_index("method")
+    assert found.loc["a", "rank"] == 1
+    assert found.loc["a", "beats_random"] == 1
+    assert found.loc["uniform", "iqm"] == pytest.approx(80, abs=0.1)
+
+
+# who selects the same samples
+
+
+def test_overlap_of_seeds_and_methods(home: Path) -> None:
+    board = make({("a", 0.5): [0.9, 0.9], ("b", 0.5): [0.9, 0.9]})
+    chosen = {"a": [[0, 1], [2, 3]], "b": [[1, 2]]}  # b is over after one epoch
+    for key, spec in board.cells.items():
+        selections = [torch.tensor(epoch) + spec.seed for epoch in chosen[spec.method]]
+        store.write_selections(store.run_folder(key) / "selections.npz", selections, 8, {})
+    found = overlap.of_results(board.results.values())
+    assert found.seeds[("digits", "cnn", "a", 0.5)] == pytest.approx((1 / 3, 0.5 / 3.5))
+    assert found.methods[["method", "other", "jaccard"]].to_numpy().tolist() == [["a", "b", pytest.approx(1 / 3)]]
+
+
+# how it is written
+
+
+def test_json_has_null_for_what_is_not_known() -> None:
+    rows = json.loads(render.text(usual(), "json"))
+    assert rows[0]["method"] == "full" or rows[0]["rank"] == 1
+    assert next(r for r in rows if r["method"] == "uniform")["difference_uniform"] is None
+    assert all(isinstance(r["pareto"], bool) for r in rows)
+
+
+def test_csv_can_be_read_back() -> None:
+    board = usual()
+    lines = list(csv.DictReader(io.StringIO(render.text(board, "csv"))))
+    assert [line["method"] for line in lines] == list(board.table["method"])
+    assert float(lines[0]["accuracy_mean"]) == board.table["accuracy_mean"][0]
+
+
+def test_markdown_and_latex_keep_names_as_text() -> None:
+    board = make({("a|b<i>_$&", 0.5): [0.9, 0.9]})
+    assert r"a\|b&lt;i&gt;_$&amp;" in render.text(board, "markdown")
+    assert r"a|b$<$i$>$\_\$\&" in render.text(board, "latex")
+
+
+def test_findings_stand_below_the_table() -> None:
+    assert "failed runs: small_loss at 0.3, small_loss at 0.5: 1 of 5 runs failed" in shown(render.screen(usual()))
+
+
+def test_results_file_gives_the_same_board() -> None:
+    board = usual(overlap=overlap.Overlap({("digits", "cnn", "orderdp", 0.5): (0.4, 0.3)}))
+    packed = boards.pack(board)
+    again = boards.unpack(packed)
+    assert boards.pack(again) == packed
+    pd.testing.assert_frame_equal(again.table, board.table)
+    assert row(again, "orderdp")["jaccard_seeds"] == 0.4
+    assert again.checked_in
+
+
+def test_files_are_made_again_only_when_results_changed(home: Path) -> None:
+    board = make({("full", 1.0): [0.9, 0.9], ("uniform", 0.5): [0.8, 0.8]})
+    made = report.files(board)
+    assert {path.suffix for path in made} == {".png", ".pdf", ".json", ".csv", ".md", ".tex", ".html", ".gz"}
+    times = {path: path.stat().st_mtime_ns for path in made}
+    assert {path: path.stat().st_mtime_ns for path in report.files(board)} == times
+    less = Board(board.grid, board.cells, dict(list(board.results.items())[:-1]), board.overlap)
+    assert report.files(less)[-1].stat().st_mtime_ns > times[made[-1]]
+
+
+@pytest.fixture
+def checked_in(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
+    """A board whose results come with dpbench, as the grid `made`."""
+    packed = tmp_path / "results" / "made" / "results.json.gz"
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(boards.pack(usual()))
+    monkeypatch.setattr(boards, "files", lambda package: tmp_path)
+    return boards.load("made")
+
+
+def test_checked_in_results_are_shown_where_the_grid_was_not_run(checked_in: Board) -> None:
+    assert checked_in.checked_in
+    done = CliRunner().invoke(app, ["leaderboard", "made"])
+    assert done.exit_code == 0
+    assert "was not run here" in done.stderr
+    assert "orderdp" in done.stdout
+    assert not (store.home() / "mlflow.db").exists()
+    with pytest.raises(UsageError, match="no grid 'other'"):
+        boards.load("other")
+
+
+@pytest.mark.parametrize(
+    ("form", "start"),
+    [("html", "<!doctype html>"), ("csv", "rank,dataset"), ("latex", "\\begin{tabular}"), ("table", "digits, cnn")],
+)
+def test_output_goes_to_a_file(checked_in: Board, tmp_path: Path, form: str, start: str) -> None:
+    file = tmp_path / "a folder" / "board"
+    done = CliRunner().invoke(app, ["leaderboard", "made", "-f", form, "-o", str(file)])
+    assert done.exit_code == 0
+    assert done.stdout == ""
+    assert file.read_text().startswith(start)
+
+
+def test_results_format_is_what_is_checked_in(checked_in: Board, tmp_path: Path) -> None:
+    file = tmp_path / "results.json.gz"
+    CliRunner().invoke(app, ["leaderboard", "made", "-f", "results", "-o", str(file)])
+    assert file.read_bytes() == boards.pack(checked_in)
+    assert isinstance(CliRunner().invoke(app, ["leaderboard", "made", "-f", "results"]).exception, UsageError)
+
+
+# published figures
+
+
+def published_line(method: str, prune_ratio: str, value: float, **changes: Any) -> dict[str, Any]:
+    line = {"paper": "P", "table": "1", "dataset": "Digits", "model": "CNN", "method": method, "kind": "dynamic"}
+    line |= {
+        "prune_ratio": prune_ratio,
+        "metric": "top1_acc",
+        "value": value,
+        "std": None,
+        "source": "s",
+        "verified": "yes",
+    }
+    return line | changes
+
+
+def test_published_figures_are_told_apart() -> None:
+    lines = [
+        published_line("OrderDP", "0.5", 94.0),
+        published_line("Random (static)", "0.5", 90.0),
+        published_line("Full", "0", 95.0),
+        published_line("SeTa", "0.5", 94.0),
+        published_line("OrderDP", "r=0.5 (nominal)", 94.0),
+        published_line("OrderDP", "0.5", 94.0, metric="best_top1_acc"),
+        published_line("OrderDP", "0.5", 94.0, dataset="CIFAR-10"),
+    ]
+    found = published.beside(usual().table, 0.5, pd.DataFrame(lines))
+    assert list(found["status"]) == ["reproduced", "differs by +2.00", "reproduced", "not run", "not run"]
+
+
+def test_published_files_name_their_source() -> None:
+    figures = published.read()
+    assert len(figures) == 392
+    assert figures["source"].notna().all()
+    assert figures["verified"].notna().all()
+
+
+# two methods head to head
+
+
+def test_compare_shows_the_paired_difference() -> None:
+    text = shown(duel.screen(usual(), "orderdp", "uniform"))
+    assert "orderdp - uniform: +2.00 ± " in text
+    assert "better than uniform" in text
+    assert "94.00" in text
+
+
+def test_compare_on_the_command_line(checked_in: Board) -> None:
+    done = CliRunner().invoke(app, ["compare", "orderdp", "el2n", "--grid", "made"])
+    assert "orderdp - el2n: +4.00" in done.stdout
+    assert "--grid" in str(CliRunner().invoke(app, ["compare", "orderdp", "el2n"]).exception)
+
+
+def test_compare_with_full_takes_every_keep() -> None:
+    text = shown(duel.screen(usual(), "orderdp", "full"))
+    assert text.count("worse than full") == 2
+
+
+def test_compare_names_what_there_is() -> None:
+    with pytest.raises(UsageError, match="it has el2n, full, infobatch"):
+        duel.screen(usual(), "orderdp", "absent")
+
+
+# MLflow
+
+
+def test_mlflow_has_a_run_a_row_and_the_files_once(home: Path, tmp_path: Path) -> None:
+    from dpbench.track import COLUMNS, Tracker
+
+    board = make({("uniform", 0.5): around(0.92), ("orderdp", 0.5): around(0.94, noise=0.1)})
+    file = tmp_path / "figure.png"
+    file.write_bytes(b"x")
+    tracker = Tracker()
+    for _ in range(2):
+        key = tracker.send_leaderboard("made", "0", board.table, "note", [file])
+    runs = tracker.client.search_runs([key])
+    assert len(runs) == len(board.table)
+    holders = [run.info.run_id for run in runs if tracker.client.list_artifacts(run.info.run_id)]
+    assert len(holders) == 1
+    tags = tracker.client.get_experiment(key).tags
+    assert holders[0] in tags["mlflow.note.content"]
+    best = next(run for run in runs if run.data.params["method"] == "orderdp")
+    assert best.data.tags["to random"].startswith("+2.00 ± ")
+    assert best.data.tags["verdict_uniform"] == "better than random"
+    for column in COLUMNS:
+        kind, name = column.rstrip("`").split(".`")
+        assert name in getattr(best.data, kind)

@@ -1,0 +1,71 @@
+"""The protocol lint: each departure from the protocol is found, and a clean grid has none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from synthetic_board import around, make
+
+from dpbench.board import Board
+from dpbench.lint import Finding
+
+CONTROLS = {("full", 1.0): around(0.9), ("uniform", 0.5): around(0.9)}
+
+
+def badges(board: Board) -> list[tuple[str, str | None]]:
+    return [(f.badge, f.row[2] if f.row else None) for f in board.findings]
+
+
+def with_method(values: list[Any], **metrics: float) -> Board:
+    return make(CONTROLS | {("orderdp", 0.5): values}, {"orderdp": metrics})
+
+
+def test_a_clean_grid_has_no_finding() -> None:
+    assert with_method(around(0.9)).findings == []
+
+
+@pytest.mark.parametrize(
+    ("values", "metrics", "badge"),
+    [
+        ([*around(0.9, seeds=4), None], {}, "missing cells"),
+        ([*around(0.9, seeds=4), "it broke"], {}, "failed runs"),
+        (around(0.9, seeds=4), {}, "unequal seeds"),
+        (around(0.9), {"epochs": 2}, "changed schedule"),
+        (around(0.9), {"prune_ratio": 0.3}, "other cost"),
+        (around(0.9), {"accuracy": 0.99}, "test selection"),
+    ],
+)
+def test_each_departure_has_its_badge(values: list[Any], metrics: dict[str, float], badge: str) -> None:
+    assert badges(with_method(values, **metrics)) == [(badge, "orderdp")]
+
+
+def test_few_seeds() -> None:
+    board = make({key: values[:2] for key, values in CONTROLS.items()})
+    assert badges(board) == [("few seeds", "uniform"), ("few seeds", "full")]
+
+
+def test_absent_controls() -> None:
+    board = make({("orderdp", 0.5): around(0.9)})
+    assert badges(board) == [("no control", None), ("no control", None)]
+
+
+def test_a_proxy_on_validation_data() -> None:
+    board = make(CONTROLS | {("rho_loss", 0.5): around(0.9)})
+    assert badges(board) == [("uses validation data", "rho_loss")]
+
+
+def test_mixed_machines() -> None:
+    board = with_method(around(0.9))
+    key = next(iter(board.results))
+    other = board.results[key] | {"environment": {"dpbench": "0", "torch": "0", "device": "H100"}}
+    mixed = replace(board, results=board.results | {key: other})
+    assert mixed.findings == [
+        Finding("mixed machines", "Runs were made with different device (H100, cpu): wall times are not comparable.")
+    ]
+
+
+def test_a_failure_tells_its_reason() -> None:
+    board = with_method([*around(0.9, seeds=4), "OrderDP.select returned a repeated index"])
+    assert "1 of 5 runs failed: OrderDP.select returned a repeated index" in board.findings[0].text

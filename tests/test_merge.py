@@ -1,0 +1,126 @@
+"""Merging results folders: nothing is lost, nothing is counted twice, and what disagrees is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic_board import around, make
+
+from dpbench import board as boards
+from dpbench import grid as grids
+from dpbench import store
+from dpbench.board import Board
+from dpbench.errors import UsageError
+from dpbench.merge import merge
+
+
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty results folder; $DPBENCH_HOME is another."""
+    monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "other"
+
+
+def fill(folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a board's runs and manifest into a results folder."""
+    with monkeypatch.context() as patch:
+        patch.setenv("DPBENCH_HOME", str(folder))
+        for key, result in board.results.items():
+            store.write_json(store.run_folder(key) / "result.json", result)
+            store.write(store.run_folder(key) / "checkpoint.pt", lambda file: file.write_bytes(b"a pickle"))
+            if result["status"] == "FINISHED":
+                store.write(store.run_folder(key) / "done", lambda file: file.touch())
+        content = {"grid": board.grid.model_dump(), "cells": {k: spec.model_dump() for k, spec in board.cells.items()}}
+        store.write_json(grids.manifest_path(board.grid.name), content)
+
+
+def test_runs_and_grid_are_added(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make({("full", 1.0): around(0.9)})
+    fill(other, board, monkeypatch)
+    assert vars(merge([other])) == {"added": 5, "completed": 0, "duplicates": 0, "conflicts": []}
+    assert boards.load("made").table.equals(board.table)
+    assert not list(store.home().rglob("checkpoint.pt"))
+
+
+def test_a_second_merge_finds_duplicates(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(other, make({("full", 1.0): around(0.9)}), monkeypatch)
+    merge([other])
+    assert vars(merge([other, other])) == {"added": 0, "completed": 0, "duplicates": 10, "conflicts": []}
+
+
+def test_seeds_of_two_machines_make_one_grid(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make({("full", 1.0): around(0.9), ("uniform", 0.5): around(0.8)})
+    for folder, seeds in ((store.home(), {0, 1}), (other, {2, 3, 4})):
+        cells = {key: spec for key, spec in whole.cells.items() if spec.seed in seeds}
+        results = {key: whole.results[key] for key in cells}
+        fill(folder, Board(whole.grid, cells, results, whole.overlap), monkeypatch)
+    assert merge([other]).added == 6
+    assert boards.load("made").table.equals(whole.table)
+
+
+def test_times_may_differ_and_accuracies_may_not(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = make({("full", 1.0): [0.9, 0.9]})
+    theirs = make({("full", 1.0): [0.9, 0.8]}, {"full": {"time_total_s": 99.0, "peak_memory_mb": 1.0}})
+    fill(store.home(), ours, monkeypatch)
+    fill(other, theirs, monkeypatch)
+    merged = merge([other])
+    assert merged.duplicates == 1
+    assert merged.conflicts == [
+        "run 0000000000000001 (full): accuracy 0.9 here, 0.8 there, accuracy_best_epoch 0.9 here, 0.8 there"
+    ]
+    assert boards.load("made").table.equals(ours.table)
+
+
+def test_a_finished_run_takes_the_place_of_a_failed_one(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = make({("full", 1.0): [0.9]})
+    bad = make({("full", 1.0): ["it broke"]})
+    fill(store.home(), bad, monkeypatch)
+    fill(other, good, monkeypatch)
+    assert merge([other]).completed == 1
+    assert boards.load("made").table["seeds"].tolist() == [1]
+    fill(other, bad, monkeypatch)
+    (other / "runs" / "0000000000000000" / "done").unlink()
+    assert merge([other]).duplicates == 1  # a failure takes nobody's place
+    assert boards.load("made").table["seeds"].tolist() == [1]
+
+
+def test_another_recipe_is_another_grid(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make({("full", 1.0): [0.9]})
+    fill(store.home(), board, monkeypatch)
+    recipe = board.grid.recipe.model_copy(update={"epochs": 9})
+    fill(other, Board(board.grid.model_copy(update={"recipe": recipe}), board.cells, {}, board.overlap), monkeypatch)
+    (other / "runs").mkdir(parents=True, exist_ok=True)
+    assert merge([other]).conflicts == ["grid made: another recipe there; its cells are not added"]
+
+
+def test_one_cell_with_two_sources_stays_ours(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make({("full", 1.0): [0.9]})
+    fill(store.home(), board, monkeypatch)
+    (key,) = board.cells
+    theirs = board.results[key] | {"hash": "f" * 16}
+    fill(other, Board(board.grid, {"f" * 16: board.cells[key]}, {"f" * 16: theirs}, board.overlap), monkeypatch)
+    merged = merge([other])
+    assert "another source of their method, such as full keep=1 seed=0" in merged.conflicts[0]
+    assert list(boards.load("made").cells) == [key]
+
+
+def test_a_folder_without_runs_is_refused_before_anything_is_done(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(other, make({("full", 1.0): [0.9]}), monkeypatch)
+    with pytest.raises(UsageError, match="no results folder"):
+        merge([other, other / "runs"])
+    assert not (store.home() / "runs").exists()
+
+
+def test_strangers_files_are_left_where_they_are(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(other, make({("full", 1.0): [0.9]}), monkeypatch)
+    (other / "runs" / "..evil").mkdir()
+    (other / "runs" / "0000000000000000" / "more.bin").touch()
+    (other / "grids" / "broken.json").write_text("{}")
+    merged = merge([other])
+    assert merged.conflicts[0].startswith("grid broken: cannot be read")
+    assert sorted(path.name for path in store.home().rglob("*") if path.is_file()) == [
+        "done",
+        "made.json",
+        "result.json",
+    ]

@@ -1,0 +1,606 @@
+"""A run: exact ledgers, each feature of the interface, determinism, resuming, probes, budgets, and failures."""
+
+import json
+import random
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpbench import catalog, probes, runner, store
+from dpbench.data import Loader
+from dpbench.method import sample
+from dpbench.rng import derive, generator, seeded
+from dpbench.sampler import mask
+from dpbench.spec import RunSpec
+from dpbench.train import Learner, evaluate
+
+Spec = Callable[..., RunSpec]
+Run = Callable[..., dict[str, Any]]
+CPU = torch.device("cpu")
+N, EPOCHS, BATCH = 90, 4, 16
+EIGHT = [
+    "full", "full_short", "uniform", "uniform_epoch", "orderdp", "infobatch", "el2n[at_epoch=2]", "selective_backprop"
+]  # fmt: skip
+
+
+def selections(result: dict[str, Any]) -> list[Tensor]:
+    return store.read_selections(store.run_folder(result["hash"]) / "selections.npz")[0]
+
+
+def parameters(inner: Any) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in inner.learner.network.parameters()])
+
+
+def column(result: dict[str, Any], name: str) -> list[Any]:
+    return [record[name] for record in result["epochs"]]
+
+
+def untimed(result: dict[str, Any]) -> str:
+    """All of a result that the seed decides, as text, NaN and all."""
+
+    def keep(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: keep(v) for k, v in value.items() if "time" not in k and "memory" not in k}
+        return [keep(v) for v in value] if isinstance(value, list) else value
+
+    return json.dumps({name: keep(result[name]) for name in ("metrics", "epochs", "diagnostics")})
+
+
+# the ledger
+
+
+@pytest.mark.parametrize("method", EIGHT)
+def test_ledger_counts_what_was_done(spec: Spec, run: Run, method: str) -> None:
+    result = run(spec(method))
+    metrics, chosen = result["metrics"], selections(result)
+    assert result["status"] == "FINISHED"
+    assert column(result, "samples_backward") == [len(rows) for rows in chosen]
+    for name in ("samples_forward", "samples_backward", "optimizer_steps"):
+        assert metrics[name] == sum(column(result, name))
+    assert metrics["prune_ratio"] == 1 - metrics["samples_backward"] / (N * EPOCHS)
+    assert metrics["forward_saving"] == 1 - metrics["samples_forward"] / (N * EPOCHS)
+    assert metrics["accuracy"] == column(result, "accuracy")[-1]
+    assert metrics["accuracy_best_epoch"] == max(column(result, "accuracy"))
+    assert metrics["loss_test"] == column(result, "loss_test")[-1]
+    if method != "selective_backprop":
+        assert metrics["samples_forward"] == metrics["samples_backward"]
+        assert column(result, "optimizer_steps") == [-(-len(rows) // BATCH) for rows in chosen]
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.77, 0.011])
+@pytest.mark.parametrize(
+    "method", ["orderdp", "orderdp[explore=0.4,score=margin]", "uniform", "uniform_epoch", "el2n[at_epoch=1]"]
+)
+def test_methods_of_exact_control_prune_exactly(spec: Spec, run: Run, method: str, keep: float) -> None:
+    result = run(spec(method, keep=keep, probe={"every": 0}))
+    assert result["metrics"]["prune_ratio"] == 1 - round(keep * N) / N
+    assert column(result, "samples_backward") == [round(keep * N)] * EPOCHS
+
+
+def test_full_and_full_short(spec: Spec, run: Run) -> None:
+    full, short = run(spec("full", keep=1.0)), run(spec("full_short", keep=0.5))
+    assert full["metrics"]["prune_ratio"] == 0
+    assert column(full, "samples_backward") == [N] * EPOCHS
+    assert column(short, "samples_backward") == [N] * 2
+    assert short["metrics"]["prune_ratio"] == 0.5
+    assert short["metrics"]["epochs"] == 2
+
+
+def test_infobatch_reports_what_it_really_pruned(spec: Spec, run: Run) -> None:
+    result = run(spec("infobatch", keep=0.3, epochs=8))
+    kept = column(result, "samples_backward")
+    assert kept[0] == N, "nothing was seen yet"
+    assert kept[7] == N, "the last eighth uses all data"
+    assert all(0.3 * N < k < N for k in kept[1:7])
+    assert result["metrics"]["prune_ratio"] == 1 - sum(kept) / (8 * N)
+
+
+def test_selective_backprop_forwards_all_and_the_picked_again(spec: Spec, run: Run) -> None:
+    result = run(spec("selective_backprop", keep=0.5))
+    for record in result["epochs"]:
+        assert record["samples_forward"] == N + record["samples_backward"]
+        assert 0 < record["samples_backward"] < N
+
+
+def test_el2ns_proxy_is_booked(spec: Spec, run: Run) -> None:
+    metrics = run(spec("el2n[at_epoch=2,runs=3]"))["metrics"]
+    assert metrics["samples_proxy"] == 3 * 2 * N
+    assert metrics["samples_proxy_forward"] == 3 * (2 * N + N), "a pass after the second epoch"
+    assert metrics["time_proxy_s"] > 0
+    assert metrics["time_total_s"] == pytest.approx(
+        sum(metrics[f"time_{phase}_s"] for phase in ("select", "observe", "train", "proxy"))
+    )
+
+
+def test_diagnostics_count_the_uses(spec: Spec, run: Run) -> None:
+    noisy = "synthetic[n=100,n_test=50,d=16,classes=4,label_noise=0.2]"
+    result = run(spec("uniform_epoch", dataset=noisy, keep=0.3))
+    found, chosen = result["diagnostics"], torch.cat(selections(result))
+    uses = torch.bincount(chosen, minlength=N)
+    assert found["uses_histogram"] == torch.bincount(uses).tolist()
+    assert (found["never_used"], found["uses"]["max"]) == (int((uses == 0).sum()), int(uses.max()))
+    data = runner.load_data(noisy, None)
+    assert found["noisy_share"] == pytest.approx(float(data.noisy[chosen].float().mean()))
+    assert found["coverage"][-1] == len(chosen.unique()) / N
+    labels = data.train.labels
+    for c, kept in enumerate(found["kept_per_class"]):
+        assert kept == pytest.approx(int((labels[chosen] == c).sum()) / int((labels == c).sum()) / EPOCHS)
+    assert found["accuracy_worst_class"] == min(found["accuracy_per_class"])
+
+
+# each feature of the interface, by a method made for it
+
+
+def test_weights_and_lr_scale_scale_the_step(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
+    """Without momentum and decay twice the weight is twice the rate, to the bit since 2 is a power of 2."""
+    plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    expected = parameters(trained(spec("full", lr=0.2, **plain)))
+    assert torch.equal(parameters(trained(spec("made:Weighted[weight=2.0]", **plain))), expected)
+    assert torch.equal(parameters(trained(spec("made:Scaled[scale=2.0]", **plain))), expected)
+    for method in ("made:Weighted[weight=1.0]", "made:Scaled[scale=1.0]"):
+        assert not torch.equal(parameters(trained(spec(method, **plain))), expected)
+
+
+def test_the_first_step_is_the_closed_form(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
+    plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "schedule": "cosine"}
+    inner = trained(spec("made:Weighted[weight=0.7]", epochs=1, batch_size=1000, lr=0.3, **plain))
+    fresh = Learner(inner.spec.model, inner.recipe, inner.data.shape, inner.data.classes, 0, CPU)
+    images, labels = inner.loader.batch(torch.arange(N))
+    F.cross_entropy(fresh.model(images), labels).backward()
+    for before, after in zip(fresh.network.parameters(), inner.learner.network.parameters(), strict=True):
+        torch.testing.assert_close(after, before - 0.3 * 0.7 * before.grad)
+
+
+def test_refresh_is_forwarded_observed_and_not_trained_on(
+    spec: Spec, run: Run, trained: Callable[[RunSpec], Any]
+) -> None:
+    metrics = run(spec("made:Hiding", keep=0.3))["metrics"]
+    assert metrics["samples_backward"] == EPOCHS * 27
+    assert metrics["samples_forward"] == EPOCHS * N
+    with_refresh, without = (
+        trained(spec("made:Hiding", keep=0.3)),
+        trained(spec("made:Hiding[refresh=false]", keep=0.3)),
+    )
+    assert with_refresh.method.seen.tolist() == [EPOCHS] * N
+    assert without.method.seen.tolist() == [EPOCHS] * 27 + [0] * 63
+    assert torch.equal(parameters(with_refresh), parameters(without))
+
+
+def test_observe_comes_once_an_epoch_or_after_each_step(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
+    assert trained(spec("made:All")).method.calls == [N] * EPOCHS
+    assert trained(spec("made:Online")).method.calls == [16, 16, 16, 16, 16, 10] * EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("epochs", "window", "pruned"),
+    [
+        (30, "high=0.875", 26),
+        (8, "high=0.875", 7),
+        (8, "low=0.25,high=0.75", 4),
+        (4, "high=1.0", 4),
+        (4, "high=0.1", 0),
+    ],
+)
+def test_window(spec: Spec, run: Run, epochs: int, window: str, pruned: int) -> None:
+    result = run(spec(f"made:Fresh[{window}]", epochs=epochs, probe={"every": 0}))
+    first = round(0.25 * epochs) if "low" in window else 0
+    expected = [45 if first <= epoch < first + pruned else N for epoch in range(epochs)]
+    assert column(result, "samples_backward") == expected
+
+
+def test_period(spec: Spec, run: Run) -> None:
+    chosen = selections(run(spec("made:Fresh[every=3]", epochs=7)))
+    same = [bool(torch.equal(a, b)) for a, b in pairwise(chosen)]
+    assert same == [True, True, False, True, True, False]
+
+
+def test_pick_and_pool(spec: Spec, run: Run, trained: Callable[[RunSpec], Any]) -> None:
+    one, two = run(spec("made:PickHardest")), run(spec("made:PickHardest[batches=2]"))
+    assert column(one, "samples_backward") == [5 * 8 + 5] * EPOCHS
+    assert column(one, "optimizer_steps") == [6] * EPOCHS
+    assert column(two, "samples_backward") == [2 * 16 + 13] * EPOCHS
+    assert column(two, "optimizer_steps") == [3] * EPOCHS
+    for result in (one, two):
+        assert column(result, "samples_forward") == [N + 45] * EPOCHS
+    assert trained(spec("made:PickHardest")).method.seen.tolist() == [EPOCHS] * N, "what is not picked is observed too"
+
+
+def test_picked_weights_scale_the_step(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
+    plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "epochs": 2}
+    weighted = parameters(trained(spec("made:PickHardest[weight=2.0]", **plain)))
+    assert torch.equal(weighted, parameters(trained(spec("made:PickHardest", lr=0.2, **plain))))
+    assert not torch.equal(weighted, parameters(trained(spec("made:PickHardest", **plain))))
+
+
+def test_pick_that_sends_nothing_backward_trains_nothing(
+    spec: Spec, run: Run, trained: Callable[[RunSpec], Any]
+) -> None:
+    inner = trained(spec("made:PickNone", epochs=2))
+    fresh = Learner(inner.spec.model, inner.recipe, inner.data.shape, inner.data.classes, 0, CPU)
+    before = torch.cat([p.detach().flatten() for p in fresh.network.parameters()])
+    assert torch.equal(parameters(inner), before)
+    metrics = run(spec("made:PickNone", epochs=2))["metrics"]
+    assert (metrics["prune_ratio"], metrics["optimizer_steps"], metrics["samples_forward"]) == (1.0, 0, 2 * N)
+
+
+# determinism
+
+
+@pytest.mark.parametrize("method", EIGHT)
+def test_a_seed_decides_everything(
+    spec: Spec, run: Run, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(spec(method))
+    chosen = selections(first)
+    other = run(spec(method, seed=1))
+    if first["kind"] != "static" or method in ("uniform", "el2n[at_epoch=2]"):
+        assert any(not torch.equal(a, b) for a, b in zip(chosen, selections(other), strict=False))
+    assert column(first, "loss_test") != column(other, "loss_test")
+    monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / "again"))
+    torch.rand(3), np.random.rand(3)  # the state of global generators has no say
+    second = run(spec(method))
+    assert untimed(first) == untimed(second)
+    for a, b in zip(chosen, selections(second), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_methods_of_one_seed_share_weights_and_order(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
+    full, all_too = trained(spec("full")), trained(spec("made:All"))
+    assert torch.equal(parameters(full), parameters(all_too))
+    assert not torch.equal(parameters(full), parameters(trained(spec("full", seed=1))))
+
+
+@pytest.mark.parametrize("method", ["full", "el2n[at_epoch=1]", "selective_backprop"])
+def test_global_generators_are_left_alone(spec: Spec, run: Run, method: str) -> None:
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    assert run(spec(method))["status"] == "FINISHED"
+    assert torch.equal(torch_state, torch.get_rng_state())
+    assert python_state == random.getstate()
+    assert all(np.array_equal(a, b) for a, b in zip(numpy_state, np.random.get_state(), strict=True))
+
+
+def dropout(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+    """A model that draws from torch's global generator."""
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(shape[1] * shape[2], 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, classes)
+    )
+
+
+def test_a_model_with_dropout_is_seeded_in_training_and_in_the_proxy(
+    spec: Spec, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpbench.models.MODELS", {"dropout": dropout})
+    results = []
+    for number in range(2):
+        monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / str(number)))
+        torch.manual_seed(number)
+        state = torch.get_rng_state()
+        results.append(run(spec("el2n[at_epoch=2]", model="dropout")))
+        assert torch.equal(state, torch.get_rng_state())
+    assert untimed(results[0]) == untimed(results[1])
+
+
+def test_seeded_restores_the_generator_after_an_error() -> None:
+    def fail() -> None:
+        with seeded(3, CPU):
+            torch.rand(1)
+            raise KeyError
+
+    state = torch.get_rng_state()
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_streams_share_nothing() -> None:
+    seeds = [
+        derive(seed, role, *more) for seed in range(3) for role in ("order", "pick") for more in ((0,), (1,), (2**40,))
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert torch.equal(torch.rand(3, generator=generator(1, "a", 2)), torch.rand(3, generator=generator(1, "a", 2)))
+
+
+# resuming
+
+
+@pytest.mark.parametrize("method", [*EIGHT, "made:Fresh[every=3]", "made:Restless", "orderdp[ema=0.5]"])
+@pytest.mark.parametrize("stop", [0, 2])
+def test_a_stopped_run_continues_bit_for_bit(
+    spec: Spec, run: Run, method: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(spec(method, keep=0.8))
+    expected = selections(whole)
+    monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / "stopped"))
+
+    def crash(record: dict[str, Any]) -> None:
+        if record["epoch"] == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(method, keep=0.8), checkpoint_s=0.0, on_epoch=crash)
+    folder = store.run_folder(whole["hash"])
+    assert (folder / "checkpoint.pt").is_file() == (stop > 0)
+    assert not (folder / "done").exists()
+    epochs: list[int] = []
+    again = run(spec(method, keep=0.8), on_epoch=lambda record: epochs.append(record["epoch"]))
+    assert epochs == list(range(stop, len(whole["epochs"]))), "only what was not saved is trained again"
+    assert untimed(again) == untimed(whole)
+    for a, b in zip(selections(again), expected, strict=True):
+        assert torch.equal(a, b)
+    assert sorted(path.name for path in folder.iterdir()) == ["done", "lock", "result.json", "selections.npz"]
+
+
+def test_a_finished_run_is_read_not_run(spec: Spec, run: Run) -> None:
+    first = run(spec())
+    assert run(spec(), on_epoch=lambda record: pytest.fail("trained again")) == json.loads(json.dumps(first))
+
+
+def test_a_failed_run_is_tried_again(spec: Spec, run: Run) -> None:
+    def fail(record: dict[str, Any]) -> None:
+        raise OSError("no space left")
+
+    failed = run(spec(), on_epoch=fail)
+    assert (failed["status"], failed["reason"]) == ("FAILED", "OSError: no space left")
+    assert "no space left" in (store.run_folder(failed["hash"]) / "traceback.txt").read_text()
+    assert run(spec())["status"] == "FINISHED"
+    assert not (store.run_folder(failed["hash"]) / "traceback.txt").exists()
+
+
+# probes
+
+
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [("orderdp", "mlp[width=8,depth=1]"), ("orderdp", "resnet18"), ("made:Restless", "mlp[width=8,depth=1]"),
+     ("selective_backprop", "resnet18")],
+)  # fmt: skip
+def test_probes_do_not_disturb_the_training(spec: Spec, run: Run, method: str, model: str) -> None:
+    options = {"model": model, "epochs": 2, "dataset": "synthetic[n=50,n_test=20,d=16,classes=3]"}
+    probed, plain = (run(spec(method, probe={"every": every}, **options)) for every in (1, 0))
+    assert "gradient_cosine" in probed["epochs"][0]
+    assert "gradient_cosine" not in plain["epochs"][0]
+    for name in ("accuracy", "loss_test", "loss_train", "samples_backward"):
+        assert column(probed, name) == column(plain, name)
+    for a, b in zip(selections(probed), selections(plain), strict=True):
+        assert torch.equal(a, b)
+
+
+def each_gradient(learner: Learner, loader: Loader, rows: Tensor) -> Tensor:
+    """(b, p) gradients in evaluation mode, one backward pass each."""
+    learner.model.eval()
+    found = []
+    for row in rows:
+        losses, _ = learner.measure(*loader.batch(row[None], augment=False), frozenset())
+        found.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(losses[0], list(learner.network.parameters()))])
+        )
+    return torch.stack(found).double()
+
+
+def compare(full: Tensor, selected: Tensor) -> dict[str, float]:
+    return {
+        "gradient_cosine": float(F.cosine_similarity(full, selected, dim=0)),
+        "gradient_norm_ratio": float(selected.norm() / full.norm()),
+        "gradient_norm": float(full.norm()),
+    }
+
+
+@pytest.mark.parametrize("samples", [1000, 40])
+@pytest.mark.parametrize("method", ["full", "uniform", "made:Weighted[weight=0.5]", "made:PickHardest"])
+def test_gradient_probe_against_one_backward_pass_a_sample(
+    spec: Spec, run: Run, trained: Callable[[RunSpec], Any], method: str, samples: int
+) -> None:
+    """At the first epoch's initial weights, on the probed samples."""
+    found = spec(method, epochs=1, probe={"every": 1, "samples": samples}, batch_size=N)
+    inner, record = trained(found), run(found)["epochs"][0]
+    rows = sample(N, min(N, samples), generator(0, "probe"))
+    learner = Learner(found.model, found.recipe, inner.data.shape, inner.data.classes, 0, CPU)
+    gradient = each_gradient(learner, inner.loader, rows)
+    chosen = torch.ones(len(rows), dtype=torch.bool)
+    if method == "uniform":
+        chosen = mask(selections(run(found))[0], N)[rows]
+    if method == "made:PickHardest":
+        with torch.no_grad():
+            losses, _ = learner.measure(*inner.loader.batch(rows), frozenset())
+        chosen = mask(losses.topk(len(rows) // 2).indices, len(rows))
+    weight = 0.5 if "Weighted" in method else 1.0
+    expected = compare(gradient.mean(0), weight * gradient[chosen].mean(0))
+    assert {name: record[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_probe_divides_by_all_that_are_trained_on(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
+    inner = trained(spec(epochs=1))
+    rows, weight = torch.arange(6), torch.tensor([0.0, 2.0, 1.0, 0.0, 0.0, 0.0])
+    found = probes.probe_gradient(inner.learner, inner.loader, rows, lambda part: (weight[part], 3), chunk=6)
+    gradient = each_gradient(inner.learner, inner.loader, rows)
+    expected = compare(gradient.mean(0), (weight[:, None] * gradient).sum(0) / 3)
+    assert [found.cosine, found.norm_ratio, found.norm] == pytest.approx(list(expected.values()), rel=1e-4)
+    nothing = probes.probe_gradient(inner.learner, inner.loader, rows, lambda part: (0 * weight[part], 0), chunk=6)
+    assert np.isnan([nothing.cosine, nothing.norm_ratio]).all()
+    assert nothing.norm == pytest.approx(found.norm)
+
+
+def test_probes_come_at_their_epochs(spec: Spec, run: Run) -> None:
+    result = run(spec("uniform", epochs=5, probe={"every": 2, "samples": 30}))
+    assert ["gradient_norm" in record for record in result["epochs"]] == [True, False, True, False, True]
+    norms = [record["gradient_norm"] for record in result["epochs"] if "gradient_norm" in record]
+    assert result["metrics"]["gradient_norm"] == norms[-1]
+
+
+def test_jaccard_of_epochs(spec: Spec, run: Run) -> None:
+    result = run(spec("uniform_epoch", keep=0.4))
+    chosen = [set(rows.tolist()) for rows in selections(result)]
+    expected = [len(a & b) / len(a | b) for a, b in pairwise(chosen)]
+    assert [record["jaccard_epochs"] for record in result["epochs"][1:]] == pytest.approx(expected)
+    assert result["metrics"]["jaccard_epochs"] == pytest.approx(np.mean(expected))
+    assert result["metrics"]["jaccard_epochs_chance"] == pytest.approx(0.4 / (2 - 0.4))
+    assert "jaccard_epochs" not in result["epochs"][0]
+    assert run(spec("uniform", keep=0.4))["metrics"]["jaccard_epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"), [([0, 1], [1, 2], 1 / 3), ([0], [0], 1.0), ([0], [1], 0.0), ([], [], 1.0), ([], [3], 0.0)]
+)
+def test_jaccard(a: list[int], b: list[int], expected: float) -> None:
+    masks = [mask(torch.tensor(rows, dtype=torch.int64), 4) for rows in (a, b)]
+    assert probes.jaccard(*masks) == pytest.approx(expected)
+
+
+def test_jaccard_chance_is_what_independent_draws_give() -> None:
+    rng = generator(0, "test")
+    found = [probes.jaccard(mask(sample(500, 200, rng), 500), mask(sample(500, 100, rng), 500)) for _ in range(300)]
+    assert probes.jaccard_chance(200, 100, 500) == pytest.approx(np.mean(found), abs=0.003)
+    assert probes.jaccard_chance(0, 0, 5) == 1
+
+
+# budgets
+
+
+@pytest.mark.parametrize("method", ["full", "uniform_epoch", "orderdp", "infobatch", "selective_backprop"])
+def test_a_budget_of_steps_is_spent_exactly(spec: Spec, run: Run, method: str) -> None:
+    result = run(spec(method, budget={"unit": "steps"}))
+    assert result["metrics"]["optimizer_steps"] == -(-N // BATCH) * EPOCHS
+    assert result["metrics"]["epochs"] >= EPOCHS
+
+
+def test_full_training_spends_its_steps_in_its_epochs(spec: Spec, run: Run) -> None:
+    """A last batch of one joins the one before it, in the budget too."""
+    result = run(spec("full", dataset="synthetic[n=54,n_test=20,d=16,classes=4]", budget={"unit": "steps"}))
+    assert column(result, "samples_backward") == [49] * EPOCHS
+    assert column(result, "optimizer_steps") == [3] * EPOCHS
+
+
+@pytest.mark.parametrize("method", ["full", "uniform", "infobatch", "full_short"])
+def test_a_budget_of_samples_is_spent_to_one_batch(spec: Spec, run: Run, method: str) -> None:
+    used = run(spec(method, budget={"unit": "samples"}))["metrics"]["samples_backward"]
+    assert N * EPOCHS <= used < N * EPOCHS + BATCH
+
+
+def test_a_budget_of_time_ends(spec: Spec, run: Run) -> None:
+    result = run(spec("uniform", budget={"unit": "time", "seconds": 0.05}, epochs=1000))
+    assert result["status"] == "FINISHED"
+    assert 1 <= result["metrics"]["epochs"] < 1000
+
+
+def test_the_schedule_runs_over_what_is_really_trained(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
+    for method in ("full", "uniform", "full_short", "infobatch"):
+        inner = trained(spec(method, schedule="cosine", lr=1.0, epochs=4))
+        last = inner.records[-1]["optimizer_steps"]
+        progress = 1 - 1 / (last * len(inner.records))
+        rate = inner.learner.optimizer.param_groups[0]["lr"]
+        assert rate == pytest.approx((1 + np.cos(np.pi * progress)) / 2)
+
+
+# failures
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("made:Raising[call=setup]", "Raising.setup raised ValueError: on purpose, in two lines"),
+        ("made:Raising[call=epochs]", "Raising.epochs raised ValueError: on purpose, in two lines"),
+        ("made:Raising[call=select]", "Raising.select(epoch=1) raised ValueError: on purpose, in two lines"),
+        ("made:Raising[call=pick]", "Raising.pick(epoch=0) raised ValueError: on purpose, in two lines"),
+        ("made:Raising[call=observe]", "Raising.observe(epoch=0) raised ValueError: on purpose, in two lines"),
+        ("made:Bad[answer=nothing]", "Bad.select(epoch=0) returned NoneType, not a Selection"),
+        ("made:Bad[answer=list]", "Bad.select(epoch=0) returned indices that are list"),
+        ("made:Bad[answer=dtype]", "Bad.select(epoch=0) returned indices that are torch.int32 of shape (3,)"),
+        ("made:Bad[answer=bool]", "Bad.select(epoch=0) returned indices that are torch.bool of shape (90,)"),
+        ("made:Bad[answer=matrix]", "Bad.select(epoch=0) returned indices that are torch.int64 of shape (1, 3)"),
+        ("made:Bad[answer=high]", "Bad.select(epoch=0) returned indices with 90, which is outside 0..89"),
+        ("made:Bad[answer=low]", "Bad.select(epoch=0) returned indices with -1, which is outside 0..89"),
+        ("made:Bad[answer=repeated]", "Bad.select(epoch=0) returned indices with 2 repeated"),
+        ("made:Bad[answer=empty]", "Bad.select(epoch=0) selected no samples"),
+        ("made:Bad[answer=length]", "Bad.select(epoch=0) returned weights of shape (4,) for indices of shape (3,)"),
+        ("made:Bad[answer=negative]", "Bad.select(epoch=0) returned a weight that is negative or not finite"),
+        ("made:Bad[answer=nan]", "Bad.select(epoch=0) returned a weight that is negative or not finite"),
+        ("made:Bad[answer=whole]", "Bad.select(epoch=0) returned weights that are not a floating-point tensor"),
+        ("made:Bad[answer=refresh]", "Bad.select(epoch=0) returned refresh with 90, which is outside 0..89"),
+        ("made:Bad[answer=rate]", "Bad.select(epoch=0) returned lr_scale = nan; it must be positive and finite"),
+        ("made:BadPick[answer=list]", "BadPick.pick(epoch=0) returned indices that are list"),
+        ("made:BadPick[answer=high]", "BadPick.pick(epoch=0) returned indices with 90, which is outside 0..89"),
+        ("made:BadPick[answer=negative]", "BadPick.pick(epoch=0) returned a weight that is negative or not finite"),
+        ("made:Epochs[number=0]", "Epochs.epochs returned 0; at least 1 is needed"),
+        ("made:All[signal=los]", "unknown signal 'los'; known: loss, prob_y"),
+        ("made:Replayed[at=steps,data=holdout]", "ValueError: a proxy on holdout data has no training samples"),
+    ],
+)
+def test_a_fault_fails_the_run_in_one_line(spec: Spec, run: Run, method: str, reason: str) -> None:
+    result = run(spec(method, batch_size=N, probe={"every": 0}))
+    assert result["status"] == "FAILED"
+    assert result["reason"].startswith(reason)
+    assert "\n" not in result["reason"]
+    folder = store.run_folder(result["hash"])
+    assert store.read_json(folder / "result.json") == json.loads(json.dumps(result))
+    assert not (folder / "done").exists()
+
+
+def test_a_loss_that_explodes_fails_the_run(spec: Spec, run: Run) -> None:
+    result = run(spec("full", lr=1e30, epochs=2))
+    assert result["status"] == "FAILED"
+    assert re.fullmatch("the training loss became (nan|inf); a smaller learning rate may help", result["reason"])
+
+
+@pytest.mark.parametrize("unit", ["steps", "samples"])
+def test_a_budget_that_cannot_be_spent_fails(spec: Spec, run: Run, unit: str) -> None:
+    reason = run(spec("made:PickNone", budget={"unit": unit}))["reason"]
+    assert reason == "PickNone trained on nothing in epoch 0: its budget is never spent"
+
+
+def test_a_model_that_does_not_fit_fails_the_run(spec: Spec, run: Run) -> None:
+    result = run(spec("full", model="cnn", dataset="synthetic[n=50,d=9,classes=3]"))
+    assert result["reason"] == "cnn: images of 3 x 3 are too small for two poolings; use mlp"
+
+
+# files
+
+
+def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    def break_off(file: Path) -> None:
+        file.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.write(tmp_path / "deep" / "file.json", break_off)
+    assert list((tmp_path / "deep").iterdir()) == []
+    store.write_json(tmp_path / "file.json", {"a": float("nan"), "b": [float("inf"), (1.5, 2)], "c": "x"})
+    assert store.read_json(tmp_path / "file.json") == {"a": None, "b": [None, [1.5, 2]], "c": "x"}
+    assert store.read_json(tmp_path / "nowhere.json") is None
+
+
+def test_selections_round_trip(tmp_path: Path) -> None:
+    chosen = [torch.tensor([1, 5, 8]), torch.arange(0), torch.tensor([0])]
+    store.write_selections(tmp_path / "s.npz", chosen, 9, {"method": "x"})
+    found, n = store.read_selections(tmp_path / "s.npz")
+    assert n == 9
+    assert [rows.tolist() for rows in found] == [rows.tolist() for rows in chosen]
+    assert json.loads(str(np.load(tmp_path / "s.npz")["config"])) == {"method": "x"}
+
+
+def test_the_artifact_names_its_configuration(spec: Spec, run: Run) -> None:
+    result = run(spec("uniform"))
+    with np.load(store.run_folder(result["hash"]) / "selections.npz") as file:
+        config = json.loads(str(file["config"]))
+    assert config["hash"] == result["hash"]
+    assert RunSpec.model_validate({key: value for key, value in config.items() if key != "hash"}) == spec("uniform")
+    assert {"dpbench", "torch", "commit", "python"} <= result["environment"].keys()
+    assert result["hyperparameters"] == catalog.load_method("uniform").hyperparameters()
+
+
+def test_accuracy_is_that_of_the_trained_model_on_the_test_set(
+    spec: Spec, run: Run, trained: Callable[[RunSpec], Any]
+) -> None:
+    inner, result = trained(spec("orderdp")), run(spec("orderdp"))
+    accuracy, loss, _ = evaluate(inner.learner, inner.test)
+    assert (result["metrics"]["accuracy"], result["metrics"]["loss_test"]) == (accuracy, loss)
+    assert len(inner.test) == 50
+    assert torch.equal(inner.test.labels, inner.data.test.labels)

@@ -1,0 +1,199 @@
+"""What is refused as a selection, the order and the batches of an epoch, and when a method is asked."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpbench import PruningMethod, Selection, Task, load_method
+from dpbench.errors import RunFailed, UsageError
+from dpbench.sampler import Selector, batches, call, check_selection, everything, join, mask, order
+
+N = 10
+GOOD = Selection(torch.tensor([7, 0, 3]), torch.tensor([0.0, 1.0, 2.5]), torch.tensor([1, 2]), 0.5)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# refusals
+
+
+def test_a_good_selection_passes_unchanged() -> None:
+    assert check_selection(GOOD, N, "M.select") is GOOD
+    assert check_selection(everything(N), N, "M.select").indices.tolist() == list(range(N))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"indices": [7, 0, 3]}, "returned indices that are list; a tensor of int64 of shape (k,) is needed"),
+        (
+            {"indices": torch.tensor([7, 0, 3], dtype=torch.int32)},
+            "returned indices that are torch.int32 of shape (3,)",
+        ),
+        ({"indices": torch.tensor([7.0, 0, 3])}, "returned indices that are torch.float32"),
+        ({"indices": torch.tensor([[7, 0, 3]])}, "returned indices that are torch.int64 of shape (1, 3)"),
+        ({"indices": torch.tensor([7, 0, 10])}, "returned indices with 10, which is outside 0..9"),
+        ({"indices": torch.tensor([7, -1, 3])}, "returned indices with -1, which is outside 0..9"),
+        ({"indices": torch.tensor([7, 7, 7])}, "returned indices with 2 repeated"),
+        ({"weights": torch.ones(2)}, "returned weights of shape (2,) for indices of shape (3,)"),
+        ({"weights": torch.ones(3, 1)}, "returned weights of shape (3, 1)"),
+        ({"weights": torch.tensor([1.0, -0.1, 1.0])}, "returned a weight that is negative or not finite"),
+        ({"weights": torch.tensor([1.0, float("nan"), 1.0])}, "returned a weight that is negative or not finite"),
+        ({"weights": torch.tensor([1.0, float("inf"), 1.0])}, "returned a weight that is negative or not finite"),
+        ({"weights": torch.ones(3, dtype=torch.int64)}, "returned weights that are not a floating-point tensor"),
+        ({"weights": [1.0, 1.0, 1.0]}, "returned weights that are not a floating-point tensor"),
+        ({"refresh": torch.tensor([1, 1])}, "returned refresh with 1 repeated"),
+        ({"refresh": torch.tensor([N])}, "returned refresh with 10, which is outside"),
+        ({"lr_scale": 0.0}, "returned lr_scale = 0.0; it must be positive and finite"),
+        ({"lr_scale": float("nan")}, "returned lr_scale = nan"),
+        ({"lr_scale": float("inf")}, "returned lr_scale = inf"),
+    ],
+)
+def test_a_bad_selection_is_refused_by_method_and_call(change: dict[str, object], message: str) -> None:
+    with pytest.raises(RunFailed) as caught:
+        check_selection(replace(GOOD, **change), N, "M.select(epoch=3)")  # type: ignore[arg-type]
+    assert str(caught.value).startswith(f"M.select(epoch=3) {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_selection_is_refused() -> None:
+    with pytest.raises(RunFailed, match=r"M\.select returned Tensor, not a Selection"):
+        check_selection(torch.arange(3), N, "M.select")  # type: ignore[arg-type]
+
+
+def test_call_names_method_and_call() -> None:
+    method = load_method("full")
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(RunFailed, match=r"^Full\.select\(epoch=2\) raised KeyError: 'x'$"):
+        call(method, "select(epoch=2)", fail, KeyError("x"))
+    with pytest.raises(UsageError, match=r"^as it is$"):
+        call(method, "select", fail, UsageError("as it is"))
+    with pytest.raises(KeyboardInterrupt):
+        call(method, "select", fail, KeyboardInterrupt())
+    assert call(method, "sum", sum, [1, 2]) == 3
+
+
+# order and batches
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.data())
+def test_paired_runs_order_common_samples_alike(n: int, data: st.DataObject) -> None:
+    a, b = (torch.tensor(sorted(data.draw(st.sets(st.integers(0, n - 1)))), dtype=torch.int64) for _ in range(2))
+    seed = data.draw(st.integers(0, 100))
+    x, y = order(a, n, generator(seed)), order(b, n, generator(seed))
+    assert torch.equal(x.sort().values, a)
+    common = set(a.tolist()) & set(b.tolist())
+    assert [i for i in x.tolist() if i in common] == [i for i in y.tolist() if i in common]
+
+
+def test_order_is_a_permutation_that_the_seed_decides() -> None:
+    found = order(torch.arange(100), 100, generator(1))
+    assert sorted(found.tolist()) == list(range(100)) != found.tolist()
+    assert torch.equal(found, order(torch.arange(100).flip(0), 100, generator(1)))
+    assert not torch.equal(found, order(torch.arange(100), 100, generator(2)))
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "sizes"),
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (5, 4, [5]), (3, 1, [1, 2]), (4, 9, [4])],
+)
+def test_batches(n: int, size: int, sizes: list[int]) -> None:
+    rows = torch.arange(n) * 2
+    parts = batches(rows, size)
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat(parts), rows)
+
+
+def test_join_and_mask() -> None:
+    one = (torch.tensor([3, 1]), {"loss": torch.tensor([0.3, 0.1])})
+    two = (torch.tensor([2]), {"loss": torch.tensor([0.2])})
+    found = join([one, two], epoch=4, proxy_run=1)
+    assert (found.indices.tolist(), found.epoch, found.proxy_run, len(found)) == ([3, 1, 2], 4, 1, 3)
+    torch.testing.assert_close(found["loss"], torch.tensor([0.3, 0.1, 0.2]))
+    assert mask(torch.tensor([2, 0]), 4).tolist() == [True, False, True, False]
+
+
+# when a method is asked
+
+
+class Asked(PruningMethod):
+    """Selects one sample, the epoch's number, and writes down when it was asked."""
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        super().setup(task, rng)
+        self.asked: list[int] = []
+
+    def select(self, epoch: int) -> Selection:
+        self.asked.append(epoch)
+        return Selection(torch.tensor([epoch % self.task.n]))
+
+
+def selector(epochs: int, period: int, window: tuple[float, float]) -> tuple[Selector, Asked]:
+    method = Asked()
+    method.period, method.window = period, window
+    method.setup(Task(100, epochs, 10, 0.5), generator())
+    return Selector(method), method
+
+
+def walk(found: Selector, epochs: int, start: int = 0) -> list[int]:
+    """The number of samples of each epoch."""
+    return [len(found.select(e, e / epochs, e / epochs + 1 / epochs).indices) for e in range(start, epochs)]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "window", "pruned"),
+    [
+        (30, (0.0, 0.875), range(26)),
+        (8, (0.0, 0.875), range(7)),
+        (200, (0.0, 0.875), range(175)),
+        (10, (0.0, 1.0), range(10)),
+        (8, (0.25, 0.75), range(2, 6)),
+        (10, (0.3, 0.7), range(3, 7)),
+        (10, (0.0, 0.3), range(3)),  # 0.2 + 0.1 is more than 0.3 in floating point
+        (10, (0.25, 0.75), range(3, 7)),
+        (3, (0.0, 0.2), range(0)),
+        (1, (0.0, 0.875), range(0)),
+    ],
+)
+def test_only_epochs_inside_the_window_prune(epochs: int, window: tuple[float, float], pruned: range) -> None:
+    found, method = selector(epochs, 1, window)
+    assert walk(found, epochs) == [1 if epoch in pruned else 100 for epoch in range(epochs)]
+    assert method.asked == list(pruned)
+
+
+@pytest.mark.parametrize(
+    ("period", "window", "asked"),
+    [(1, (0, 1), range(10)), (3, (0, 1), [0, 3, 6, 9]), (4, (0.2, 0.8), [2, 6]), (0, (0, 1), [0]), (0, (0.5, 1), [5])],
+)
+def test_period(period: int, window: tuple[float, float], asked: list[int]) -> None:
+    found, method = selector(10, period, window)
+    seen = [int(found.select(e, e / 10, (e + 1) / 10).indices[0]) for e in range(10)]
+    assert method.asked == list(asked)
+    inside = [epoch for epoch in range(10) if window[0] * 10 <= epoch < window[1] * 10]
+    for epoch in inside:
+        assert seen[epoch] == max(a for a in asked if a <= epoch), "the selection in force is kept"
+
+
+def test_a_stored_selector_keeps_the_selection_in_force() -> None:
+    found, _ = selector(10, 4, (0, 1))
+    walk(found, 3)
+    fresh, method = selector(10, 4, (0, 1))
+    fresh.load_state_dict(found.state_dict())
+    assert fresh.select(3, 0.3, 0.4).indices.tolist() == [0]
+    assert fresh.select(4, 0.4, 0.5).indices.tolist() == [4]
+    assert method.asked == [4]
+
+
+def test_shuffled_epochs_differ_pairwise() -> None:
+    orders = [order(torch.arange(50), 50, generator(seed)) for seed in range(5)]
+    assert not any(torch.equal(a, b) for a, b in pairwise(orders))

@@ -1,0 +1,187 @@
+"""Content hashes, canonical names, and what a wrong grid file is told."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dpbench import catalog
+from dpbench.errors import UsageError
+from dpbench.spec import Grid, RunSpec, canonical, load_grid, read_grid
+
+Spec = Callable[..., RunSpec]
+GRID = """\
+datasets: [digits]
+models: [cnn]
+methods: [full, orderdp]
+keep: [0.3, 0.5]
+seeds: 2
+recipe:
+  epochs: 3
+  batch_size: 32
+  lr: 0.05
+"""
+
+
+def read(text: str) -> Grid:
+    return read_grid(text, "my.yaml", "my")
+
+
+# the hash
+
+
+def test_equal_runs_hash_alike(spec: Spec) -> None:
+    assert spec("orderdp[explore=0.8]").hash == spec("orderdp").hash
+    assert spec("orderdp[ema=0.5,explore=0.9]").hash == spec("orderdp[explore=0.9,ema=0.50]").hash
+    assert re.fullmatch("[0-9a-f]{16}", spec().hash)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "uniform"},
+        {"method": "orderdp[explore=0.9]"},
+        {"dataset": "digits"},
+        {"model": "mlp"},
+        {"keep": 0.3},
+        {"seed": 1},
+        {"lr": 0.2},
+        {"epochs": 5},
+        {"label_smoothing": 0.1},
+        {"budget": {"unit": "steps"}},
+        {"probe": {"every": 0}},
+    ],
+    ids=str,
+)
+def test_every_difference_changes_the_hash(spec: Spec, change: dict[str, Any]) -> None:
+    assert spec(**({"method": "orderdp"} | change)).hash != spec("orderdp").hash
+
+
+def test_sources_and_protocol_are_in_the_hash(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = spec().hash
+    digest = catalog.source_digest
+    for changed in ("methods", "datasets"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                catalog, "source_digest", lambda kind, name, c=changed: digest(kind, name) + "x" * (kind == c)
+            )
+            assert spec().hash != before
+    monkeypatch.setattr("dpbench.spec.PROTOCOL", 0)
+    assert spec().hash != before
+
+
+def test_the_hash_is_the_same_in_another_process(spec: Spec) -> None:
+    found = spec("orderdp")
+    code = f"from dpbench.spec import RunSpec; print(RunSpec.model_validate({found.model_dump()!r}).hash)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == found.hash, done.stderr
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.1, 1.01, float("nan")])
+def test_keep_outside_its_range(spec: Spec, keep: float) -> None:
+    with pytest.raises(ValidationError):
+        spec(keep=keep)
+
+
+# canonical names
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("orderdp", "orderdp"),
+        ("orderdp[explore=0.8,score=loss]", "orderdp"),
+        ("orderdp[ema=0.5,explore=1]", "orderdp[explore=1.0,ema=0.5]"),
+        (" infobatch[ r = null ]", "infobatch"),
+        ("infobatch[r=0.5]", "infobatch[r=0.5]"),
+        ("uniform_epoch[replace=no]", "uniform_epoch[replace=false]"),
+        ("orderdp[explore=1e-1]", "orderdp[explore=0.1]"),
+    ],
+)
+def test_canonical(text: str, expected: str) -> None:
+    assert canonical(text) == expected
+    assert canonical(expected) == expected
+
+
+# grids
+
+
+def test_built_in_grids() -> None:
+    quick = load_grid("quick")
+    eight = ["full", "full_short", "uniform", "uniform_epoch", "orderdp", "infobatch", "el2n", "selective_backprop"]
+    assert set(eight) <= set(quick.methods)
+    assert (quick.datasets, quick.models, quick.keep, quick.seeds) == (["digits"], ["cnn"], [0.3, 0.5], 5)
+    assert len(quick.runs()) == 5 * (1 + 2 * (len(quick.methods) - 1)), "full is one row whatever the keeps"
+    for name in catalog.grid_names():
+        assert load_grid(name).runs()
+
+
+def test_runs_come_seed_by_seed_in_canonical_names() -> None:
+    runs = read(GRID.replace("orderdp", "'orderdp[explore=0.8]', uniform")).runs()
+    assert [run.seed for run in runs] == [0] * 5 + [1] * 5
+    assert [(run.method, run.keep) for run in runs[:5]] == [
+        ("full", 1.0), ("orderdp", 0.3), ("orderdp", 0.5), ("uniform", 0.3), ("uniform", 0.5)
+    ]  # fmt: skip
+
+
+def test_a_file_is_a_grid(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(GRID)
+    assert load_grid(str(tmp_path / "mine.yaml")).name == "mine"
+    with pytest.raises(UsageError, match=r"no file .*nowhere\.yaml"):
+        load_grid(str(tmp_path / "nowhere.yaml"))
+    with pytest.raises(UsageError, match="unknown grid 'quik'; did you mean quick"):
+        load_grid("quik")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: 2", "seeds: 2\nsedes: 2", "my.yaml:6: unknown key sedes; did you mean seeds?"),
+        ("seeds: 2", "seeds: 2\nzzz: 1", "my.yaml:6: unknown key zzz; allowed: description, datasets, models, methods"),
+        ("  lr: 0.05", "  lr: 0.05\n  shedule: cosine", "my.yaml:10: unknown key recipe.shedule; did you mean sch"),
+        ("  lr: 0.05\n", "", "my.yaml:6: recipe.lr is missing"),
+        ("seeds: 2\n", "", "my.yaml:1: seeds is missing"),
+        ("0.5]", "1.5]", "my.yaml:4: keep.1: input should be less than or equal to 1, not 1.5"),
+        ("[0.3", "[0", "my.yaml:4: keep.0: input should be greater than 0, not 0"),
+        ("[0.3, 0.5]", "0.3", "my.yaml:4: keep: input should be a valid list, not 0.3"),
+        ("0.5]", "0.3]", "my.yaml:4: keep: 0.3 is given twice"),
+        ("seeds: 2", "seeds: none", "my.yaml:5: seeds: input should be a valid integer"),
+        ("lr: 0.05", "lr: .inf", "my.yaml:9: recipe.lr: input should be a finite number, not inf"),
+        ("lr: 0.05", "lr: 0.05\n  schedule: linear",
+         "my.yaml:10: recipe.schedule: input should be 'onecycle' or 'cosine', not 'linear'"),
+        ("lr: 0.05", "lr: 0.05\n  momentum: 0", "my.yaml:6: recipe: nesterov needs a momentum above 0"),
+        ("lr: 0.05", "lr: 0.05\n  augment: crop", "my.yaml:6: recipe: augment and pad go together"),
+        ("seeds: 2", "seeds: 2\nbudget: {unit: time}", "my.yaml:6: budget: seconds goes with unit: time"),
+        ("seeds: 2", "seeds: 2\nname: ../up", "my.yaml:6: name: string should match"),
+        ("seeds: 2", "seeds: [", "my.yaml: not YAML: "),
+    ],
+)  # fmt: skip
+def test_a_wrong_grid_is_told_file_line_key_and_what_is_allowed(old: str, new: str, message: str) -> None:
+    assert old in GRID
+    with pytest.raises(UsageError) as caught:
+        read(GRID.replace(old, new))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_has_its_line() -> None:
+    with pytest.raises(UsageError) as caught:
+        read(GRID.replace("seeds", "sedes").replace("lr: 0.05", "lr: fast"))
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["my.yaml:1", "my.yaml:9", "my.yaml:5"]
+
+
+@pytest.mark.parametrize("text", ["", "3", "[a, b]", "&a [*a]"])
+def test_a_grid_is_a_mapping(text: str) -> None:
+    with pytest.raises(UsageError, match=r"my\.yaml: a grid is a mapping of description, datasets"):
+        read(text)
+
+
+def test_yaml_makes_no_objects() -> None:
+    with pytest.raises(UsageError, match="not YAML"):
+        read("name: !!python/object/apply:os.system ['true']")

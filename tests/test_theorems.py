@@ -1,0 +1,67 @@
+"""The theorems as experiments: the parts against independent computations, and the command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import approx_fprime
+
+from dpbench import theorems, theory, theory_page
+from dpbench.theorems import Effort, Problem
+
+TINY = Effort(draws=400, steps=100, seeds=1, splits=2, largest=3162)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.normal(size=(30, 3)), np.ones(30)])
+    return Problem(x, np.eye(3)[rng.integers(0, 3, 30)], 0.1)
+
+
+def test_the_surrogates_gradient_is_that_of_its_value(problem):
+    weights = theory.surrogate_weight(30, 12, 5)
+    theta = np.random.default_rng(1).normal(size=(4, 3))
+    _, gradient = problem.surrogate(theta, weights)
+    numeric = approx_fprime(theta.ravel(), lambda flat: problem.surrogate(flat.reshape(4, 3), weights)[0], 1e-6)
+    assert gradient.ravel() == pytest.approx(numeric, abs=1e-5)
+
+
+def test_steps_have_the_surrogates_gradient_on_average(problem):
+    rng, theta = np.random.default_rng(2), np.random.default_rng(1).normal(size=(4, 3))
+    steps = np.array([problem.step(theta, rng, 12, 5) for _ in range(4000)])
+    _, gradient = problem.surrogate(theta, theory.surrogate_weight(30, 12, 5))
+    error = (steps.mean(0) - gradient) / (steps.std(0) / 4000**0.5)
+    assert np.abs(error).max() < 4.5
+
+
+def test_the_minimum_is_not_beaten_by_perturbations(problem):
+    for q in (12, 5):
+        weights = theory.surrogate_weight(30, 12, q)
+        theta = problem.minimise(weights)
+        least = problem.surrogate(theta, weights)[0]
+        rng = np.random.default_rng(3)
+        for scale in (1e-3, 1e-2, 1e-1):
+            for _ in range(20):
+                assert problem.surrogate(theta + scale * rng.normal(size=theta.shape), weights)[0] >= least - 1e-9
+
+
+def test_the_variance_of_the_cut_is_smaller_by_the_share_not_drawn():
+    found = theorems.proposition_2(TINY)
+    for row in found["fixed"] + found["growing"]:
+        assert row["variance_ratio"] == pytest.approx(1 - row["s"] / row["n"], rel=1e-6)
+
+
+def test_all_is_written_and_the_same_twice(tmp_path: Path):
+    found = theorems.run(tmp_path, TINY)
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "theory.json"} | {
+        f"{name}.png" for name in theorems.STUDIES
+    }
+    assert found.keys() == theory_page.TITLES.keys()
+    read = json.loads((tmp_path / "theory.json").read_text())
+    assert read["proposition_2"]["slope"] == found["proposition_2"]["slope"]
+    assert theorems.theorem_1(TINY) == found["theorem_1"]
+    assert found["theorem_1"]["held"]
+    fresh = [row["distance"] for row in found["staleness"]["rows"] if row["scores"] == "fresh"]
+    assert max(fresh) < 0.03
