@@ -21,6 +21,7 @@ class All(PruningMethod):
         super().setup(task, rng)
         self.seen = torch.zeros(task.n, dtype=torch.int64)
         self.calls: list[int] = []
+        self.order: list[torch.Tensor] = []
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(self.task.n))
@@ -28,6 +29,7 @@ class All(PruningMethod):
     def observe(self, signals: Signals) -> None:
         self.seen += torch.bincount(signals.indices, minlength=self.task.n)
         self.calls.append(len(signals))
+        self.order.append(signals.indices)
 
 
 class Online(All):

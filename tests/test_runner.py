@@ -258,6 +258,34 @@ def test_methods_of_one_seed_share_weights_and_order(spec: Spec, trained: Callab
     assert not torch.equal(parameters(full), parameters(trained(spec("full", seed=1))))
 
 
+def test_the_order_is_new_each_epoch_and_shared_by_the_methods_of_a_seed(
+    spec: Spec, trained: Callable[[RunSpec], Any]
+) -> None:
+    orders = [rows.tolist() for rows in trained(spec("made:All")).method.order]
+    assert all(sorted(rows) == list(range(N)) for rows in orders)
+    assert len(set(map(tuple, orders))) == EPOCHS
+    hiding = [rows.tolist() for rows in trained(spec("made:Hiding[refresh=false]")).method.order]
+    assert hiding == [[i for i in rows if i < 45] for rows in orders]
+    assert orders[0] != trained(spec("made:All", seed=1)).method.order[0].tolist()
+
+
+def test_augmentation_is_new_each_epoch_and_shared_by_the_methods_of_a_seed(
+    spec: Spec, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifts: list[tuple[int, ...]] = []
+    start = Loader.start_epoch
+
+    def watch(self: Loader, rng: torch.Generator) -> None:
+        start(self, rng)
+        shifts.append(tuple(self.dx.tolist()))
+
+    monkeypatch.setattr(Loader, "start_epoch", watch)
+    for method, seed in (("full", 0), ("uniform", 0), ("full", 1)):
+        assert run(spec(method, seed=seed, augment="crop", pad=1))["status"] == "FINISHED"
+    assert shifts[:EPOCHS] == shifts[EPOCHS : 2 * EPOCHS]
+    assert len(set(shifts)) == 2 * EPOCHS
+
+
 @pytest.mark.parametrize("method", ["full", "el2n[at_epoch=1]", "selective_backprop"])
 def test_global_generators_are_left_alone(spec: Spec, run: Run, method: str) -> None:
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
