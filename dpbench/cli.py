@@ -139,10 +139,9 @@ def run(
     from dpbench import board as boards
     from dpbench import grid as grids
     from dpbench import render, runner
-    from dpbench.track import Tracker, check_reachable, default_uri
+    from dpbench.track import Tracker
 
     asked = _grid(grid, method or [], only or [], dataset, model, keep, seeds, name)
-    check_reachable(tracking_uri or default_uri())
     try:
         import torch
 
@@ -151,9 +150,10 @@ def run(
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
     _single_threaded(threads)
+    tracker = Tracker(tracking_uri)  # a database that cannot be used is told before any work
     cells = grids.run_grid(asked, err, jobs, threads, on, data_root)
     board = boards.load(asked.name)
-    _publish(board, Tracker(tracking_uri))
+    _publish(board, tracker)
     out.print(render.screen(board))
     failed = [key for key in cells if board.results.get(key, {}).get("status") == "FAILED"]
     where = escape(f" --tracking-uri {tracking_uri}") if tracking_uri else ""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from dpbench.errors import RunFailed
@@ -40,8 +41,8 @@ def _pass(
     queue = iter(jobs)
     exhausted = False
     while not exhausted:
-        stop = _CONTEXT.Event()
-        pool = ProcessPoolExecutor(workers, _CONTEXT, _start_worker, (threads, os.getpid(), stop))
+        leash, held = _CONTEXT.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(workers, _CONTEXT, _start_worker, (threads, leash))
         running: dict[Future[Any], J] = {}
         broken = False
         try:
@@ -70,18 +71,19 @@ def _pass(
                         yield job, error if error is not None else future.result()
         finally:
             if running and not broken:
-                stop.set()
+                held.close()
             lost.extend(running.values() if broken else ())
             pool.shutdown(wait=True, cancel_futures=True)
+            held.close()
+            leash.close()
 
 
-def _start_worker(threads: int, parent: int, stop: Any) -> None:
-    """Prepare a worker: Ctrl-C is the parent's to handle, and the worker ends with the parent or when told to."""
+def _start_worker(threads: int, leash: Connection) -> None:
+    """Prepare a worker: Ctrl-C is the parent's to handle, and the worker ends when the parent lets go of the leash."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        while not stop.wait(0.5) and os.getppid() == parent:
-            pass
+        leash.poll(None)  # nothing is ever sent: it returns when the parent closes its end, or is gone
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dpbench import measures, stats, store
@@ -328,8 +329,10 @@ def _heat_maps(part: Part, tables: dict[float, pd.DataFrame], x: str, label: str
     """One heat map a keep, on one scale from 0 to 1."""
     rows = max(map(len, tables.values()))
     columns = max(table.shape[1] for table in tables.values())
-    size = ((0.5 * columns + 1.6) * len(tables) + 0.8, 0.36 * rows + 1.9)
+    cell = 0.5 if annotate or columns <= 12 else 0.2
+    size = ((cell * columns + 1.6) * len(tables) + 0.8, min(0.36, cell) * rows + 1.9)
     figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)  # keeps its renderer, where the base canvas draws a new picture for each label
     axes = figure.subplots(1, len(tables), squeeze=False)[0]
     for i, ((keep, table), ax) in enumerate(zip(tables.items(), axes, strict=True)):
         ax.set_title(f"keep {keep:g}", loc="left")

@@ -1,6 +1,7 @@
 """The one interface: what a pruning method is told, what it answers, and the draws it is built from.
 
-A method file imports this module and nothing else of dpbench.
+A method file imports this module and, for static methods, the building blocks `dpbench.scores` and `dpbench.greedy`;
+nothing else of dpbench.
 """
 
 from __future__ import annotations

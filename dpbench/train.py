@@ -114,7 +114,6 @@ def train_epoch(
     """
     done = Epoch()
     needs -= signals.MODEL_SIGNALS.keys()
-    learner.model.train()
     for number, rows in enumerate(parts):
         learning_rate = rate(number, done)
         if learning_rate is None:
@@ -126,7 +125,6 @@ def train_epoch(
             learner.model.eval()
             with torch.no_grad():
                 _, values = learner.measure(images, labels, needs)
-            learner.model.train()
             positions, picked_weight = pick(rows, values)
             chosen, images, labels = rows[positions], images[positions], labels[positions]
             if picked_weight is not None:
@@ -135,6 +133,7 @@ def train_epoch(
                 weight = weight[positions]
             done.forward += len(rows)
         if len(chosen):
+            learner.model.train(len(chosen) > 1)  # a single sample has no batch statistics
             losses, trained_values = learner.measure(images, labels, frozenset() if pick else needs)
             loss = losses.mean() if weight is None else (losses * weight).mean()
             learner.step(loss, learning_rate)

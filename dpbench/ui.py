@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import webbrowser
+from contextlib import suppress
 
 from rich.console import Console
 
@@ -47,7 +49,9 @@ def serve(grid: str | None, port: int, browser: bool, tracking_uri: str | None, 
         "1",
     ]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stdout=silent, stderr=silent, start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated command takes its server along too
     try:
         track.wait_until_serving(port, SECONDS_TO_START, lambda: process.poll() is None)
         _open(page, browser, console)
@@ -55,7 +59,8 @@ def serve(grid: str | None, port: int, browser: bool, tracking_uri: str | None, 
     except KeyboardInterrupt:
         console.print("stopped")
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)  # MLflow's own process does not pass it on to its workers
         process.wait()
 
 

@@ -54,7 +54,7 @@ class OrderDP(PruningMethod):
         t = 0 if self.trim == 0 or self.scores.isposinf().any() else min(round(self.trim * s), s - q)
         place = self.scores if self.correct == "surrogate" else -self._ranks()
         candidates = sample(n, s, self.rng)
-        chosen = candidates[top(place[candidates], q - m + t, self.rng)]
+        chosen = candidates.index_select(0, top(place.index_select(0, candidates), q - m + t, self.rng))
         if t:
             chosen = chosen[others(len(chosen), top(place[chosen], t, self.rng))]
         if m:

@@ -9,7 +9,8 @@ from dpbench import catalog, conformance
 
 @pytest.mark.parametrize("check", conformance.CHECKS)
 @pytest.mark.parametrize("method", catalog.method_names())
-def test_every_method_conforms(method: str, check: str) -> None:
+def test_every_method_conforms(method: str, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPBENCH_DEEPCORE", str(Path(__file__).parent / "data" / "deepcore_standin"))
     assert conformance.CHECKS[check](method) == []
 
 

@@ -27,7 +27,8 @@ def work(job: tuple[str, Any]) -> Any:
             return torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
         case "wait":
             Path(value, str(os.getpid())).touch()
-            time.sleep(120)
+            time.sleep(20)
+            Path(value, "went on").touch()
     return value, os.getpid()
 
 
@@ -81,8 +82,18 @@ def test_leaving_early_stops_the_workers(tmp_path: Path) -> None:
     while not list(tmp_path.iterdir()):
         time.sleep(0.05)
     iterator.close()
+    assert not (tmp_path / "went on").exists()
     pids = [int(path.name) for path in tmp_path.iterdir()]
     assert not any(alive(pid) for pid in [pid, *pids])
+
+
+def test_leaving_early_when_a_worker_has_died(tmp_path: Path) -> None:
+    iterator = run_all(work, [("value", 1), ("die", 0), ("wait", str(tmp_path))], workers=3)
+    assert next(iterator)[0] == ("value", 1)
+    time.sleep(1.5)
+    iterator.close()
+    assert not (tmp_path / "went on").exists()
+    assert not any(alive(int(path.name)) for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("workers", [1, 3])

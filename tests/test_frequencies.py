@@ -7,7 +7,7 @@ from scipy.stats import chi2, hypergeom
 
 from dpbench import Signals, Task, load_method
 
-TRIALS = 20_000
+TRIALS = 8_000
 
 
 def both_kept(n: int, s: int, q: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import dpbench
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("methods", "datasets", "leaderboards")
+ALLOWED = ("dpbench.method", "dpbench.scores", "dpbench.greedy")  # the interface, and static methods' building blocks
 
 
 def listed() -> list[str]:
@@ -58,7 +59,7 @@ def test_a_method_imports_the_interface_only(file: Path) -> None:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             names = [node.module or ""]
-        assert [name for name in names if name.split(".")[0] == "dpbench" and name != "dpbench.method"] == []
+        assert [name for name in names if name.split(".")[0] == "dpbench" and name not in ALLOWED] == []
 
 
 def run_python(code: str, cwd: Path, **environment: str) -> str:

@@ -120,6 +120,25 @@ def test_a_batch_of_which_nothing_is_picked_leaves_no_trace(loader: Loader, mode
     assert done.loss != done.loss, "there is no mean loss of no steps"
 
 
+def test_a_single_sample_is_trained_on_with_the_running_statistics(loader: Loader) -> None:
+    """Batch normalisation cannot normalise one value by itself, and `pick` may leave one row."""
+    found = learner("resnet18")
+    statistics = {key: value.clone() for key, value in found.network.state_dict().items() if "running" in key}
+    done = train_epoch(
+        found,
+        loader,
+        [torch.arange(4), torch.tensor([5])],
+        always,
+        needs=frozenset({"loss"}),
+        pick=lambda rows, values: (torch.tensor([0]), None),
+    )
+    assert (done.backward, done.steps) == (2, 2)
+    assert all(torch.equal(found.network.state_dict()[key], value) for key, value in statistics.items())
+    assert parameters(found).isfinite().all()
+    train_epoch(found, loader, [torch.tensor([5]), torch.arange(4)], always)
+    assert not torch.equal(found.network.state_dict()["bn1.running_mean"], statistics["bn1.running_mean"])
+
+
 # an epoch
 
 
