@@ -87,7 +87,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_broken_methods_are_found(broken: str, tmp_path: Path) -> None:
+def test_broken_methods_are_found(broken: str, tmp_path: Path, unplug: None) -> None:
     body, check = BROKEN[broken]
     file = tmp_path / f"broken_{broken}.py"
     file.write_text(HEADER + "\n" + body + "\n")
@@ -100,7 +100,7 @@ def test_broken_methods_are_found(broken: str, tmp_path: Path) -> None:
     )
 
 
-def test_ranks_that_drift_apart_are_found(tmp_path: Path) -> None:
+def test_ranks_that_drift_apart_are_found(tmp_path: Path, unplug: None) -> None:
     file = tmp_path / "broken_ranks.py"
     file.write_text(
         HEADER

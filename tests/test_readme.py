@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_the_plugin_conforms(tmp_path: Path) -> None:
+def test_the_plugin_conforms(tmp_path: Path, unplug: None) -> None:
     code = re.search(r"```python\n(import torch.*?)```", TEXT, re.S)
     assert code is not None
     file = tmp_path / "hardest.py"
