@@ -179,9 +179,12 @@ def plug_in(source: Path) -> str:
 
 
 def source_digest(kind: str, name: str) -> str:
-    """Hash the source file of a method or dataset, so that a changed file is another configuration."""
+    """Hash the source of a method or dataset, with the building blocks it imports: changed code is another run."""
     cls = (method_class if kind == "methods" else dataset_class)(name)
-    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:16]
+    source = Path(inspect.getfile(cls)).read_bytes()
+    here = Path(__file__).parent
+    blocks = [here / f"{block}.py" for block in ("scores", "greedy") if f"dpbench.{block}".encode() in source]
+    return hashlib.sha256(b"".join([source, *(block.read_bytes() for block in blocks)])).hexdigest()[:16]
 
 
 @cache

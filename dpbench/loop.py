@@ -70,7 +70,11 @@ class PruningSampler(Sampler[list[int]]):
         self._batches: list[Tensor] = []
         self._weights: Tensor | None = None
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
-        self._replayed = self.method.proxy is None
+        self._replayed: set[tuple[int, int]] = set()  # (run, epoch) of the proxy
+        epochs_asked = self.method.epochs(task)
+        if epochs_asked != epochs:
+            name = type(self.method).__name__
+            raise UsageError(f"{name} trains {epochs_asked} of {epochs} epochs; use 'full' with epochs={epochs_asked}")
 
     def __iter__(self) -> Iterator[list[int]]:
         # A DataLoader with workers makes an iterator that it never advances: an epoch starts with its first batch.
@@ -80,9 +84,9 @@ class PruningSampler(Sampler[list[int]]):
             yield batch.tolist()
 
     def __len__(self) -> int:
-        """Batches of the epoch under way; before the first epoch, of the first."""
-        if self.epoch < 0:
-            self._start(0)
+        """Batches of the epoch under way; before the first, and after a resume, of the next."""
+        if not self._batches:
+            self._start(self._next)
         return len(self._batches)
 
     def set_epoch(self, epoch: int) -> None:
@@ -110,9 +114,17 @@ class PruningSampler(Sampler[list[int]]):
         return self._weights[indices.cpu()].to(indices.device)
 
     def reduce(self, losses: Tensor, indices: Tensor, **values: Tensor) -> Tensor:
-        """Observe the losses (b,) of samples `indices` and return their weighted mean, to be sent backward."""
+        """Observe the losses (b,) of samples `indices` and return their weighted mean, to be sent backward.
+
+        A batch-level method picks from the batch, of which only the picked samples enter the mean.
+        """
+        chosen, weights = losses, self.weights(indices).to(losses.device)
+        if self.method.picks():
+            positions, picked = self.pick(indices, losses.detach(), **values)
+            chosen, weights = losses[positions], weights[positions]
+            weights = weights if picked is None else weights * picked
         self.observe(indices, losses, **values)
-        return (losses * self.weights(indices).to(losses.device)).mean()
+        return (chosen * weights).sum() / max(1, len(chosen))
 
     def observe(self, indices: Tensor, losses: Tensor, **values: Tensor) -> None:
         """Tell the method the losses (b,) of samples `indices`, and by name any other signal that it needs.
@@ -143,25 +155,29 @@ class PruningSampler(Sampler[list[int]]):
         if missing:
             raise UsageError(f"{type(self.method).__name__} needs the signals {', '.join(sorted(missing))} too")
         values = {name: signals[name].detach().cpu() for name in self.method.needs}
+        for name, value in values.items():
+            if len(value) != self.task.n:
+                raise UsageError(f"replay: {name} has {len(value)} rows; one for each of the n = {self.task.n} samples")
         self.method.observe(Signals(torch.arange(self.task.n), values, epoch, run))
-        self._replayed = True
+        self._replayed.add((run, epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on after the epoch under way, in plain values and tensors."""
-        self._flush()
+        """All that this rank needs to go on after the epoch under way, in plain values and tensors."""
         return {
+            "epoch": self.epoch,
             "next": self._next,
             "method": self.method.state_dict(),
             "selector": self._selector.state_dict(),
-            "replayed": self._replayed,
+            "replayed": sorted(self._replayed),
+            "seen": [(rows.cpu(), {name: v.cpu() for name, v in values.items()}) for rows, values in self._seen],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state` with the next epoch."""
-        self._next, self._replayed = state["next"], state["replayed"]
+        self.epoch, self._next, self._replayed = state["epoch"], state["next"], set(state["replayed"])
         self.method.load_state_dict(state["method"])
         self._selector.load_state_dict(state["selector"])
-        self._seen.clear()
+        self._seen, self._batches = list(state["seen"]), []
 
     def _measure(self, indices: Tensor, losses: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The signals that the method needs, from what was given."""
@@ -184,8 +200,13 @@ class PruningSampler(Sampler[list[int]]):
         """Plan `epoch`, unless it is planned already."""
         if epoch == self.epoch and not self._seen and self._batches:
             return
-        if not self._replayed:
-            raise UsageError(f"{type(self.method).__name__} is static: give it its proxy's signals by replay() first")
+        proxy = self.method.proxy
+        due = 0 if proxy is None else proxy.seeds * (1 if proxy.at == "end" else proxy.epochs)
+        if len(self._replayed) < due:
+            raise UsageError(
+                f"{type(self.method).__name__} is static: give it its proxy's signals by replay() first "
+                f"({len(self._replayed)} of {due} passes were given)"
+            )
         self._flush()
         start, end = (min(e / self.task.epochs, 1.0) for e in (epoch, epoch + 1))
         self._selection = self._selector.select(epoch, start, end)

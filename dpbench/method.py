@@ -197,7 +197,9 @@ class PruningMethod(ABC):
         return "batch" if cls.picks() else "static" if cls.period == 0 else "epoch"
 
     def saves(self) -> str:
-        """What it saves against full training: "backward" passes, or "forward and backward" passes."""
+        """What it saves against full training: "backward" or "forward and backward" passes, or "nothing"."""
+        if self.keep == 1:
+            return "nothing"
         return "backward" if self.picks() or self.refreshes else "forward and backward"
 
     def hyperparameters(self) -> dict[str, Any]:

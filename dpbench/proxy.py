@@ -25,7 +25,7 @@ from dpbench.ledger import Ledger
 from dpbench.method import Proxy, Signals
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import batches, join, order
-from dpbench.spec import Recipe, RunSpec
+from dpbench.spec import PROTOCOL, Recipe, RunSpec
 from dpbench.train import Learner, measure_all, train_epoch
 
 
@@ -45,6 +45,7 @@ class Request:
     def hash(self) -> str:
         """The content hash of the training, whatever is recorded of it."""
         content = {
+            "protocol": PROTOCOL,
             "dataset": self.dataset,
             "dataset_source": catalog.source_digest("datasets", catalog.parse(self.dataset)[0]),
             "model": self.model,

@@ -139,12 +139,16 @@ class Tracker:
                 return found
 
     def send_runs(self, grid: str, results: Iterable[dict[str, Any]]) -> str:
-        """Send the results that are not there yet to the grid's experiment; return its id."""
+        """Send the results that are not there yet, in the place of older tries; return the id of the experiment."""
         experiment = self.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, f"The runs of the grid `{grid}`.")
         sent = self.sent(experiment)
         for result in results:
-            if (result["hash"], result["status"]) not in sent:
-                self._send_run(experiment, grid, result)
+            if (result["hash"], result["status"]) in sent:
+                continue
+            for (key, _), run_id in sent.items():
+                if key == result["hash"]:
+                    self.client.delete_run(run_id)
+            self._send_run(experiment, grid, result)
         return experiment
 
     def _send_run(self, experiment: str, grid: str, result: dict[str, Any]) -> None:

@@ -137,6 +137,43 @@ def test_static_method_asks_for_its_proxy() -> None:
     assert chosen == set(scores.topk(round(0.2 * N)).indices.tolist())
 
 
+def test_all_passes_of_the_proxy_are_asked_for() -> None:
+    sampler = PruningSampler("el2n[runs=2]", n=N, epochs=1, batch_size=8, keep=0.2)
+    sampler.replay({"error_norm": torch.ones(N)}, run=0)
+    with pytest.raises(UsageError, match="1 of 2 passes were given"):
+        next(iter(sampler))
+    with pytest.raises(UsageError, match=f"error_norm has 3 rows; one for each of the n = {N} samples"):
+        sampler.replay({"error_norm": torch.ones(3)}, run=1)
+
+
+def test_reduce_lets_a_batch_level_method_pick() -> None:
+    sampler = PruningSampler("big_loss", n=N, epochs=1, batch_size=10, keep=0.5)
+    batch = torch.tensor(next(iter(sampler)))
+    losses = losses_of(batch, 0).requires_grad_()
+    loss = sampler.reduce(losses, batch)
+    largest = losses.detach().topk(round(0.5 * len(batch))).values
+    assert loss.item() == pytest.approx(largest.mean().item())
+    loss.backward()
+    assert losses.grad is not None
+    assert int(losses.grad.count_nonzero()) == len(largest)
+
+
+def test_a_method_of_fewer_epochs_is_refused() -> None:
+    with pytest.raises(UsageError, match="FullShort trains 3 of 10 epochs; use 'full' with epochs=3"):
+        PruningSampler("full_short", n=N, epochs=10, batch_size=8, keep=0.3)
+
+
+@pytest.mark.parametrize("stop", range(1, EPOCHS))
+def test_length_after_a_resume_is_that_of_the_next_epoch(stop: int) -> None:
+    make = {"n": N, "epochs": EPOCHS, "batch_size": 8, "keep": 0.5}
+    sampler = PruningSampler("infobatch", **make)
+    drive(sampler, range(stop))
+    resumed = PruningSampler("infobatch", **make)
+    resumed.load_state_dict(sampler.state_dict())
+    length = len(resumed)
+    assert length == len(list(resumed)) == len(list(sampler))
+
+
 def test_signals_come_from_logits() -> None:
     labels = torch.arange(N) % 3
     logits = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
