@@ -96,6 +96,9 @@ def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator
     if not pd.isna(realised) and abs(realised - (1 - line["keep"])) > OFF_COST:
         asked = 1 - line["keep"]
         yield "other cost", f"It prunes {realised:.2f}, not {asked:.2f}: random at this keep is not at its cost."
+    if realised > OFF_COST and line["forward_saving"] < OFF_COST:
+        forwards = 1 - line["forward_saving"]
+        yield "no forward saved", f"It forwards {forwards:.2f} times what full training does: only backward is saved."
     if _proxy_data(line["method"]) == "holdout":
         yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."
 

@@ -35,6 +35,7 @@ def test_a_clean_grid_has_no_finding() -> None:
         (around(0.9), {"epochs": 2}, "changed schedule"),
         (around(0.9), {"prune_ratio": 0.3}, "other cost"),
         (around(0.9), {"accuracy": 0.99}, "test selection"),
+        (around(0.9), {"forward_saving": -0.2}, "no forward saved"),
     ],
 )
 def test_each_departure_has_its_badge(values: list[Any], metrics: dict[str, float], badge: str) -> None:
