@@ -119,11 +119,12 @@ class PruningSampler(Sampler[list[int]]):
         A batch-level method picks from the batch, of which only the picked samples enter the mean.
         """
         chosen, weights = losses, self.weights(indices).to(losses.device)
+        measured = self._measure(indices, losses, values)
         if self.method.picks():
-            positions, picked = self.pick(indices, losses.detach(), **values)
+            positions, picked = self._pick(indices, measured, losses.device)
             chosen, weights = losses[positions], weights[positions]
             weights = weights if picked is None else weights * picked
-        self.observe(indices, losses, **values)
+        self._observe(indices, measured)
         return (chosen * weights).sum() / max(1, len(chosen))
 
     def observe(self, indices: Tensor, losses: Tensor, **values: Tensor) -> None:
@@ -132,7 +133,9 @@ class PruningSampler(Sampler[list[int]]):
         With `logits=` (b, C), and `embedding=` (b, d) where needed, the other signals are computed from them; the
         labels are those given to the sampler.
         """
-        measured = self._measure(indices, losses, values)
+        self._observe(indices, self._measure(indices, losses, values))
+
+    def _observe(self, indices: Tensor, measured: dict[str, Tensor]) -> None:
         if not measured:
             return
         self._seen.append((indices.detach(), measured))
@@ -141,13 +144,14 @@ class PruningSampler(Sampler[list[int]]):
 
     def pick(self, indices: Tensor, losses: Tensor, **values: Tensor) -> tuple[Tensor, Tensor | None]:
         """For a batch-level method: the positions (k,) in the batch to send backward, and their weights or None."""
-        measured = {name: value.cpu() for name, value in self._measure(indices, losses, values).items()}
+        return self._pick(indices, self._measure(indices, losses, values), losses.device)
+
+    def _pick(self, indices: Tensor, measured: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
+        signals = Signals(indices.cpu(), {name: value.cpu() for name, value in measured.items()}, self.epoch)
         where = f"{type(self.method).__name__}.pick(epoch={self.epoch})"
-        picked = check_selection(
-            self.method.pick(Signals(indices.cpu(), measured, self.epoch), self._pick_rng), len(indices), where
-        )
+        picked = check_selection(self.method.pick(signals, self._pick_rng), len(indices), where)
         weights = picked.weights
-        return picked.indices.to(losses.device), None if weights is None else weights.float().to(losses.device)
+        return picked.indices.to(device), None if weights is None else weights.float().to(device)
 
     def replay(self, signals: dict[str, Tensor], epoch: int = 0, run: int = 0) -> None:
         """Give a static method the signals of all n samples at one epoch of a proxy training, in the data's order."""
