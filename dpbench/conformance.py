@@ -20,7 +20,7 @@ from dpbench.errors import DpbenchError
 from dpbench.method import PruningMethod, Signals, Task
 from dpbench.rng import generator
 from dpbench.sampler import Selector, batches, call, check_selection, order
-from dpbench.signals import MODEL_SIGNALS, compute
+from dpbench.signals import SIGNALS, compute
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def signals_of(setting: Setting, needs: frozenset[str], indices: Tensor, epoch: 
     if setting.losses == "equal":
         logits = torch.zeros(n, classes)
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    plain = needs - MODEL_SIGNALS.keys()
+    plain = needs & SIGNALS.keys()
     values = compute(plain, logits[indices], labels[indices], loss[indices], embedding[indices])
     values |= dict.fromkeys(needs - plain, loss[indices])  # any number will do where there is no model
     if setting.losses in ("nan", "infinite"):

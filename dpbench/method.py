@@ -91,19 +91,25 @@ class Proxy:
     `at`: "end" replays one pass over the data after the last of these epochs, "epochs" one pass after each,
     "steps" the signals of the training batches themselves, epoch by epoch. `data`: the proxy trains on the
     training samples ("train") or on the validation samples ("holdout"); it is always the training samples
-    that are recorded.
+    that are recorded. `share` of the training samples, drawn anew for each seed, are trained on; which ones is
+    the signal `member`.
     """
 
     epochs: int
     seeds: int = 1
     at: Literal["end", "epochs", "steps"] = "end"
     data: Literal["train", "holdout"] = "train"
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.seeds < 1:
             raise ValueError(f"a proxy of {self.epochs} epochs and {self.seeds} seeds; both are at least 1")
-        if self.at == "steps" and self.data == "holdout":
-            raise ValueError("a proxy on holdout data has no training samples in its steps; use at='epochs'")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"a proxy on the share {self.share} of the samples; it is in (0, 1]")
+        if self.at == "steps" and (self.data == "holdout" or self.share < 1):
+            raise ValueError("a proxy that trains on other samples has not all in its steps; use at='epochs'")
+        if self.data == "holdout" and self.share < 1:
+            raise ValueError("a proxy on holdout data trains on all of it; share is for data='train'")
 
 
 def param(

@@ -22,9 +22,10 @@ from dpbench import catalog, optim, store
 from dpbench.data import Data, Loader
 from dpbench.errors import RunFailed
 from dpbench.ledger import Ledger
-from dpbench.method import Proxy, Signals
+from dpbench.method import Proxy, Signals, sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import batches, join, order
+from dpbench.signals import MEMBER
 from dpbench.spec import PROTOCOL, Recipe, RunSpec
 from dpbench.train import Learner, measure_all, train_epoch
 
@@ -53,6 +54,7 @@ class Request:
             "seed": self.seed,
             "run": self.run,
             "data": self.proxy.data,
+            "share": self.proxy.share,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -101,15 +103,19 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
     first = wanted[0]
     recipe, seed = first.recipe, derive(first.seed, "proxy", first.run)
     learner = Learner(first.model, recipe, data.shape, data.classes, seed, device)
-    trained = data.train if first.proxy.data == "train" else data.validation
-    loader = Loader(trained, data.train.images, device, recipe.augment, recipe.pad, recipe.channels_last)
+    split = data.train if first.proxy.data == "train" else data.validation
+    loader = Loader(split, data.train.images, device, recipe.augment, recipe.pad, recipe.channels_last)
     recorded = Loader(data.train, data.train.images, device, channels_last=recipe.channels_last)
-    n, everything = len(loader), torch.arange(len(recorded))
+    n, everything = len(recorded), torch.arange(len(recorded))
+    size = round(first.proxy.share * len(loader))
+    trained = sample(len(loader), max(1, size), generator(seed, "members"))
+    member = torch.zeros(n).index_fill_(0, trained, 1.0) if first.proxy.data == "train" else torch.zeros(n)
     in_steps = frozenset[str]().union(*(request.needs for request in wanted if request.proxy.at == "steps"))
     for epoch in range(max(request.epochs[-1] for request in wanted) + 1):
         begin = time.perf_counter()
         loader.start_epoch(generator(seed, "augment", epoch))
-        parts = batches(order(torch.arange(n), n, generator(seed, "order", epoch)).to(device), recipe.batch_size)
+        rows = order(trained, len(loader), generator(seed, "order", epoch)).to(device)
+        parts = batches(rows, recipe.batch_size)
         with seeded(derive(seed, "train", epoch), device):
             done = train_epoch(
                 learner,
@@ -126,7 +132,9 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
         passing = [request for request in asking if request.proxy.at != "steps"]
         if passing:
             needs = frozenset[str]().union(*(request.needs for request in passing))
-            _save(passing, join(measure_all(learner, recorded, everything, needs), epoch))
+            passed = join(measure_all(learner, recorded, everything, needs), epoch)
+            passed.values[MEMBER] = member
+            _save(passing, passed)
         cost = {"backward": done.backward, "train_s": trained_s, "pass_s": time.perf_counter() - begin}
         store.write_json(first.folder / f"cost-{epoch:04d}.json", cost)
 

@@ -92,6 +92,29 @@ def reason(error: BaseException) -> str:
     return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
 
 
+def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> PruningMethod:
+    """Set the run's method up and replay the proxy it asks for, which is recorded unless it is there."""
+    method = catalog.load_method(spec.method)
+    n = len(data.train)
+    task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels)
+    with ledger.time("select"):
+        call(method, "setup", method.setup, task, generator(spec.seed, "method"))
+    check_names(method.needs)
+    for request in proxy.requests(spec):
+        proxy.record([request], data, device)
+        proxy.book(request, n, ledger)
+        with ledger.time("observe"):
+            for signals in proxy.replay(request):
+                call(method, "observe", method.observe, signals)
+    return method
+
+
+def needed_in_training(method: PruningMethod) -> frozenset[str]:
+    """The signals that the training must compute: none for a method that has selected for good before it."""
+    decided = method.period == 0 and method.window[0] == 0 and not method.picks()
+    return frozenset() if decided else method.needs
+
+
 class _Run:
     """The state of one run."""
 
@@ -104,7 +127,9 @@ class _Run:
         self.ledger = Ledger()
         self.records: list[dict[str, Any]] = []
         self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
-        self.method = self._prepare_method()
+        self.method = prepare(spec, self.data, device, self.ledger)
+        self.epochs = self._epochs()
+        self.needs = needed_in_training(self.method)
         self.selector = Selector(self.method)
         recipe, images = self.recipe, self.data.train.images
         self.learner = Learner(spec.model, recipe, self.data.shape, self.data.classes, spec.seed, device)
@@ -114,24 +139,13 @@ class _Run:
         probed = sample(self.n, min(self.n, max(2, spec.probe.samples)), generator(spec.seed, "probe"))
         self.probed = probed.to(device)
 
-    def _prepare_method(self) -> PruningMethod:
-        """Set the method up and replay the proxy it asks for."""
-        spec = self.spec
-        method = catalog.load_method(spec.method)
-        task = Task(self.n, self.recipe.epochs, self.recipe.batch_size, spec.keep, self.data.train.labels)
-        with self.ledger.time("select"):
-            call(method, "setup", method.setup, task, generator(spec.seed, "method"))
-        check_names(method.needs)
-        for request in proxy.requests(spec):
-            proxy.record([request], self.data, self.device)
-            proxy.book(request, self.n, self.ledger)
-            with self.ledger.time("observe"):
-                for signals in proxy.replay(request):
-                    call(method, "observe", method.observe, signals)
-        self.epochs = call(method, "epochs", method.epochs, task)
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise RunFailed(f"{type(method).__name__}.epochs returned {self.epochs!r}; at least 1 is needed")
-        return method
+    def _epochs(self) -> int:
+        """How many epochs the method trains."""
+        method = self.method
+        epochs = call(method, "epochs", method.epochs, method.task)
+        if not isinstance(epochs, int) or epochs < 1:
+            raise RunFailed(f"{type(method).__name__}.epochs returned {epochs!r}; at least 1 is needed")
+        return epochs
 
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
@@ -203,14 +217,14 @@ class _Run:
                 self.loader,
                 parts,
                 rate,
-                method.needs,
+                self.needs,
                 self._weights(selection),
                 (lambda rows, values: self._pick(rows, values, epoch, rng)) if method.picks() else None,
                 (lambda passed: self._observe([passed], epoch)) if method.online else None,
             )
         if selection.refresh is not None and len(selection.refresh):
             with ledger.time("train", device):
-                done.passed += measure_all(self.learner, self.loader, selection.refresh, method.needs)
+                done.passed += measure_all(self.learner, self.loader, selection.refresh, self.needs)
             done.forward += len(selection.refresh)
         if done.passed:
             with ledger.time("observe"):

@@ -124,11 +124,15 @@ MODEL_SIGNALS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
 }
 
 
+MEMBER = "member"  # 1 for the samples that the proxy was trained on, else 0: known to the record alone
+
+
 def check_names(names: Iterable[str]) -> None:
     """Refuse a signal that does not exist."""
+    known = [*SIGNALS, *MODEL_SIGNALS, MEMBER]
     for name in names:
-        if name not in SIGNALS and name not in MODEL_SIGNALS:
-            raise UsageError(f"unknown signal {name!r}; known: {', '.join([*SIGNALS, *MODEL_SIGNALS])}")
+        if name not in known:
+            raise UsageError(f"unknown signal {name!r}; known: {', '.join(known)}")
 
 
 def compute(

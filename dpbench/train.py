@@ -66,7 +66,7 @@ class Learner:
         if not needs:
             return losses, {}
         values = signals.compute(
-            needs - signals.MODEL_SIGNALS.keys(), logits, labels, losses, embeddings[0] if embeddings else None
+            needs & signals.SIGNALS.keys(), logits, labels, losses, embeddings[0] if embeddings else None
         )
         return losses, values | signals.differentiate(needs, self.network, images, labels)
 
@@ -113,7 +113,7 @@ def train_epoch(
     again to be trained on. `online` receives each step's signals; else they gather in the result.
     """
     done = Epoch()
-    needs -= signals.MODEL_SIGNALS.keys()
+    needs &= signals.SIGNALS.keys()
     for number, rows in enumerate(parts):
         learning_rate = rate(number, done)
         if learning_rate is None:

@@ -126,6 +126,7 @@ class Replayed(PruningMethod):
     runs: int = param(1)
     at: str = param("end")
     data: str = param("train")
+    share: float = param(1.0)
     signal: str = param("loss")
 
     period = 0
@@ -136,7 +137,7 @@ class Replayed(PruningMethod):
 
     @property
     def proxy(self) -> Proxy:
-        return Proxy(self.upto, self.runs, self.at, self.data)  # type: ignore[arg-type]
+        return Proxy(self.upto, self.runs, self.at, self.data, self.share)  # type: ignore[arg-type]
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -46,7 +46,7 @@ def record(spec: RunSpec) -> list[proxy.Request]:
 
 
 def reference(
-    spec: RunSpec, run: int, epochs: int, on: str = "train"
+    spec: RunSpec, run: int, epochs: int, on: str = "train", rows: Tensor | None = None
 ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """The proxy training by hand: for each epoch the signals of its steps and of a pass after it, in data order."""
     data, seed, names = (
@@ -60,16 +60,17 @@ def reference(
     found = []
     for epoch in range(epochs):
         loader.start_epoch(generator(seed, "augment", epoch))
-        parts = batches(order(torch.arange(n), n, generator(seed, "order", epoch)), spec.recipe.batch_size)
+        trained = torch.arange(n) if rows is None else rows
+        parts = batches(order(trained, n, generator(seed, "order", epoch)), spec.recipe.batch_size)
 
         def rate(step: int, done: Any, epoch: int = epoch, parts: list[Tensor] = parts) -> float:
             return optim.learning_rate(spec.recipe, (epoch + step / len(parts)) / spec.recipe.epochs)
 
         done = train_epoch(learner, loader, parts, rate, needs=names)
         steps = {name: torch.empty(n) for name in names}
-        for rows, values in done.passed:
+        for passed, values in done.passed:
             for name in names:
-                steps[name][rows] = values[name]
+                steps[name][passed] = values[name]
         found.append((steps, measure_all(learner, recorded, torch.arange(len(recorded)), names)[0][1]))
     return found
 
@@ -105,6 +106,16 @@ def test_a_proxy_on_held_out_data_trains_there_and_measures_the_training_samples
     assert torch.equal(shown[0][3], reference(spec(), 0, 2, on="validation")[1][1]["loss"])
     assert len(shown[0][3]) == N
     assert not torch.equal(shown[0][3], replayed(at="end", upto=2)[0][3])
+
+
+def test_a_proxy_on_a_share_trains_on_its_members_and_measures_all(spec: Spec, replayed: Any) -> None:
+    members = [values.nonzero().squeeze(1) for *_, values in replayed(signal="member", share=0.6, runs=2)]
+    assert [len(rows) for rows in members] == [54, 54]
+    assert not torch.equal(*members)
+    for (run, _, _, values), rows in zip(replayed(share=0.6, runs=2), members, strict=True):
+        assert torch.equal(values, reference(spec(), run, 2, rows=rows)[1][1]["loss"])
+    assert replayed(signal="member")[0][3].eq(1).all()
+    assert replayed(signal="member", data="holdout")[0][3].eq(0).all()
 
 
 def test_proxy_runs_are_independent(spec: Spec, replayed: Any) -> None:
@@ -207,7 +218,7 @@ def test_a_crash_leaves_no_half_file_and_is_made_good(home: Path, spec: Spec, mo
 @pytest.mark.parametrize(
     ("params", "backward", "passes"),
     [("upto=2", 2 * N, 1), ("upto=2,at=epochs", 2 * N, 2), ("upto=2,at=steps", 2 * N, 0),
-     ("upto=3,data=holdout", 3 * HELD_OUT, 1), ("upto=2,runs=2", 4 * N, 2)],
+     ("upto=3,data=holdout", 3 * HELD_OUT, 1), ("upto=2,share=0.6", 2 * 54, 1), ("upto=2,runs=2", 4 * N, 2)],
 )  # fmt: skip
 def test_the_cost_is_that_of_a_record_of_ones_own(
     home: Path, spec: Spec, params: str, backward: int, passes: int

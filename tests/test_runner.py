@@ -559,7 +559,9 @@ def test_the_schedule_runs_over_what_is_really_trained(spec: Spec, trained: Call
         ("made:BadPick[answer=negative]", "BadPick.pick(epoch=0) returned a weight that is negative or not finite"),
         ("made:Epochs[number=0]", "Epochs.epochs returned 0; at least 1 is needed"),
         ("made:All[signal=los]", "unknown signal 'los'; known: loss, prob_y"),
-        ("made:Replayed[at=steps,data=holdout]", "ValueError: a proxy on holdout data has no training samples"),
+        ("made:Replayed[at=steps,data=holdout]", "ValueError: a proxy that trains on other samples has not all"),
+        ("made:Replayed[share=0.5,data=holdout]", "ValueError: a proxy on holdout data trains on all of it"),
+        ("made:Replayed[share=0.0]", "ValueError: a proxy on the share 0.0 of the samples"),
     ],
 )
 def test_a_fault_fails_the_run_in_one_line(spec: Spec, run: Run, method: str, reason: str) -> None:

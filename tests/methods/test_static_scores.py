@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from dpbench import load_method
 from dpbench.greedy import kronecker_inverse, last_layer
+from dpbench.ledger import Ledger
 from dpbench.method import Signals, others
+from dpbench.runner import load_data, prepare
 from dpbench.scores import beta_weights, strata_budgets
 from dpbench.signals import compute
+from dpbench.spec import Recipe, RunSpec
 
 EPOCHS, N = 20, 400
 
@@ -286,6 +290,43 @@ def test_cal(digits, play, gold):
     least = [m[np.argsort(symmetric[m])[: round(0.1 * len(m))]] for m in classes]
     assert theirs == set(np.concatenate(least).tolist())
     assert not theirs & other
+
+
+def test_memorization_is_what_membership_adds_to_the_chance_of_being_right(make):
+    n, runs = 60, 5
+    rng = np.random.default_rng(0)
+    member, correct = rng.random((runs, n)) < 0.7, rng.random((runs, n)) < 0.5
+    member[:, 0], member[:, 1] = True, False
+    method = make("memorization[runs=5]", n=n, keep=0.2)
+    for run in range(runs):
+        values = {"member": torch.tensor(member[run]).float(), "correct": torch.tensor(correct[run]).float()}
+        method.observe(Signals(torch.arange(n), values, 29, run))
+    kept = chosen(method)
+    expected = [
+        correct[inside, i].mean() - correct[~inside, i].mean() if inside.any() and not inside.all() else 0.0
+        for i, inside in enumerate(member.T)
+    ]
+    np.testing.assert_allclose(method.scores(), expected, atol=1e-6)
+    assert min(expected[i] for i in kept) >= sorted(expected, reverse=True)[12 - 1] - 1e-6
+    assert len(kept) == 12
+
+
+def test_memorization_finds_wrong_labels(tmp_path, monkeypatch):
+    monkeypatch.setenv("DPBENCH_HOME", str(tmp_path))
+    spec = RunSpec(
+        dataset="synthetic[n=300,n_test=50,d=16,classes=4,label_noise=0.1]",
+        model="mlp[width=64,depth=1]",
+        method="memorization[runs=8]",
+        keep=0.1,
+        seed=0,
+        recipe=Recipe(epochs=30, batch_size=16, lr=0.2),
+    )
+    data = load_data(spec.dataset, None)
+    method = prepare(spec, data, torch.device("cpu"), Ledger())
+    kept = method.select(0).indices
+    assert data.noisy is not None
+    assert float(data.noisy[kept].float().mean()) > 0.6, "they are right only where they were trained on"
+    assert roc_auc_score(data.noisy, method.scores()) > 0.9
 
 
 def test_moderate_keeps_the_middle(history, play):
