@@ -84,6 +84,10 @@ TrackingUri = Annotated[
 ]
 
 
+cache = typer.Typer(no_args_is_help=True, help="List or clear the proxy records, which static methods share.")
+app.add_typer(cache, name="cache")
+
+
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     """Options before the command."""
@@ -104,7 +108,17 @@ def run(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Run only these methods of GRID.", autocompletion=_complete("method")),
+        typer.Option(
+            "--only", help="Run only these methods of GRID, and what is added.", autocompletion=_complete("method")
+        ),
+    ] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="A subset to train on, as another method: a file of `dpbench subset`, or a list of positions among "
+            "the dataset's own training samples, .npy or text.",
+        ),
     ] = None,
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="Instead of GRID's.", autocompletion=_complete("dataset"))
@@ -136,13 +150,14 @@ def run(
     - `dpbench run quick`
     - `dpbench run quick --only orderdp --only uniform --jobs 1`
     - `dpbench run --method my_method.py --method uniform --keep 0.3 --keep 0.5 --seeds 3 --name mine`
+    - `dpbench run --from subset.npz --method uniform --seeds 3`
     """
     from dpbench import board as boards
     from dpbench import grid as grids
-    from dpbench import render, runner
+    from dpbench import proxy, render, runner
     from dpbench.track import Tracker
 
-    asked = _grid(grid, method or [], only or [], dataset, model, keep, seeds, name)
+    asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
     try:
         import torch
 
@@ -156,6 +171,9 @@ def run(
     board = boards.load(asked.name)
     _publish(board, tracker)
     out.print(render.screen(board))
+    if any(request.folder.is_dir() for spec in cells.values() for request in proxy.requests(spec)):
+        size = sum(record.size for record in proxy.records()) / 1e6
+        out.print(f"Proxy records take {size:.1f} MB; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
     failed = [key for key in cells if board.results.get(key, {}).get("status") == "FAILED"]
     where = escape(f" --tracking-uri {tracking_uri}") if tracking_uri else ""
     out.print(f"Open it in the MLflow UI:  [bold]{_program()} ui {asked.name}[/]{where}", soft_wrap=True)
@@ -175,6 +193,59 @@ def list_(
 
     rows = describe.rows(kind.value)
     out.print_json(json.dumps(rows)) if as_json else out.print(describe.table(rows))
+
+
+@app.command()
+def subset(
+    method: Annotated[
+        str,
+        typer.Argument(
+            help="A static method: name, name[key=value,...], file.py or file.py:Class.",
+            autocompletion=_complete("method"),
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="What to choose from.", autocompletion=_complete("dataset"))
+    ] = "digits",
+    keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, in (0, 1].")] = 0.3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The selection is that of this seed's runs.")] = 0,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=_complete("model"))
+    ] = None,
+    grid: Annotated[
+        str, typer.Option("--grid", help="A grid whose recipe is taken.", autocompletion=_complete("grid"))
+    ] = "quick",
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")] = None,
+) -> None:
+    """Write the subset that a static method chooses: indices, scores, weights, configuration and hash in one .npz file.
+
+    `indices` count the samples that dpbench trains on; `positions[indices]` those of the dataset's own training set, in
+    its own order. Train on it by `dpbench run --from FILE`.
+
+    - `dpbench subset el2n --dataset fashion_mnist --grid fashion_mnist --keep 0.3 -o el2n.npz`
+    """
+    from dpbench import runner, store, subsets
+    from dpbench.spec import RunSpec, canonical, load_grid
+
+    if not 0 < keep <= 1:
+        raise UsageError(f"--keep {keep:g} is outside (0, 1]; it is the share of the samples that is kept")
+    if output.suffix != ".npz":
+        raise UsageError(f"--output {output}: the name ends in .npz")
+    _single_threaded(1)
+    base = load_grid(grid)
+    spec = RunSpec(
+        dataset=dataset,
+        model=model or base.models[0],
+        method=canonical(method),
+        keep=keep,
+        seed=seed,
+        recipe=base.recipe,
+        probe=base.probe,
+    )
+    found = subsets.choose(spec, runner.default_device(), data_root)
+    store.write_selections(output, found)
+    out.print(f"{len(found.epochs[0]):,} of {found.n:,} samples, hash {found.digest}: {output}", soft_wrap=True)
 
 
 @app.command()
@@ -425,6 +496,41 @@ def figure4(
     out.print(f"The figure: {escape(str(folder / 'figure4.png'))}", soft_wrap=True)
 
 
+@cache.command("list")
+def cache_list() -> None:
+    """List the proxy records, their trainings and their sizes."""
+    from dpbench import proxy
+
+    found = proxy.records()
+    view = Table("record", "dataset", "model", "seed", "run", "epochs", "signals", "MB", box=None)
+    for record in found:
+        of = record.training
+        named = [str(of.get(name, "?")) for name in ("dataset", "model", "seed", "run")]
+        size = f"{record.size / 1e6:.1f}"
+        view.add_row(record.folder.name, *map(escape, named), str(record.epochs), ", ".join(record.signals), size)
+    out.print(view) if found else None
+    out.print(f"{len(found)} records, {sum(record.size for record in found) / 1e6:.1f} MB")
+
+
+@cache.command("clear")
+def cache_clear(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RECORD...]", help="Default: all.")] = None,
+) -> None:
+    """Remove proxy records. Finished runs do not need them; a run that does makes its own again."""
+    from dpbench import proxy
+
+    found = {record.folder.name: record for record in proxy.records()}
+    unknown = [name for name in names or [] if name not in found]
+    if unknown:
+        raise UsageError(f"no proxy record {unknown[0]!r}; dpbench cache list shows what there is")
+    chosen = [found[name] for name in names or found]
+    removed = [record for record in chosen if proxy.remove(record)]
+    out.print(f"{len(removed)} records removed, {sum(record.size for record in removed) / 1e6:.1f} MB")
+    kept = [record.folder.name for record in chosen if record not in removed]
+    if kept:
+        raise RunFailed(f"{', '.join(kept)}: in use by a run; kept")
+
+
 @app.command()
 def ui(
     grid: Annotated[str | None, typer.Argument(help="Open on this grid's leaderboard.")] = None,
@@ -442,30 +548,38 @@ def _grid(
     name: str | None,
     methods: list[str],
     only: list[str],
+    files: list[Path],
     dataset: list[str] | None,
     model: list[str] | None,
     keep: list[float] | None,
     seeds: int | None,
     own_name: str | None,
+    data_root: Path | None,
 ) -> Grid:
     """Build the grid that the options describe."""
     from dpbench import catalog
     from dpbench.spec import Grid, canonical, load_grid
 
-    if name is None and not methods:
-        raise UsageError("name a grid (try: dpbench run quick), or give at least one --method")
+    if name is None and not methods and not files:
+        raise UsageError("name a grid (try: dpbench run quick), or give at least one --method or --from")
     if name is None and only:
         raise UsageError("--only restricts a GRID; without one, list the methods by --method")
     if name is not None and own_name is not None:
         raise UsageError("--name is for a grid made from options; a GRID has its name")
     base = load_grid(name or "quick")
-    chosen = list(dict.fromkeys(canonical(text) for text in (base.methods if name else []) + methods))
+    if files:
+        subsets = _subsets(files, dataset or (base.datasets if name else None), data_root)
+        methods = methods + list(subsets)
+        if name is None:
+            keep = keep or list(subsets.values())
+    added = [canonical(text) for text in methods]
+    chosen = list(dict.fromkeys([canonical(text) for text in (base.methods if name else [])] + added))
     if only:
         wanted = [canonical(text) for text in only]
         absent = [text for text in wanted if text not in chosen]
         if absent:
             raise UsageError(f"--only {absent[0]}: not in the grid {base.name}; it has {', '.join(chosen)}")
-        chosen = wanted
+        chosen = list(dict.fromkeys(wanted + added))
     changes: dict[str, Any] = {
         "name": base.name if name else (own_name or "custom"),
         "methods": chosen,
@@ -488,6 +602,24 @@ def _grid(
     for text in changes["models"]:
         catalog.check_model(text)
     return Grid.model_validate(base.model_dump() | changes)
+
+
+def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | None) -> dict[str, float]:
+    """Take files of subsets in; return each one's method and the share of the samples that it keeps."""
+    from dpbench import catalog, runner, subsets
+
+    if len(datasets or ["digits"]) > 1:
+        raise UsageError(f"--from is for one dataset, not for {', '.join(datasets or [])}; say which by --dataset")
+    dataset = datasets[0] if datasets else "digits"
+    taken = {}
+    for file in files:
+        method, left_out = subsets.take_in(file, dataset, runner.load_data(dataset, data_root))
+        taken[method] = catalog.load_method(method).keep or 1.0
+        if left_out:
+            err.print(
+                f"{file}: {left_out} of its samples are held out for validation here and left out", style="yellow"
+            )
+    return taken
 
 
 def _publish(board: Board, tracker: Tracker) -> None:

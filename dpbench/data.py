@@ -37,12 +37,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset, loaded: three splits, the number of classes, and which training labels were made wrong."""
+    """A dataset, loaded: three splits, the number of classes, and which training labels were made wrong.
+
+    `positions` tell which of the dataset's own training samples the n that are left for training are.
+    """
 
     train: Split
     validation: Split
     test: Split
     classes: int
+    positions: Tensor  # (n,) int64
     noisy: Tensor | None = None  # (n,) bool
 
     @property
@@ -80,7 +84,8 @@ class Dataset(ABC):
         classes = int(torch.cat([samples.labels, test.labels]).max()) + 1
         held_out = torch.zeros(n, dtype=torch.bool)
         held_out[sample(n, max(1, round(self.validation * n)), generator(SPLIT_SEED, "split"))] = True
-        train = samples.at((~held_out).nonzero().squeeze(1))
+        positions = (~held_out).nonzero().squeeze(1)
+        train = samples.at(positions)
         validation = samples.at(held_out.nonzero().squeeze(1))
         noisy = None
         if self.label_noise > 0:
@@ -89,7 +94,7 @@ class Dataset(ABC):
             noisy[sample(len(train), round(self.label_noise * len(train)), rng)] = True
             shift = torch.randint(1, classes, (len(train),), generator=rng)
             train = replace(train, labels=torch.where(noisy, (train.labels + shift) % classes, train.labels))
-        return Data(train, validation, test, classes, noisy)
+        return Data(train, validation, test, classes, positions, noisy)
 
 
 class Loader:

@@ -33,7 +33,7 @@ def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
         if result["status"] == "FINISHED" and path.is_file():
             spec = result["spec"]
             row = (spec["dataset"], spec["model"], spec["method"], spec["keep"])
-            masks.setdefault(row, {})[spec["seed"]] = _masks(*store.read_selections(path))
+            masks.setdefault(row, {})[spec["seed"]] = _masks(store.read_selections(path))
     seeds = {}
     for row, runs in masks.items():
         if len(runs) > 1:
@@ -42,9 +42,9 @@ def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
     return Overlap(seeds, _methods(masks))
 
 
-def _masks(selections: list[Any], n: int) -> NDArray[np.bool_]:
-    masks = np.zeros((len(selections), n), dtype=bool)
-    for mask, selection in zip(masks, selections, strict=True):
+def _masks(selections: store.Selections) -> NDArray[np.bool_]:
+    masks = np.zeros((len(selections.epochs), selections.n), dtype=bool)
+    for mask, selection in zip(masks, selections.epochs, strict=True):
         mask[selection.numpy()] = True
     return masks
 

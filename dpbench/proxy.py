@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from dpbench import catalog, optim, store
 from dpbench.data import Data, Loader
@@ -43,9 +45,9 @@ class Request:
     needs: frozenset[str]
 
     @property
-    def hash(self) -> str:
-        """The content hash of the training, whatever is recorded of it."""
-        content = {
+    def training(self) -> dict[str, Any]:
+        """What the training is, whatever is recorded of it."""
+        return {
             "protocol": PROTOCOL,
             "dataset": self.dataset,
             "dataset_source": catalog.source_digest("datasets", catalog.parse(self.dataset)[0]),
@@ -56,7 +58,11 @@ class Request:
             "data": self.proxy.data,
             "share": self.proxy.share,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def hash(self) -> str:
+        """The content hash of the training."""
+        return hashlib.sha256(json.dumps(self.training, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> Path:
@@ -95,6 +101,7 @@ def record(wanted: list[Request], data: Data, device: torch.device) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if any(request.missing() for request in wanted):
+            store.write_json(folder / "training.json", wanted[0].training)
             _train(wanted, data, device)
 
 
@@ -151,6 +158,46 @@ def _save(wanted: list[Request], signals: Signals) -> None:
 def _dump(file: Path, values: np.ndarray) -> None:
     with file.open("wb") as stream:
         np.save(stream, values)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record on disk: of which training, how many of its epochs, which signals, and its size in bytes."""
+
+    folder: Path
+    training: dict[str, Any]
+    epochs: int
+    signals: tuple[str, ...]
+    size: int
+
+
+def records() -> list[Record]:
+    """Every record under $DPBENCH_HOME, the largest first."""
+    found = []
+    for folder in (store.home() / "proxy").glob("*/"):
+        files = [path for path in folder.iterdir() if path.name != "lock"]
+        names = {path.stem.split("-", 2)[2] for path in files if path.suffix == ".npy" and path.name[0] != "."}
+        found.append(
+            Record(
+                folder=folder,
+                training=store.read_json(folder / "training.json") or {},
+                epochs=sum(path.name.startswith("cost-") for path in files),
+                signals=tuple(sorted(names)),
+                size=sum(path.stat().st_size for path in files),
+            )
+        )
+    return sorted(found, key=lambda record: (-record.size, record.folder.name))
+
+
+def remove(record: Record) -> bool:
+    """Remove a record, unless a process is making it; whether it is gone. A run that needs it makes it again."""
+    lock = FileLock(record.folder / "lock", timeout=0)
+    try:
+        with lock:
+            shutil.rmtree(record.folder)
+    except Timeout:
+        return False
+    return True
 
 
 def replay(request: Request) -> Iterator[Signals]:

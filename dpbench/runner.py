@@ -161,7 +161,8 @@ class _Run:
                 store.write(self.folder / "checkpoint.pt", self._save)
                 saved = time.monotonic()
         config = {"hash": self.spec.hash} | self.spec.model_dump()
-        store.write_selections(self.folder / "selections.npz", self.selections, self.n, config)
+        selections = store.Selections(self.selections, self.n, config, self.data.positions)
+        store.write_selections(self.folder / "selections.npz", selections)
         return {
             "kind": self.method.kind(),
             "hyperparameters": self.method.hyperparameters(),

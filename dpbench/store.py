@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +64,70 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def write_selections(path: Path, selections: list[Tensor], n: int, config: dict[str, Any]) -> None:
-    """Write which samples each epoch sent backward: epoch e has indices[offsets[e]:offsets[e + 1]] of range(n)."""
-    offsets = np.cumsum([0, *map(len, selections)])
-    indices = torch.cat(selections).numpy().astype(np.int32 if n < 2**31 else np.int64)
+@dataclass(frozen=True)
+class Selections:
+    """Which of `n` training samples each epoch trains on, as (k,) int64 rows of range(n); one epoch if chosen for good.
+
+    `positions` (n,) int64 tell where each of the n samples stands among the training samples that the dataset itself
+    has, before validation samples are held out. `weights` and `scores` (n,) are those of a selection made for good:
+    the former in the order of its indices, None where all are one, the latter None where the method has none.
+    """
+
+    epochs: list[Tensor]
+    n: int
+    config: dict[str, Any]
+    positions: Tensor | None = None
+    weights: Tensor | None = None
+    scores: Tensor | None = None
+
+    @property
+    def digest(self) -> str:
+        """The hash of what is trained on: samples, epoch by epoch, and weights."""
+        content = hashlib.sha256(repr((self.n, [len(rows) for rows in self.epochs])).encode())
+        for values in [*self.epochs, *([] if self.weights is None else [self.weights.float()])]:
+            content.update(values.numpy().tobytes())
+        return content.hexdigest()[:16]
+
+
+def write_selections(path: Path, selections: Selections) -> None:
+    """Write an .npz file: epoch e has indices[offsets[e]:offsets[e + 1]]; config is JSON, hash the digest."""
+    small = np.int32 if selections.n < 2**31 else np.int64
+    arrays: dict[str, Any] = {
+        "indices": torch.cat(selections.epochs).numpy().astype(small),
+        "offsets": np.cumsum([0, *map(len, selections.epochs)]),
+        "n": selections.n,
+        "config": json.dumps(selections.config, sort_keys=True),
+        "hash": selections.digest,
+    }
+    if selections.positions is not None:
+        arrays["positions"] = selections.positions.numpy().astype(small)
+    for name in ("weights", "scores"):
+        values = getattr(selections, name)
+        if values is not None:
+            arrays[name] = values.float().numpy()
 
     def save(file: Path) -> None:
         with file.open("wb") as stream:  # a path would get .npz appended
-            np.savez_compressed(
-                stream, indices=indices, offsets=offsets, n=n, config=json.dumps(config, sort_keys=True)
-            )
+            np.savez_compressed(stream, **arrays)
 
     write(path, save)
 
 
-def read_selections(path: Path) -> tuple[list[Tensor], int]:
-    """Read the selections of each epoch, (k,) int64 sorted, and the number of samples n they are chosen from."""
-    with np.load(path) as file:
-        offsets, n = file["offsets"], int(file["n"])
-        indices = torch.from_numpy(file["indices"].astype(np.int64))
-    return [indices[a:b] for a, b in itertools.pairwise(offsets)], n
+def read_selections(path: Path) -> Selections:
+    """Read what `write_selections` wrote; ValueError for another file, or one whose hash is not that of its content."""
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        cuts, indices = arrays["offsets"].tolist(), torch.from_numpy(arrays["indices"].astype(np.int64))
+        found = Selections(
+            epochs=[indices[a:b] for a, b in itertools.pairwise(cuts)],
+            n=int(arrays["n"]),
+            config=json.loads(str(arrays["config"])),
+            positions=torch.from_numpy(arrays["positions"].astype(np.int64)) if "positions" in arrays else None,
+            **{name: torch.from_numpy(arrays[name]) for name in ("weights", "scores") if name in arrays},
+        )
+    except (KeyError, AttributeError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not a file of selections: {type(error).__name__}: {error}") from None
+    if str(arrays.get("hash", found.digest)) != found.digest:
+        raise ValueError(f"{path}: its content does not have the hash that it names; it was changed or damaged")
+    return found

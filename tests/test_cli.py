@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import GRID
 
 from dpbench import catalog, cli, store
 from dpbench import grid as grids
@@ -137,8 +138,8 @@ def test_mlflow_has_the_curves_and_the_files(finished: Any) -> None:
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"result.json", "selections.npz"} <= names
     local = client.download_artifacts(run.info.run_id, "selections.npz")
-    chosen, n = store.read_selections(Path(local))
-    assert (n, [len(rows) for rows in chosen]) == (N, [54] * 5)
+    found = store.read_selections(Path(local))
+    assert (found.n, [len(rows) for rows in found.epochs]) == (N, [54] * 5)
 
 
 def test_a_second_run_does_no_work(
@@ -406,3 +407,57 @@ def test_bad_plug_ins_fail_alone_and_the_rest_is_kept(
     monkeypatch.setattr(grids, "run_all", lambda _, jobs, *__: (tried.extend(j.work.method for j in jobs), iter(()))[1])
     assert dpbench("run", *options).code == 1
     assert sorted(tried) == sorted([name, f"{name}[what=repeats]", f"{name}[what=dies]"])
+
+
+# subsets and the cache
+
+
+def test_a_subset_is_written_and_trained_on(
+    tracked_home: Path, dpbench: Callable[..., Said], tmp_path: Path, unplug: None
+) -> None:
+    grid = tmp_path / "small.yaml"
+    grid.write_text(GRID.replace("epochs: 5", "epochs: 2"))
+    file = tmp_path / "deep" / "chosen.npz"
+    dataset = "synthetic[n=200,n_test=100,d=16,classes=4]"
+    said = dpbench("subset", "el2n[at_epoch=1]", "--dataset", dataset, "--keep", "0.3", "--grid", grid, "-o", file)
+    assert said.code == 0, said.err
+    found = store.read_selections(file)
+    assert f"54 of 180 samples, hash {found.digest}" in said.out
+    said = dpbench("run", grid, "--from", file, "--only", "uniform", "--keep", "0.3", "--seeds", "1", "--jobs", "1")
+    assert said.code == 0, said.err
+    _, cells = grids.read_manifest("small")
+    rows = {spec.method: key for key, spec in cells.items()}
+    assert len(rows) == 2
+    [name] = [method for method in rows if method.startswith("subset")]
+    assert found.digest[:8] in name
+    ours, theirs = (store.read_json(store.run_folder(rows[method]) / "result.json") for method in (name, "uniform"))
+    assert ours["metrics"]["samples_backward"] == theirs["metrics"]["samples_backward"] == 2 * 54
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["subset", "orderdp", "-o", "x.npz"], "orderdp chooses anew while it trains"),
+        (["subset", "el2n", "-o", "x.txt"], "the name ends in .npz"),
+        (["subset", "el2n", "-o", "x.npz", "--keep", "0"], "--keep 0 is outside (0, 1]"),
+        (["run", "--from", "nowhere.npz"], "--from nowhere.npz: no such file"),
+        (["run", "--from", "x.npz", "--dataset", "digits", "--dataset", "fashion_mnist"], "--from is for one dataset"),
+        (["cache", "clear", "0123"], "no proxy record '0123'"),
+    ],
+)
+def test_a_wrong_subset_or_record_is_told(
+    home: Path, dpbench: Callable[..., Said], arguments: list[str], message: str
+) -> None:
+    said = dpbench(*arguments)
+    assert said.code == 2
+    assert message in " ".join(said.err.split())
+
+
+def test_proxy_records_are_listed_and_cleared(own_copy: Path, dpbench: Callable[..., Said]) -> None:
+    said = dpbench("cache", "list")
+    assert said.code == 0
+    assert "error_norm" in said.out
+    assert re.search(r"2 records, \d+\.\d MB", said.out)
+    assert "2 records removed" in dpbench("cache", "clear").out
+    assert "0 records, 0.0 MB" in dpbench("cache", "list").out
+    assert dpbench("leaderboard", "tiny").code == 0

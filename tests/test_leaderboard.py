@@ -189,8 +189,8 @@ def test_overlap_of_seeds_and_methods(home: Path) -> None:
     board = make({("a", 0.5): [0.9, 0.9], ("b", 0.5): [0.9, 0.9]})
     chosen = {"a": [[0, 1], [2, 3]], "b": [[1, 2]]}  # b is over after one epoch
     for key, spec in board.cells.items():
-        selections = [torch.tensor(epoch) + spec.seed for epoch in chosen[spec.method]]
-        store.write_selections(store.run_folder(key) / "selections.npz", selections, 8, {})
+        selections = store.Selections([torch.tensor(epoch) + spec.seed for epoch in chosen[spec.method]], 8, {})
+        store.write_selections(store.run_folder(key) / "selections.npz", selections)
     found = overlap.of_results(board.results.values())
     assert found.seeds[("digits", "cnn", "a", 0.5)] == pytest.approx((1 / 3, 0.5 / 3.5))
     assert found.methods[["method", "other", "jaccard"]].to_numpy().tolist() == [["a", "b", pytest.approx(1 / 3)]]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from dpbench import optim, proxy, runner, store
@@ -202,7 +203,8 @@ def test_a_crash_leaves_no_half_file_and_is_made_good(home: Path, spec: Spec, mo
         with pytest.raises(KeyboardInterrupt):
             record(wanted)
     [request] = proxy.requests(wanted)
-    assert sorted(path.name for path in request.folder.iterdir()) == ["cost-0000.json", "lock", "pass-0000-loss.npy"]
+    names = ["cost-0000.json", "lock", "pass-0000-loss.npy", "training.json"]
+    assert sorted(path.name for path in request.folder.iterdir()) == names
     assert request.missing()
     (request.folder / ".123.pass-0001-loss.npy").write_bytes(b"left by a killed process")
     record(wanted)
@@ -210,6 +212,31 @@ def test_a_crash_leaves_no_half_file_and_is_made_good(home: Path, spec: Spec, mo
     expected = reference(spec(), 0, 3)
     for signals, (_, after) in zip(proxy.replay(request), expected, strict=True):
         assert torch.equal(signals["loss"], after["loss"])
+
+
+def test_records_are_listed_with_their_trainings_and_sizes(home: Path, spec: Spec) -> None:
+    assert proxy.records() == []
+    [small] = record(spec("made:Replayed[upto=2,at=epochs]"))
+    [large] = record(spec("made:Replayed[signal=embedding]", seed=5))
+    found = proxy.records()
+    assert [entry.folder for entry in found] == [large.folder, small.folder]
+    assert [(entry.epochs, entry.signals) for entry in found] == [(2, ("embedding",)), (2, ("loss",))]
+    assert found[0].training == large.training
+    assert found[0].training["seed"] == 5
+    assert found[0].size > N * 8 * 4
+    assert found[1].size > 2 * N * 4
+
+
+def test_a_record_in_use_is_not_removed(home: Path, spec: Spec, trainings: list[int]) -> None:
+    [request] = record(spec("made:Replayed"))
+    [entry] = proxy.records()
+    with FileLock(request.folder / "lock"):
+        assert not proxy.remove(entry)
+    assert not request.missing()
+    assert proxy.remove(entry)
+    assert proxy.records() == []
+    record(spec("made:Replayed"))
+    assert trainings == [2, 2]
 
 
 # the cost

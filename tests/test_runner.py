@@ -32,7 +32,7 @@ EIGHT = [
 
 
 def selections(result: dict[str, Any]) -> list[Tensor]:
-    return store.read_selections(store.run_folder(result["hash"]) / "selections.npz")[0]
+    return store.read_selections(store.run_folder(result["hash"]) / "selections.npz").epochs
 
 
 def parameters(inner: Any) -> Tensor:
@@ -609,11 +609,41 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_selections_round_trip(tmp_path: Path) -> None:
     chosen = [torch.tensor([1, 5, 8]), torch.arange(0), torch.tensor([0])]
-    store.write_selections(tmp_path / "s.npz", chosen, 9, {"method": "x"})
-    found, n = store.read_selections(tmp_path / "s.npz")
-    assert n == 9
-    assert [rows.tolist() for rows in found] == [rows.tolist() for rows in chosen]
-    assert json.loads(str(np.load(tmp_path / "s.npz")["config"])) == {"method": "x"}
+    path = tmp_path / "s.npz"
+    store.write_selections(path, store.Selections(chosen, 9, {"method": "x"}, torch.arange(9) + 2))
+    found = store.read_selections(path)
+    assert found.n == 9
+    assert [rows.tolist() for rows in found.epochs] == [rows.tolist() for rows in chosen]
+    assert found.config == {"method": "x"}
+    assert found.positions is not None
+    assert found.positions.tolist() == list(range(2, 11))
+    assert (found.weights, found.scores) == (None, None)
+
+
+def test_the_digest_is_of_what_is_trained_on(tmp_path: Path) -> None:
+    def made(rows: list[list[int]], n: int = 9, **others: Any) -> str:
+        return store.Selections([torch.tensor(part) for part in rows], n, **({"config": {}} | others)).digest
+
+    base = made([[1, 2], [3]])
+    assert base == made([[1, 2], [3]], config={"seed": 1}, scores=torch.rand(9))
+    weights = torch.tensor([1.0, 2.0, 1.0])
+    changed = [made([[1, 2, 3]]), made([[1], [2, 3]]), made([[1, 2], [3]], 10), made([[1, 2], [3]], weights=weights)]
+    assert len({base, *changed}) == 5
+
+
+def test_a_changed_or_foreign_file_of_selections_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    store.write_selections(path, store.Selections([torch.tensor([1, 5])], 9, {}))
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"indices": np.array([1, 6])})
+    with pytest.raises(ValueError, match="does not have the hash"):
+        store.read_selections(path)
+    np.savez(path, indices=np.arange(3))
+    with pytest.raises(ValueError, match="not a file of selections: KeyError"):
+        store.read_selections(path)
+    path.write_bytes(b"text")
+    with pytest.raises(ValueError, match="pickled data"):
+        store.read_selections(path)
 
 
 def test_the_artifact_names_its_configuration(spec: Spec, run: Run) -> None:

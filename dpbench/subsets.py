@@ -1,0 +1,86 @@
+"""Subsets as files: what a static method chooses, written for use anywhere; and a file taken in, to be trained on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpbench import catalog, runner, store
+from dpbench.data import Data
+from dpbench.errors import UsageError
+from dpbench.ledger import Ledger
+from dpbench.sampler import Selector
+from dpbench.spec import RunSpec
+from dpbench.store import Selections
+
+
+def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -> Selections:
+    """Make the selection that a run of `spec`, of a static method, makes; nothing is trained but proxies."""
+    kind = catalog.load_method(spec.method).kind()
+    if kind != "static":
+        raise UsageError(
+            f"{spec.method} chooses anew while it trains, so it has no one subset; "
+            "the selections of each epoch lie in each run's selections.npz"
+        )
+    data = runner.load_data(spec.dataset, data_root)
+    method = runner.prepare(spec, data, device, Ledger())
+    selection = Selector(method).select(0, 0.0, 1 / spec.recipe.epochs)
+    score = getattr(method, "scores", None)
+    order = selection.indices.argsort()
+    return Selections(
+        epochs=[selection.indices[order]],
+        n=len(data.train),
+        config={"hash": spec.hash} | spec.model_dump(),
+        positions=data.positions,
+        weights=None if selection.weights is None else selection.weights[order],
+        scores=None if score is None else score(),
+    )
+
+
+def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
+    """Copy a file's subset to $DPBENCH_HOME/subsets, named by its content.
+
+    Return the method that trains on it, and how many of the file's samples are left out. The file is one of ours, of
+    one epoch, or a list of positions among the dataset's own training samples: .npy, or text with one number a line.
+    Of such a list, samples that are held out for validation are left out.
+    """
+    if not file.is_file():
+        raise UsageError(f"--from {file}: no such file")
+    try:
+        found = store.read_selections(file) if file.suffix == ".npz" else _list(file, dataset, data)
+    except ValueError as error:
+        raise UsageError(f"--from {file}: {error}") from None
+    made_for = found.config.get("dataset", dataset)
+    if made_for != dataset or found.n != len(data.train):
+        raise UsageError(
+            f"--from {file}: made for {made_for} with {found.n} training samples; this is {dataset} with "
+            f"{len(data.train)}"
+        )
+    if len(found.epochs) != 1 or not len(found.epochs[0]):
+        raise UsageError(f"--from {file}: it holds {len(found.epochs)} selections; one that is not empty is needed")
+    stem = re.sub(r"\W+", "_", str(found.config.get("method", file.stem))).strip("_")
+    name = f"{stem}-{found.digest[:8]}"
+    store.write_selections(store.home() / "subsets" / f"{name}.npz", found)
+    return catalog.label("subset", {"id": name}), found.config.get("left_out", 0)
+
+
+def _list(file: Path, dataset: str, data: Data) -> Selections:
+    """Read a plain list of positions among the dataset's own training samples."""
+    listed = np.load(file) if file.suffix == ".npy" else np.loadtxt(file, dtype=np.int64, ndmin=1)
+    total = len(data.train) + len(data.validation)
+    if listed.ndim != 1 or not np.issubdtype(listed.dtype, np.integer):
+        raise ValueError(f"{listed.dtype} of shape {listed.shape}; a list of whole numbers is needed")
+    if not len(listed) or listed.min() < 0 or listed.max() >= total:
+        raise ValueError(f"positions are in 0..{total - 1}, the training samples of {dataset}")
+    if len(np.unique(listed)) < len(listed):
+        raise ValueError(f"{len(listed) - len(np.unique(listed))} positions are repeated")
+    where = torch.full((total,), -1)
+    where[data.positions] = torch.arange(len(data.train))
+    rows: Tensor = where[torch.from_numpy(listed.astype(np.int64))]
+    config: dict[str, Any] = {"dataset": dataset, "left_out": int((rows < 0).count_nonzero())}
+    return Selections([rows[rows >= 0].sort().values], len(data.train), config, data.positions)

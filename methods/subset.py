@@ -1,0 +1,43 @@
+"""A subset from a file, which `dpbench run --from FILE` takes in."""
+
+from pathlib import Path
+
+import torch
+
+from dpbench import store
+from dpbench.method import PruningMethod, Selection, Task, param
+
+
+class Subset(PruningMethod):
+    """Train on the samples, with the weights, of $DPBENCH_HOME/subsets/ID.npz; `id` ends in the hash of its content."""
+
+    id: str = param("")
+
+    period = 0
+
+    @property
+    def file(self) -> Path:
+        return store.home() / "subsets" / f"{self.id}.npz"
+
+    @property
+    def keep(self) -> float | None:
+        """The share that was asked for, or the file's own where it holds another number of samples."""
+        if not self.file.is_file():
+            return None
+        found = store.read_selections(self.file)
+        k, asked = len(found.epochs[0]), found.config.get("keep", 0.0)
+        return asked if round(asked * found.n) == k else k / found.n
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        super().setup(task, rng)
+        if not self.file.is_file():
+            raise ValueError(
+                f"no file {self.id}.npz under $DPBENCH_HOME/subsets; give yours by dpbench run --from FILE"
+            )
+        found = store.read_selections(self.file)
+        if found.n != task.n:
+            raise ValueError(f"{self.id} is a subset of {found.n} samples, not of {task.n}")
+        self.indices, self.weights = found.epochs[0], found.weights
+
+    def select(self, epoch: int) -> Selection:
+        return Selection(self.indices, self.weights)
