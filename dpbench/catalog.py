@@ -228,15 +228,17 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
         raise UsageError(f"{module_name}: importing it raised {type(error).__name__}: {error}") from error
     if inspect.isclass(module):  # an entry point may name the class
         return module
-    classes = {
-        key: value
-        for key, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
-    }
+
+
+    def own(value: Any) -> bool:
+        return inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+
+    classes = {key: value for key, value in vars(module).items() if own(value)}
     if attribute:
-        if attribute not in classes:
+        chosen = getattr(module, attribute, None)  # a module may make its classes by __getattr__
+        if not own(chosen):
             raise _unknown(f"{base.__name__} in {module_name}.py", attribute, list(classes))
-        return classes[attribute]
+        return chosen
     if len(classes) != 1:
         raise UsageError(
             f"{module_name}.py has {len(classes)} subclasses of {base.__name__}"

@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ NETWORK = "DpbenchRecord"  # the name under which their methods find the network
 
 
 class DeepCore(Static):
-    """Run the class `name` of the checkout that DPBENCH_DEEPCORE names, unmodified: deepcore[name=kCenterGreedy].
+    """Run the class `name` of the checkout that DPBENCH_DEEPCORE names, unmodified: deepcore:kCenterGreedy.
 
     Its own training is left out (epochs = 0): its images are the recorded embeddings and its network is the last
     layer that maps them to the recorded logits, found by least squares. So embeddings, logits and gradients of the
@@ -47,8 +48,9 @@ class DeepCore(Static):
 
     def take(self, seen: Signals) -> None:
         methods, nets = checkout()
-        if self.name == "Forgetting" or not hasattr(methods, self.name):
-            raise ValueError(f"deepcore has no method {self.name!r} that selects from a record; case matters")
+        theirs = {name.lower(): value for name, value in vars(methods).items() if isinstance(value, type)}
+        if self.name == "Forgetting" or self.name.lower() not in theirs:
+            raise ValueError(f"deepcore has no method {self.name!r} that selects from a record")
         if self.task.k in (1, self.task.n):  # where several of its methods fail
             self.found = {"indices": sample(self.task.n, self.task.k, self.rng)}
             return
@@ -56,7 +58,7 @@ class DeepCore(Static):
         seed = int(torch.randint(2**31, (1,), generator=self.rng))
         with quietly(), todays_numpy():
             vars(nets)[NETWORK] = LastLayer(seen["embedding"], seen["logits"]).build
-            method = getattr(methods, self.name)(
+            method = theirs[self.name.lower()](
                 Rows(seen["embedding"].requires_grad_(self.name == "DeepFool"), self.labels()),  # edits in place
                 arguments(self.task.n, seen["logits"].shape[1]),
                 fraction=self.task.keep,
@@ -75,6 +77,15 @@ class DeepCore(Static):
         weights = self.found.get("weights")
         indices = self.found["indices"].long()
         return Selection(indices, None if weights is None else mean_one(weights.float().clamp(min=0.0)))
+
+
+@cache
+def __getattr__(name: str) -> type[DeepCore]:
+    """DeepCore with `name` as its default, so that deepcore:NAME is a method of its own."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    fields = {"__annotations__": {"name": str}, "name": param(name)}
+    return type(name, (DeepCore,), {"__module__": __name__, "__doc__": DeepCore.__doc__} | fields)
 
 
 class Rows(torch.utils.data.Dataset[tuple[Tensor, int]]):

@@ -1,5 +1,6 @@
 """The adapter for a checkout of DeepCore, on a stand-in with its layout and signatures."""
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dpbench import conformance
+from dpbench import conformance, load_method
 from dpbench.method import Signals
+from dpbench.spec import canonical
 
 STAND_IN = Path(__file__).parent.parent / "data" / "deepcore_standin"
 
@@ -67,7 +69,18 @@ def test_it_conforms():
     assert not any(conformance.check("deepcore").values())
 
 
-@pytest.mark.parametrize("name", ["Forgetting", "kcentergreedy"])
+def test_a_name_after_a_colon_is_a_method_of_its_own(make, record):
+    named = answer(make, record, "deepcore:kCenterGreedy")
+    for text in ("deepcore", "deepcore:KCenterGreedy", "deepcore[name=kcentergreedy]"):
+        assert torch.equal(answer(make, record, text).indices, named.indices)
+    assert canonical("deepcore:Uncertainty[option=Entropy]") == "deepcore:Uncertainty[option=Entropy]"
+    entropy = answer(make, record, "deepcore:Uncertainty[option=Entropy]")
+    assert torch.equal(entropy.indices, answer(make, record, "deepcore[name=Uncertainty,option=Entropy]").indices)
+    method = type(load_method("deepcore:Craig"))
+    assert pickle.loads(pickle.dumps(method)) is method
+
+
+@pytest.mark.parametrize("name", ["Forgetting", "kCenterGreed"])
 def test_unknown_names(make, record, name):
     with pytest.raises(ValueError, match=f"no method '{name}'"):
         answer(make, record, f"deepcore[name={name}]")
