@@ -229,7 +229,6 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     if inspect.isclass(module):  # an entry point may name the class
         return module
 
-
     def own(value: Any) -> bool:
         return inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
 

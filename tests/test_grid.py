@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from rich.console import Console
 
+from dpbench import catalog, proxy, runner, store
 from dpbench import grid as grids
-from dpbench import runner, store
 from dpbench.errors import UsageError
-from dpbench.spec import RunSpec, read_grid
+from dpbench.ledger import Ledger
+from dpbench.method import Proxy
+from dpbench.spec import Recipe, RunSpec, load_grid, read_grid
 
 GRID = """\
 datasets: ["synthetic[n=2000,n_test=100,d=64]"]
@@ -180,6 +183,37 @@ def test_proxies_go_first_are_merged_and_only_missing_cells_run(home: Path, monk
     read, listed = grids.read_manifest("small")
     assert (read, listed) == (grid, cells)
     assert grids.results(listed).keys() == cells.keys()
+
+
+def test_thirty_static_methods_share_one_proxy_a_seed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = {text: catalog.load_method(text) for text in load_grid("static_quick").methods}
+    methods = [text for text, method in loaded.items() if shared(method.proxy)]
+    assert len(methods) >= 30
+    changes = {"datasets": [TINY], "models": ["mlp[width=8,depth=1]"], "methods": methods, "keep": [0.2, 0.4, 0.6]}
+    recipe = Recipe(epochs=2, batch_size=16, lr=0.1)
+    grid = load_grid("static_quick").model_copy(update=changes | {"recipe": recipe, "seeds": 3})
+    trainings = []
+    train = proxy._train
+    monkeypatch.setattr(proxy, "_train", lambda wanted, *rest: (trainings.append(wanted[0].hash), train(wanted, *rest)))
+    # the proxy's part of a run: all that it takes from the record, without the training that follows
+    monkeypatch.setattr(runner, "run", lambda spec, device, root: select(spec, device))
+    run_here(monkeypatch, [])
+    cells = grids.run_grid(grid, quiet(), 1)
+    assert len(cells) == 3 * 3 * len(methods)
+    assert len(trainings) == len(set(trainings)) == 3
+
+
+def shared(proxy: Proxy | None) -> bool:
+    """Whether a proxy is the plain one that others ask for too: one run on all of the training samples."""
+    return proxy is not None and (proxy.seeds, proxy.share, proxy.data) == (1, 1.0, "train")
+
+
+def select(spec: RunSpec, device: torch.device) -> dict[str, Any]:
+    data = runner.load_data(spec.dataset, None)
+    method = runner.prepare(spec, data, device, Ledger())
+    chosen = method.select(0).indices
+    assert len(chosen.unique()) == len(chosen) == method.task.k
+    return {"status": "FINISHED"}
 
 
 def test_a_grid_that_was_never_run(home: Path) -> None:

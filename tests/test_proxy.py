@@ -1,5 +1,8 @@
 """The proxy record: made once, shared, complete or not there, replayed as it was, and its cost booked."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +215,32 @@ def test_a_crash_leaves_no_half_file_and_is_made_good(home: Path, spec: Spec, mo
     expected = reference(spec(), 0, 3)
     for signals, (_, after) in zip(proxy.replay(request), expected, strict=True):
         assert torch.equal(signals["loss"], after["loss"])
+
+
+def test_kill_9_leaves_a_usable_record(home: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = spec("aum[proxy_epochs=50]", epochs=50)
+    [request] = proxy.requests(wanted)
+    code = (
+        "import sys; from dpbench import proxy, runner; from dpbench.spec import RunSpec; import torch\n"
+        "wanted = RunSpec.model_validate_json(sys.argv[1])\n"
+        "proxy.record(proxy.requests(wanted), runner.load_data(wanted.dataset, None), torch.device('cpu'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, wanted.model_dump_json()])
+    while not (request.folder / "cost-0010.json").is_file():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert request.missing(), "it was killed in the middle"
+    left = [np.load(path) for path in request.folder.glob("[!.]*.npy")]
+    assert len(left) > 10
+    assert {values.shape for values in left} == {(N,)}
+    record(wanted)
+    mine = [signals["margin"].clone() for signals in proxy.replay(request)]
+    monkeypatch.setenv("DPBENCH_HOME", str(home.with_name("undisturbed")))
+    record(wanted)
+    for values, signals in zip(mine, proxy.replay(request), strict=True):
+        assert torch.equal(values, signals["margin"])
 
 
 def test_records_are_listed_with_their_trainings_and_sizes(home: Path, spec: Spec) -> None:
