@@ -11,12 +11,12 @@ from dpbench.scores import ScoreMethod, groups
 class CAL(ScoreMethod):
     """Mean of KL(p_j || p_i) over the `near` nearest neighbours j of i in the embedding; keep the k largest.
 
-    `divergence="symmetric"` is (KL(p_i || p_j) + KL(p_j || p_i)) / 2, DeepCore's, which keeps the *smallest*. That
-    the paper keeps the largest, and its direction of KL, are assumed. With `balanced` neighbours are of one class.
+    That the paper keeps the largest, and its direction of KL, are assumed. DeepCore keeps the *smallest* of
+    (KL(p_i || p_j) + KL(p_j || p_i)) / 2, the least contrastive. With `balanced` neighbours are of one class.
     """
 
     near: int = param(10, low=1, high=100)
-    divergence: str = param("neighbour", choices=("neighbour", "symmetric"))
+    deepcore_compatible: bool = param(False)
     proxy_epochs: int = param(30, low=1, high=200)
 
     needs = frozenset({"logits", "embedding"})
@@ -35,8 +35,8 @@ class CAL(ScoreMethod):
             _, which = neighbours(h, self.near)
             difference = log_p[which] - log_p[:, None]
             kl = (log_p[which].exp() * difference).sum(2)
-            if self.divergence == "symmetric":
-                kl = 0.5 * (kl - (log_p[:, None].exp() * difference).sum(2))
+            if self.deepcore_compatible:
+                kl = -0.5 * (kl - (log_p[:, None].exp() * difference).sum(2))
             self.score[members] = kl.sum(1) / max(1, kl.shape[1])
 
     def scores(self) -> Tensor:

@@ -10,12 +10,11 @@ from dpbench.scores import ScoreMethod
 class Forgetting(ScoreMethod):
     """Count how often a sample goes from correct to wrong between its visits in training; keep the k largest counts.
 
-    Samples that were never correct rank above all. DeepCore gives them no events, so that it drops them first:
-    `never_learnt="zero"`.
+    Samples that were never correct rank above all; DeepCore gives them no events, so that it drops them first.
     """
 
     proxy_epochs: int = param(30, low=1, high=200)
-    never_learnt: str = param("most", choices=("most", "zero"))
+    deepcore_compatible: bool = param(False)
 
     needs = frozenset({"correct"})
     paper = "Toneva et al., An empirical study of example forgetting during deep neural network learning (ICLR)"
@@ -38,6 +37,6 @@ class Forgetting(ScoreMethod):
         self.learnt |= correct > 0
 
     def scores(self) -> Tensor:
-        if self.never_learnt == "zero":
+        if self.deepcore_compatible:
             return self.events
         return self.events.masked_fill(~self.learnt, float("inf"))

@@ -14,11 +14,12 @@ class Glister(SubsetMethod):
     All gradients are of the last layer. The step theta - rate sum_{i in S} g_i changes logit vector j by
     -rate sum_{i in S} (p_i - y_i) (<h_i, h_j> + 1), which gives new p_j and so a new G; it is made `rounds` times,
     after k / rounds picks each. The paper takes G on validation samples, which a method does not see; here it is on
-    the training samples. DeepCore never updates G because of a misspelt keyword.
+    the training samples. DeepCore never updates G, because of a misspelt keyword.
     """
 
     rate: float = param(0.01, low=1e-4, high=1.0, log=True)
     rounds: int = param(20, low=1, high=1000, log=True)
+    deepcore_compatible: bool = param(False)
     proxy_epochs: int = param(30, low=1, high=200)
 
     needs = frozenset({"logits", "embedding"})
@@ -31,11 +32,12 @@ class Glister(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h, logits, labels = self.seen["embedding"][members], self.seen["logits"][members], self.labels()[members]
-        guard("glister", 4 * self.rounds * h.numel() * logits.shape[1], 4 * h.numel() + 6 * logits.numel())
+        rounds = 1 if self.deepcore_compatible else self.rounds
+        guard("glister", 4 * rounds * h.numel() * logits.shape[1], 4 * h.numel() + 6 * logits.numel())
         g = last_layer(logits, labels, h)
         one_hot = F.one_hot(labels, logits.shape[1])
         open_ = torch.ones(len(h), dtype=torch.bool)
-        for part in torch.arange(k).tensor_split(min(self.rounds, k)):
+        for part in torch.arange(k).tensor_split(min(rounds, k)):
             step = g.sum((~open_).float())  # (C, d + 1)
             error = (logits - self.rate * g.f @ step.T).softmax(1) - one_hot
             gain = g.dot(error.T @ g.f / len(h))
