@@ -509,7 +509,7 @@ def cache_list() -> None:
         size = f"{record.size / 1e6:.1f}"
         view.add_row(record.folder.name, *map(escape, named), str(record.epochs), ", ".join(record.signals), size)
     out.print(view) if found else None
-    out.print(f"{len(found)} records, {sum(record.size for record in found) / 1e6:.1f} MB")
+    out.print(f"proxy records: {len(found)}, {sum(record.size for record in found) / 1e6:.1f} MB")
 
 
 @cache.command("clear")
@@ -525,7 +525,7 @@ def cache_clear(
         raise UsageError(f"no proxy record {unknown[0]!r}; dpbench cache list shows what there is")
     chosen = [found[name] for name in names or found]
     removed = [record for record in chosen if proxy.remove(record)]
-    out.print(f"{len(removed)} records removed, {sum(record.size for record in removed) / 1e6:.1f} MB")
+    out.print(f"proxy records removed: {len(removed)}, {sum(record.size for record in removed) / 1e6:.1f} MB")
     kept = [record.folder.name for record in chosen if record not in removed]
     if kept:
         raise RunFailed(f"{', '.join(kept)}: in use by a run; kept")

@@ -62,6 +62,8 @@ class Part:
                 yield method, np.array([v[:shortest] for v in values])
 
 
+LETTER = 0.08  # inches that a letter of a method's name takes at most
+
 Draw: TypeAlias = Callable[[Part], Figure]
 
 
@@ -121,7 +123,8 @@ def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
 def _panels(part: Part, width: float = 4.0, height: float = 3.2) -> tuple[Figure, list[tuple[float, Axes]]]:
     """One panel a keep, sharing their axes, with room for a legend at the right."""
     keeps = part.keeps
-    figure = Figure(figsize=(width * len(keeps) + 1.6, height), layout="constrained")
+    legend = LETTER * max(map(len, part.style)) + 0.8
+    figure = Figure(figsize=(width * len(keeps) + legend, height), layout="constrained")
     axes = figure.subplots(1, len(keeps), sharex=True, sharey=True, squeeze=False)[0]
     for keep, ax in zip(keeps, axes, strict=True):
         ax.set_title(f"keep {keep:g}", loc="left")
@@ -330,7 +333,8 @@ def _heat_maps(part: Part, tables: dict[float, pd.DataFrame], x: str, label: str
     rows = max(map(len, tables.values()))
     columns = max(table.shape[1] for table in tables.values())
     cell = 0.5 if annotate or columns <= 12 else 0.2
-    size = ((cell * columns + 1.6) * len(tables) + 0.8, min(0.36, cell) * rows + 1.9)
+    name = LETTER * max(map(len, part.style))
+    size = ((cell * columns + name) * len(tables) + 0.8, min(0.36, cell) * rows + (0.9 if x else name + 0.7))
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)  # keeps its renderer, where the base canvas draws a new picture for each label
     axes = figure.subplots(1, len(tables), squeeze=False)[0]

@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import cache
@@ -178,10 +179,15 @@ def arguments(n: int, classes: int) -> Namespace:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Swallow its prints, and give the global generators, which it seeds, back as they were."""
+    """Swallow its prints and warnings, and give the global generators, which it seeds, back as they were."""
     state = np.random.get_state()
     try:
-        with torch.random.fork_rng(), torch.enable_grad(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),
+            torch.random.fork_rng(),
+            torch.enable_grad(),
+        ):
             yield
     finally:
         np.random.set_state(state)

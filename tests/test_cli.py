@@ -457,7 +457,7 @@ def test_proxy_records_are_listed_and_cleared(own_copy: Path, dpbench: Callable[
     said = dpbench("cache", "list")
     assert said.code == 0
     assert "error_norm" in said.out
-    assert re.search(r"2 records, \d+\.\d MB", said.out)
-    assert "2 records removed" in dpbench("cache", "clear").out
-    assert "0 records, 0.0 MB" in dpbench("cache", "list").out
+    assert re.search(r"proxy records: 2, \d+\.\d MB", said.out)
+    assert "proxy records removed: 2" in dpbench("cache", "clear").out
+    assert "proxy records: 0, 0.0 MB" in dpbench("cache", "list").out
     assert dpbench("leaderboard", "tiny").code == 0
