@@ -254,6 +254,7 @@ def gradient_norm_ratio(part: Part) -> Figure:
     figure = _over_epochs(part, "gradient_norm_ratio", "norm ratio to the full gradient")
     for ax in figure.axes:
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")  # not 10^x: names must not be read as formulas, so nothing is
         ax.axhline(1, color="0.6", lw=0.8, zorder=0)
     return figure
 

@@ -101,3 +101,11 @@ def test_files(tmp_path: Path) -> None:
     made = figures.save(board, tmp_path)
     assert len(made) == 2 * len(figures.FIGURES)
     assert all(path.read_bytes()[:4] in (b"\x89PNG", b"%PDF") for path in made)
+
+
+def test_no_label_shows_mathematics_in_the_raw(drawn: dict[str, Figure]) -> None:
+    for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        for ax in figure.axes:
+            labels = [label.get_text() for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]]
+            assert not [label for label in labels if "$" in label], name
