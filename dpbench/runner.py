@@ -161,7 +161,7 @@ class _Run:
                 store.write(self.folder / "checkpoint.pt", self._save)
                 saved = time.monotonic()
         config = {"hash": self.spec.hash} | self.spec.model_dump()
-        selections = store.Selections(self.selections, self.n, config, self.data.positions)
+        selections = store.Selections(self.selections, self.n, config, self.data.positions, self._fixed_weights())
         store.write_selections(self.folder / "selections.npz", selections)
         return {
             "kind": self.method.kind(),
@@ -171,6 +171,13 @@ class _Run:
             "epochs": self.records,
             "diagnostics": self._diagnostics(),
         }
+
+    def _fixed_weights(self) -> Tensor | None:
+        """The weights of a static method's selection, in the order in which its samples are stored."""
+        chosen = self.selector.selection
+        if self.method.kind() != "static" or chosen.weights is None:
+            return None
+        return chosen.weights[chosen.indices.argsort()]
 
     def _progress(self, epoch: int, share: float, done: Epoch) -> float:
         """The share of the budget that is spent when `share` of an epoch that did `done` is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from dpbench.store import Selections
 
 def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -> Selections:
     """Make the selection that a run of `spec`, of a static method, makes; nothing is trained but proxies."""
-    kind = catalog.load_method(spec.method).kind()
-    if kind != "static":
+    method = catalog.load_method(spec.method)
+    if method.kind() != "static" or method.window[0] > 0:
         raise UsageError(
             f"{spec.method} chooses anew while it trains, so it has no one subset; "
             "the selections of each epoch lie in each run's selections.npz"
@@ -46,8 +47,8 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
     """Copy a file's subset to $DPBENCH_HOME/subsets, named by its content.
 
     Return the method that trains on it, and how many of the file's samples are left out. The file is one of ours, of
-    one epoch, or a list of positions among the dataset's own training samples: .npy, or text with one number a line.
-    Of such a list, samples that are held out for validation are left out.
+    one selection, or a list of positions among the dataset's own training samples: .npy, or text with one number a
+    line. Of such a list, samples that are held out for validation are left out.
     """
     if not file.is_file():
         raise UsageError(f"--from {file}: no such file")
@@ -61,8 +62,11 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
             f"--from {file}: made for {made_for} with {found.n} training samples; this is {dataset} with "
             f"{len(data.train)}"
         )
-    if len(found.epochs) != 1 or not len(found.epochs[0]):
-        raise UsageError(f"--from {file}: it holds {len(found.epochs)} selections; one that is not empty is needed")
+    if not found.epochs or not len(found.epochs[0]):
+        raise UsageError(f"--from {file}: it selects nothing")
+    if not all(torch.equal(rows, found.epochs[0]) for rows in found.epochs):
+        raise UsageError(f"--from {file}: it selects anew in its {len(found.epochs)} epochs; one subset is needed")
+    found = replace(found, epochs=found.epochs[:1])
     stem = re.sub(r"\W+", "_", str(found.config.get("method", file.stem))).strip("_")
     name = f"{stem}-{found.digest[:8]}"
     store.write_selections(store.home() / "subsets" / f"{name}.npz", found)

@@ -39,7 +39,10 @@ def test_the_subset_is_the_one_that_the_run_trains_on(spec: Spec, run: Any, meth
     assert found.config == trained.config
     assert found.positions is not None
     assert torch.equal(found.positions, trained.positions)
-    assert (found.weights is not None) == method.startswith("craig")
+    assert (found.weights is None) == (trained.weights is None) == (not method.startswith("craig"))
+    if found.weights is not None:
+        assert torch.equal(found.weights, trained.weights)
+        assert found.weights.std() > 0
 
 
 def test_scores_rank_what_was_chosen_first(spec: Spec, home: Path) -> None:
@@ -65,6 +68,13 @@ def test_a_file_trains_like_the_method_that_made_it(
     for metric in ("accuracy", "loss_test", "prune_ratio", "samples_backward"):
         assert ours[metric] == theirs[metric]
     assert theirs["samples_proxy"] == 0
+
+
+def test_the_selections_of_a_static_run_are_a_subset_too(spec: Spec, run: Any, take: Any, tmp_path: Path) -> None:
+    wanted = spec("craig[proxy_epochs=2]")
+    path = tmp_path / "s.npz"
+    store.write_selections(path, subsets.choose(wanted, CPU))
+    assert take(path) == take(store.run_folder(run(wanted)["hash"]) / "selections.npz")
 
 
 def test_positions_are_those_of_the_dataset_itself(spec: Spec, home: Path) -> None:
@@ -123,8 +133,11 @@ def test_a_subset_of_something_else_is_refused(spec: Spec, home: Path, take: Any
     store.write_selections(path, store.Selections([torch.arange(3)], 5, {"dataset": "digits"}))
     with pytest.raises(UsageError, match=r"made for digits with 5 training samples; this is synthetic.* with 90"):
         take(path)
-    store.write_selections(path, store.Selections([torch.arange(3)] * 2, N, {}))
-    with pytest.raises(UsageError, match="it holds 2 selections"):
+    store.write_selections(path, store.Selections([torch.arange(3), torch.arange(4)], N, {}))
+    with pytest.raises(UsageError, match="it selects anew in its 2 epochs"):
+        take(path)
+    store.write_selections(path, store.Selections([torch.arange(0)], N, {}))
+    with pytest.raises(UsageError, match="it selects nothing"):
         take(path)
     path.write_text("no zip")
     with pytest.raises(UsageError, match=r"--from .*s\.npz"):
