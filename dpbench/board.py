@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
@@ -24,18 +24,19 @@ DIGITS = 6  # significant digits of per-epoch records in a results file; accurac
 
 @dataclass(frozen=True)
 class Board:
-    """A grid, its cells and results by hash, and who selects the same samples."""
+    """A grid, its cells and results by hash, who selects the same samples, and the results of controls at cost."""
 
     grid: Grid
     cells: dict[str, RunSpec]
     results: dict[str, dict[str, Any]]
     overlap: Overlap
     checked_in: bool = False
+    controls: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row a dataset, model, method and keep."""
-        return leaderboard.table(self.cells, self.results, self.grid.delta, self.overlap)
+        return leaderboard.table(self.cells, self.results, self.grid.delta, self.overlap, self.controls)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -73,14 +74,14 @@ class Board:
 def load(name: str) -> Board:
     """The board of a grid that was run here, else the one that is checked in."""
     try:
-        grid, cells = grids.read_manifest(name)
+        grid, cells, controls = grids.read_manifest(name)
     except UsageError:
         packed = files("dpbench.leaderboards") / "results" / name / "results.json.gz"
         if not packed.is_file():
             raise
         return unpack(packed.read_bytes())
     results = grids.results(cells)
-    return Board(grid, cells, results, overlap.of_results(results.values()))
+    return Board(grid, cells, results, overlap.of_results(results.values()), controls=grids.results(controls))
 
 
 def pack(board: Board) -> bytes:
@@ -90,6 +91,7 @@ def pack(board: Board) -> bytes:
         "grid": board.grid.model_dump(),
         "cells": {key: spec.model_dump() for key, spec in board.cells.items()},
         "results": {key: _shortened(result) for key, result in board.results.items()},
+        "controls": {key: _shortened(result) for key, result in board.controls.items()},
         "overlap": {
             "seeds": [[*row, *values] for row, values in board.overlap.seeds.items()],
             "methods": board.overlap.methods.to_numpy().tolist(),
@@ -120,4 +122,5 @@ def unpack(packed: bytes) -> Board:
         content["results"],
         Overlap(seeds, methods),
         checked_in=True,
+        controls=content.get("controls", {}),
     )

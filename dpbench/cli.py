@@ -156,7 +156,8 @@ def run(
     board = boards.load(asked.name)
     _publish(board, tracker)
     out.print(render.screen(board))
-    failed = [key for key in cells if board.results.get(key, {}).get("status") == "FAILED"]
+    results = board.results | board.controls
+    failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
     where = escape(f" --tracking-uri {tracking_uri}") if tracking_uri else ""
     out.print(f"Open it in the MLflow UI:  [bold]{_program()} ui {asked.name}[/]{where}", soft_wrap=True)
     if failed:
@@ -495,7 +496,7 @@ def _publish(board: Board, tracker: Tracker) -> None:
     from dpbench import render, report
 
     with err.status("drawing the leaderboard, sending results to MLflow"):
-        experiment = tracker.send_runs(board.grid.name, board.results.values())
+        experiment = tracker.send_runs(board.grid.name, (board.results | board.controls).values())
         note = render.markdown(board)
         tracker.send_leaderboard(board.grid.name, experiment, board.table, note, report.files(board))
 

@@ -9,12 +9,11 @@ from typing import Any
 import pandas as pd
 
 from dpbench import catalog, leaderboard
+from dpbench.controls import OFF_COST
 from dpbench.errors import UsageError
 from dpbench.overlap import Row
 from dpbench.spec import RunSpec
 from dpbench.stats import MIN_SEEDS
-
-OFF_COST = 0.02  # a realised prune ratio this far from the requested one makes `uniform` an unfair control
 
 
 @dataclass(frozen=True)
@@ -92,15 +91,24 @@ def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator
     if changed:
         made, asked = changed[0]
         yield "changed schedule", f"It trains {made} epochs where the recipe has {asked}."
-    realised = line["prune_ratio"]
-    if not pd.isna(realised) and abs(realised - (1 - line["keep"])) > OFF_COST:
-        asked = 1 - line["keep"]
-        yield "other cost", f"It prunes {realised:.2f}, not {asked:.2f}: random at this keep is not at its cost."
-    if realised > OFF_COST and line["forward_saving"] < OFF_COST:
+    if abs(line["cost"] - line["keep"]) > OFF_COST:  # never where it is not known
+        yield "other cost", f"It costs {line['cost']:.2f} of full training, not {line['keep']:g}: {_control(line)}"
+    if line["prune_ratio"] > OFF_COST and line["forward_saving"] < OFF_COST:
         forwards = 1 - line["forward_saving"]
         yield "no forward saved", f"It forwards {forwards:.2f} times what full training does: only backward is saved."
     if _proxy_data(line["method"]) == "holdout":
         yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."
+
+
+def _control(line: dict[str, Any]) -> str:
+    """What a row of another cost than random's is to be compared with."""
+    if pd.isna(line["control_keep"]):
+        dear = "; full training costs no more" if line["cost"] >= 1 else ""
+        return f"random at this keep is no fair control{dear}."
+    control = f"random per epoch at {line['control_keep']:g}"
+    if pd.isna(line["difference_control"]):
+        return f"its control, {control}, is missing; `dpbench run` on the grid adds it."
+    return f"its control is {control}."
 
 
 def _proxy_data(method: str) -> str | None:

@@ -176,14 +176,14 @@ def test_a_grid_of_options(tracked_home: Path, dpbench: Callable[..., Said], mon
     data = "synthetic[n=100,d=16,classes=4]"
     options = ("--dataset", data, "--model", "mlp", "--keep", 0.25, "--seeds", 2)
     assert dpbench("run", "--method", "uniform", "--method", "orderdp", "--name", "mine", *options).code == 0
-    grid, cells = grids.read_manifest("mine")
+    grid, cells, _ = grids.read_manifest("mine")
     assert (grid.datasets, grid.models, grid.keep, grid.seeds) == ([data], ["mlp"], [0.25], 2)
     assert {(spec.method, spec.keep, spec.seed) for spec in cells.values()} == {
         (method, 0.25, seed) for method in ("uniform", "orderdp") for seed in range(2)
     }
     assert grid.recipe.epochs == 30, "quick's recipe"
     assert dpbench("run", "--method", "full", *options).code == 0
-    assert grids.read_manifest("custom")[0].methods == ["full"]
+    assert grids.read_manifest("custom").grid.methods == ["full"]
 
 
 def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, plugin: Callable[[str], str]) -> None:
@@ -199,7 +199,7 @@ def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, 
             }
         )  # fmt: skip
         grid = read_grid(text, "g.yaml", "g")
-        return grids.write_manifest(grid, {spec.hash: spec for spec in grid.runs()})
+        return grids.write_manifest(grid, {spec.hash: spec for spec in grid.runs()}).cells
 
     mine = canonical(path)
     assert {spec.method for spec in cells(["uniform", mine]).values()} == {"uniform", mine}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from synthetic_board import around, make
+from synthetic_board import around, costing, make
 
 from dpbench.board import Board
 from dpbench.lint import Finding
@@ -33,7 +33,7 @@ def test_a_clean_grid_has_no_finding() -> None:
         ([*around(0.9, seeds=4), "it broke"], {}, "failed runs"),
         (around(0.9, seeds=4), {}, "unequal seeds"),
         (around(0.9), {"epochs": 2}, "changed schedule"),
-        (around(0.9), {"prune_ratio": 0.3}, "other cost"),
+        (around(0.9), costing(0.7), "other cost"),
         (around(0.9), {"accuracy": 0.99}, "test selection"),
         (around(0.9), {"forward_saving": -0.2}, "no forward saved"),
     ],
@@ -70,3 +70,23 @@ def test_mixed_machines() -> None:
 def test_a_failure_tells_its_reason() -> None:
     board = with_method([*around(0.9, seeds=4), "OrderDP.select returned a repeated index"])
     assert "1 of 5 runs failed: OrderDP.select returned a repeated index" in board.findings[0].text
+
+
+@pytest.mark.parametrize(
+    ("controls", "cost", "text"),
+    [
+        ({0.7: around(0.9)}, 0.7, "It costs 0.70 of full training, not 0.5: its control is random per epoch at 0.7."),
+        ({}, 0.7, "its control, random per epoch at 0.7, is missing; `dpbench run` on the grid adds it."),
+        ({0.6: around(0.9)}, 0.7, "its control, random per epoch at 0.7, is missing"),
+        (
+            {},
+            1.2,
+            "It costs 1.20 of full training, not 0.5: random at this keep is no fair control; full training costs",
+        ),
+    ],
+)
+def test_another_cost_points_to_its_control(controls: dict[float, list[float]], cost: float, text: str) -> None:
+    board = make(CONTROLS | {("orderdp", 0.5): around(0.9)}, {"orderdp": costing(cost)}, controls=controls)
+    (finding,) = board.findings
+    assert finding.badge == "other cost"
+    assert text in finding.text
