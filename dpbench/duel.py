@@ -31,6 +31,7 @@ LINES = [  # label, column, format, factor
     ("Jaccard", "jaccard_epochs", ".3f", 1),
     ("  chance", "jaccard_epochs_chance", ".3f", 1),
     ("cosine", "gradient_cosine", ".3f", 1),
+    ("  to its surrogate", "gradient_cosine_surrogate", ".3f", 1),
     ("all seen by epoch", "coverage_epochs", ".1f", 1),
 ]
 

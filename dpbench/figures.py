@@ -217,16 +217,20 @@ def jaccard(part: Part) -> Figure:
     return figure
 
 
-def _over_epochs(part: Part, name: str, label: str, scale: float = 1.0) -> Figure:
-    """Mean over seeds by epoch, and the range over seeds as a band."""
+def _over_epochs(part: Part, name: str, label: str) -> Figure:
+    """Mean over seeds by epoch, and the range over seeds as a band; the mean against a surrogate as a dotted line."""
     figure, panels = _panels(part)
     for keep, ax in panels:
         for i, (method, values) in enumerate(part.curves(name, keep)):
             style, epochs = part.style[method], 1 + np.arange(values.shape[1])
             known = np.isfinite(values).any(axis=0)
-            v, e = scale * values[:, known], epochs[known]
+            v, e = values[:, known], epochs[known]
             ax.plot(e, np.nanmean(v, axis=0), label=method, ms=4, markevery=_marks(i, len(e)), **style)
             ax.fill_between(e, np.nanmin(v, axis=0), np.nanmax(v, axis=0), color=style["color"], alpha=0.12, lw=0)
+        for method, values in part.curves(f"{name}_surrogate", keep):
+            known = np.isfinite(values).any(axis=0)
+            epochs, mean = 1 + np.flatnonzero(known), np.nanmean(values[:, known], axis=0)
+            ax.plot(epochs, mean, label=f"{method}, to its surrogate", color=part.style[method]["color"], ls=":")
         ax.set(xlabel="epoch")
     panels[0][1].set_ylabel(label)
     _legend(figure)
@@ -240,14 +244,14 @@ def _marks(i: int, length: int) -> tuple[int, int]:
 
 
 def gradient_cosine(part: Part) -> Figure:
-    """Cosine between the selection's mean gradient and that of all samples, over training."""
+    """Cosine between the selection's mean gradient and that of all samples, over training; dotted: its surrogate's."""
     figure = _over_epochs(part, "gradient_cosine", "cosine to the full gradient")
     figure.axes[0].axhline(0, color="0.6", lw=0.8, zorder=0)
     return figure
 
 
 def gradient_norm_ratio(part: Part) -> Figure:
-    """Norm of the selection's mean gradient over that of all samples, over training."""
+    """Norm of the selection's mean gradient over that of all samples, over training; dotted: its surrogate's."""
     figure = _over_epochs(part, "gradient_norm_ratio", "norm ratio to the full gradient")
     for ax in figure.axes:
         ax.set_yscale("log")

@@ -36,6 +36,8 @@ AVERAGED = [  # metrics of which a row shows the mean over seeds
     "gradient_cosine",
     "gradient_norm_ratio",
     "gradient_norm",
+    "gradient_cosine_surrogate",
+    "gradient_norm_ratio_surrogate",
     "peak_memory_mb",
     "peak_device_memory_mb",
 ]

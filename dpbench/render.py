@@ -21,6 +21,7 @@ LEGEND = "▲ better than random, ▼ worse, ≈ not separable from random (pair
 HEADER = ["#", "method", "keep", "accuracy %", "to random", "prune", "cost", "time s", "Jaccard", "chance", "cos"]
 HEADER += ["seeds"]
 AT_COST = "Against random per epoch at the realised cost"
+LEFT = {"dataset", "model", "method"}  # columns of names
 MOST_FINDINGS = 12  # in the terminal
 
 
@@ -149,8 +150,7 @@ def latex(frame: pd.DataFrame) -> str:
 
 def _tabular(lines: list[list[str]], ends: list[bool] | None = None) -> str:
     """A booktabs table with a rule after each line that ends a section."""
-    left = {"dataset", "model", "method"}
-    columns = "".join("l" if name in left else "r" for name in lines[0])
+    columns = "".join("l" if name in LEFT else "r" for name in lines[0])
     marked = zip(lines[1:], ends or [False] * len(lines), strict=False)
     body = [_amp(line) + ("\n\\midrule" if end else "") for line, end in marked]
     parts = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _amp(lines[0]), "\\midrule", *body]
@@ -204,7 +204,7 @@ def _table(title: str, lines: list[list[str]], ends: list[bool] | None = None) -
     """A table whose texts are taken as they are; a rule after each line that ends a section."""
     view = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0), pad_edge=False)
     for name in lines[0]:
-        justify: Any = "left" if name == "method" else "right"
+        justify: Any = "left" if name in LEFT else "right"
         view.add_column(name, justify=justify, overflow="fold", no_wrap=name != "method")
     for line, end in zip(lines[1:], ends or [False] * len(lines), strict=False):
         view.add_row(*map(escape, line), end_section=end)

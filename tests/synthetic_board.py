@@ -28,6 +28,7 @@ def result(spec: RunSpec, key: str, accuracy: float, metrics: dict[str, float]) 
             "accuracy": accuracy - 0.01 * (epochs - 1 - epoch),
             "gradient_norm": 1.0 - 0.1 * epoch,
             "gradient_cosine": 0.9,
+            **({"gradient_cosine_surrogate": 0.8} if spec.method == "orderdp" else {}),
             "time_select_s": 0.0,
             "time_train_s": spec.keep,
             "time_observe_s": 0.0,

@@ -60,6 +60,7 @@ def test_jaccard_stands_beside_chance(drawn: dict[str, Figure]) -> None:
 
 def test_curves_over_epochs(drawn: dict[str, Figure]) -> None:
     assert line(drawn["gradient_cosine"], "orderdp") == ([1, 2, 3, 4], pytest.approx([0.9] * 4))
+    assert line(drawn["gradient_cosine"], "orderdp, to its surrogate") == ([1, 2, 3, 4], pytest.approx([0.8] * 4))
     assert line(drawn["coverage"], "orderdp", panel=1)[1] == pytest.approx([0.5, 1, 1, 1])
     assert "full" in drawn["coverage"].axes[0].get_legend_handles_labels()[1]
 
