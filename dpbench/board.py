@@ -46,7 +46,7 @@ class Board:
     @cached_property
     def findings(self) -> list[Finding]:
         """What departs from the protocol."""
-        return lint(self.cells, self.results, self.table)
+        return lint(self.cells, self.results, self.table, self.grid.tuned)
 
     @cached_property
     def across(self) -> pd.DataFrame:

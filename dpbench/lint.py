@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dpbench import catalog, leaderboard
-from dpbench.controls import OFF_COST
+from dpbench.controls import EXEMPT, OFF_COST
 from dpbench.errors import UsageError
 from dpbench.overlap import Row
 from dpbench.spec import RunSpec
@@ -25,8 +25,13 @@ class Finding:
     row: Row | None = None
 
 
-def lint(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: pd.DataFrame) -> list[Finding]:
-    """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order."""
+def lint(
+    cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: pd.DataFrame, tuned: dict[str, int]
+) -> list[Finding]:
+    """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order.
+
+    `tuned` tells by how many trials the parameters of a method were chosen.
+    """
     planned: dict[Row, set[int]] = {}
     of_group: dict[tuple[str, str, float], set[int]] = {}
     finished: dict[Row, list[dict[str, Any]]] = {}
@@ -36,9 +41,19 @@ def lint(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: p
         if results.get(key, {}).get("status") == "FINISHED":
             finished.setdefault(spec.row, []).append(results[key])
     found = list(_of_grid(table, [result for part in finished.values() for result in part]))
+    trials = {
+        row[2]: tuned.get(row[2], 0)
+        for row, runs in finished.items()
+        if runs[0].get("hyperparameters") and catalog.parse(row[2])[0] not in EXEMPT
+    }
     for line in leaderboard.records(table):
         row: Row = (line["dataset"], line["model"], line["method"], line["keep"])
         texts = [*_of_runs(line, planned[row], of_group[_group(row)]), *_of_method(line, finished.get(row, []))]
+        if len(set(trials.values())) > 1 and row[2] in trials:
+            others = f"{min(trials.values())} to {max(trials.values())}"
+            texts.append(
+                ("unequal tuning", f"Its parameters were chosen by {trials[row[2]]} trials, others' by {others}.")
+            )
         found += [Finding(badge, text, row) for badge, text in texts]
     return found
 

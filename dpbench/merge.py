@@ -104,5 +104,6 @@ def _merge_grid(path: Path, merged: Merged) -> None:
         name: list(dict.fromkeys(getattr(ours, name) + getattr(theirs, name)))
         for name in ("datasets", "models", "methods", "keep")
     }
-    both = ours.model_copy(update=lists | {"seeds": max(ours.seeds, theirs.seeds)})
+    others = {"seeds": max(ours.seeds, theirs.seeds), "tuned": theirs.tuned | ours.tuned}
+    both = ours.model_copy(update=lists | others)
     grids.Manifest(both, old, ours_controls | controls).save()

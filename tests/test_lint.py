@@ -90,3 +90,28 @@ def test_another_cost_points_to_its_control(controls: dict[float, list[float]], 
     (finding,) = board.findings
     assert finding.badge == "other cost"
     assert text in finding.text
+
+
+@pytest.mark.parametrize(
+    ("tuned", "marked"),
+    [
+        ({}, {}),
+        ({"orderdp": 30, "infobatch": 30}, {}),
+        ({"orderdp": 30}, {"orderdp": "30 trials, others' by 0 to 30", "infobatch": "0 trials, others' by 0 to 30"}),
+        (
+            {"orderdp": 9, "infobatch": 5},
+            {"orderdp": "9 trials, others' by 5 to 9", "infobatch": "5 trials, others' by 5"},
+        ),
+    ],
+)
+def test_unequal_tuning(tuned: dict[str, int], marked: dict[str, str]) -> None:
+    board = make(CONTROLS | {(method, 0.5): around(0.9) for method in ("orderdp", "infobatch", "without")})
+    for result in board.results.values():
+        has = {"uniform": {"balanced": False}, "orderdp": {"explore": 0.8}, "infobatch": {"delta": 0.8}}
+        result["hyperparameters"] = has.get(result["spec"]["method"], {})
+    found = replace(board, grid=board.grid.model_copy(update={"tuned": tuned})).findings
+    assert {f.badge for f in found} == ({"unequal tuning"} if marked else set())
+    assert {f.row[2] for f in found if f.row} == marked.keys()
+    for f in found:
+        assert f.row is not None
+        assert f.text.startswith(f"Its parameters were chosen by {marked[f.row[2]]}")
