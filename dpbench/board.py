@@ -17,7 +17,7 @@ from dpbench.errors import UsageError
 from dpbench.lint import Finding, lint
 from dpbench.overlap import Overlap
 from dpbench.spec import Grid, RunSpec
-from dpbench.stats import MIN_DATASETS
+from dpbench.stats import MIN_DATASETS, MIN_METHODS
 
 DIGITS = 6  # significant digits of per-epoch records in a results file; accuracies and a run's metrics stay exact
 
@@ -56,10 +56,12 @@ class Board:
     @property
     def across_reason(self) -> str:
         """Why there is no test over datasets and no critical-difference diagram; empty where there is one."""
-        count = len({spec.dataset for spec in self.cells.values()})
-        if count >= MIN_DATASETS:
+        if verdicts.tested_over_datasets(self.runs):
             return ""
-        return f"No test over datasets: it needs at least {MIN_DATASETS} of them, this grid has {count}."
+        count = len({spec.dataset for spec in self.cells.values()})
+        if count < MIN_DATASETS:
+            return f"No test over datasets: it needs at least {MIN_DATASETS} of them, this grid has {count}."
+        return f"No test over datasets: no keep has {MIN_METHODS} methods with runs on all {count} of them."
 
     def finished(self, dataset: str, model: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
         """The finished runs of a dataset and model by method and keep, in the grid's order."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dpbench import measures, stats, store
+from dpbench import measures, stats, store, verdicts
 from dpbench.board import Board
 
 # Blue, orange, green, vermilion, pink, brown and sky of seaborn's colour-blind-safe palette; each also has its marker.
@@ -354,14 +356,21 @@ def _heat_maps(part: Part, tables: dict[float, pd.DataFrame], x: str, label: str
 
 def _critical_differences(board: Board) -> Iterator[tuple[str, Figure]]:
     """One diagram a model and keep, for the methods that have every dataset; none below five datasets."""
-    for (model, keep), runs in board.runs.groupby(["model", "keep"]):
-        count = runs.groupby("method")["dataset"].nunique()
-        whole = runs[runs["method"].isin(count.index[count == runs["dataset"].nunique()])]
-        if whole["dataset"].nunique() >= stats.MIN_DATASETS and whole["method"].nunique() >= 3:
-            yield (
-                f"critical_difference-{_safe(model)}-{keep:g}",
-                stats.critical_difference_figure(stats.rank_test(whole)),
-            )
+    for (model, keep), runs in verdicts.tested_over_datasets(board.runs).items():
+        diagram = stats.critical_difference_figure(stats.rank_test(runs))
+        yield f"critical_difference-{_safe(model)}-{keep:g}", diagram
+
+
+def inline_diagrams(board: Board) -> Iterator[str]:
+    """The same as SVG elements for a page: its colours, so that light and dark both read; names are text."""
+    with _look(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dpbench"}):
+        for _, diagram in _critical_differences(board):
+            file = io.StringIO()
+            diagram.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+            element = file.getvalue()[file.getvalue().index("<svg") :]
+            element = re.sub(r"<(metadata|style)\b.*?</\1>", "", element, flags=re.DOTALL)  # styles are global
+            element = element.replace("stroke: #ebebeb", "stroke: var(--line)")
+            yield re.sub(r"(fill|stroke): #[0-9a-f]{6}", r"\1: currentColor", element)
 
 
 FIGURES: dict[str, Draw] = {

@@ -96,6 +96,17 @@ def _rank_intervals(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([none, *parts]) if parts else none
 
 
+def tested_over_datasets(runs: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
+    """Return, by model and keep, the runs of methods that have every dataset, where there are enough for a test."""
+    found = {}
+    for (model, keep), group in runs.groupby(["model", "keep"]):
+        count = group.groupby("method")["dataset"].nunique()
+        whole = group[group["method"].isin(count.index[count == group["dataset"].nunique()])]
+        if whole["dataset"].nunique() >= stats.MIN_DATASETS and whole["method"].nunique() >= stats.MIN_METHODS:
+            found[str(model), float(keep)] = whole  # type: ignore[arg-type]
+    return found
+
+
 def across_datasets(runs: pd.DataFrame) -> pd.DataFrame:
     """Return, for two datasets or more, each method's mean rank, interquartile mean and chance to beat random.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from synthetic_board import N, around, costing, make, usual
 from typer.testing import CliRunner
 
 from dpbench import board as boards
-from dpbench import controls, duel, leaderboard, overlap, published, render, report, store, verdicts
+from dpbench import controls, duel, leaderboard, overlap, published, render, report, runner, store, verdicts
 from dpbench.board import Board
 from dpbench.cli import app
 from dpbench.errors import UsageError
-from dpbench.spec import Budget
+from dpbench.spec import Budget, Recipe, RunSpec, canonical
 
 
 def row(board: Board, method: str, keep: float = 0.5) -> dict[str, Any]:
@@ -249,10 +250,38 @@ def test_over_datasets() -> None:
     )
     assert one.across.empty
     assert "at least 5" in one.across_reason
+    many = make({("a", 0.5): around(0.9), ("uniform", 0.5): around(0.8)}, datasets=tuple("vwxyz"))
+    assert many.across_reason == "No test over datasets: no keep has 3 methods with runs on all 5 of them."
     found = two.across.set_index("method")
     assert found.loc["a", "rank"] == 1
     assert found.loc["a", "beats_random"] == 1
     assert found.loc["uniform", "iqm"] == pytest.approx(80, abs=0.1)
+
+
+def test_random_is_not_separable_from_random_with_other_seeds(home: Path, plugin: Callable[[str], str]) -> None:
+    """A real grid: `again` is random that draws its subsets from other seeds than `uniform` does."""
+    again = plugin(
+        """
+        from dpbench.methods.uniform import Uniform
+
+        class Again(Uniform):
+            def setup(self, task, rng):
+                super().setup(task, rng.manual_seed(rng.initial_seed() + 1))
+        """
+    )
+    recipe = Recipe(epochs=6, batch_size=32, lr=0.05)
+    cells = {
+        spec.hash: spec
+        for method in ("uniform", canonical(again))
+        for keep in (0.1, 0.3)
+        for seed in range(5)
+        for spec in [RunSpec(dataset="digits", model="mlp", method=method, keep=keep, seed=seed, recipe=recipe)]
+    }
+    results = {key: runner.run(spec, torch.device("cpu")) for key, spec in cells.items()}
+    table = leaderboard.table(cells, results)
+    other = table[table["method"] != "uniform"]
+    assert list(other["verdict_uniform"]) == ["not separable from random"] * 2
+    assert (other["difference_uniform"] != 0).all(), "other subsets, other accuracies"
 
 
 # who selects the same samples
