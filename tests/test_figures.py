@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from synthetic_board import around, make, usual
+from synthetic_board import around, costing, make, usual
 
 from dpbench import figures, overlap
 
@@ -51,6 +51,11 @@ def test_cost_without_proxy_is_a_hollow_mark() -> None:
     board = make({("full", 1.0): around(0.95), ("el2n", 0.5): around(0.9)}, {"el2n": {"samples_proxy": 100}})
     hollow = [a for a in figures.figures(board)["accuracy_cost"].axes[0].lines if a.get_markerfacecolor() == "none"]
     assert [list(artist.get_xdata()) for artist in hollow] == [[pytest.approx(0.5)]]
+
+
+def test_controls_at_cost_are_beside_what_they_are_compared_with() -> None:
+    board = make({("a", 0.5): around(0.95)}, {"a": costing(0.7)}, controls={0.7: around(0.9)})
+    assert line(figures.figures(board)["accuracy_cost"], "random at a realised cost") == ([0.7], [pytest.approx(90.0)])
 
 
 def test_jaccard_stands_beside_chance(drawn: dict[str, Figure]) -> None:

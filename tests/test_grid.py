@@ -191,6 +191,9 @@ def test_proxies_go_first_are_merged_and_only_missing_cells_run(home: Path, monk
     assert {spec.keep for spec in added} == {round(1 - mean, 2)}, "it forwards what it sends backward"
     assert {(spec.method, spec.seed) for spec in added} == {("uniform_epoch", 0), ("uniform_epoch", 1)}
     assert grids.results(listed | at_cost).keys() == cells.keys()
+    assert grids.write_manifest(grid, listed).controls == at_cost, "they stay while their cells run again"
+    other = grid.model_copy(update={"recipe": grid.recipe.model_copy(update={"epochs": 3})})
+    assert grids.write_manifest(other, {}) == (other, {}, {}), "with another recipe they are no controls"
 
 
 def test_a_grid_that_was_never_run(home: Path) -> None:
