@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
@@ -17,25 +17,26 @@ from dpbench.errors import UsageError
 from dpbench.lint import Finding, lint
 from dpbench.overlap import Overlap
 from dpbench.spec import Grid, RunSpec
-from dpbench.stats import MIN_DATASETS
+from dpbench.stats import MIN_DATASETS, MIN_METHODS
 
 DIGITS = 6  # significant digits of per-epoch records in a results file; accuracies and a run's metrics stay exact
 
 
 @dataclass(frozen=True)
 class Board:
-    """A grid, its cells and results by hash, and who selects the same samples."""
+    """A grid, its cells and results by hash, who selects the same samples, and the results of controls at cost."""
 
     grid: Grid
     cells: dict[str, RunSpec]
     results: dict[str, dict[str, Any]]
     overlap: Overlap
     checked_in: bool = False
+    controls: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row a dataset, model, method and keep."""
-        return leaderboard.table(self.cells, self.results, self.grid.delta, self.overlap)
+        return leaderboard.table(self.cells, self.results, self.grid.delta, self.overlap, self.controls)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -45,7 +46,7 @@ class Board:
     @cached_property
     def findings(self) -> list[Finding]:
         """What departs from the protocol."""
-        return lint(self.cells, self.results, self.table)
+        return lint(self.cells, self.results, self.table, self.grid.tuned)
 
     @cached_property
     def across(self) -> pd.DataFrame:
@@ -55,10 +56,12 @@ class Board:
     @property
     def across_reason(self) -> str:
         """Why there is no test over datasets and no critical-difference diagram; empty where there is one."""
-        count = len({spec.dataset for spec in self.cells.values()})
-        if count >= MIN_DATASETS:
+        if verdicts.tested_over_datasets(self.runs):
             return ""
-        return f"No test over datasets: it needs at least {MIN_DATASETS} of them, this grid has {count}."
+        count = len({spec.dataset for spec in self.cells.values()})
+        if count < MIN_DATASETS:
+            return f"No test over datasets: it needs at least {MIN_DATASETS} of them, this grid has {count}."
+        return f"No test over datasets: no keep has {MIN_METHODS} methods with runs on all {count} of them."
 
     def finished(self, dataset: str, model: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
         """The finished runs of a dataset and model by method and keep, in the grid's order."""
@@ -73,14 +76,14 @@ class Board:
 def load(name: str) -> Board:
     """The board of a grid that was run here, else the one that is checked in."""
     try:
-        grid, cells = grids.read_manifest(name)
+        grid, cells, controls = grids.read_manifest(name)
     except UsageError:
         packed = files("dpbench.leaderboards") / "results" / name / "results.json.gz"
         if not packed.is_file():
             raise
         return unpack(packed.read_bytes())
     results = grids.results(cells)
-    return Board(grid, cells, results, overlap.of_results(results.values()))
+    return Board(grid, cells, results, overlap.of_results(results.values()), controls=grids.results(controls))
 
 
 def pack(board: Board) -> bytes:
@@ -90,6 +93,7 @@ def pack(board: Board) -> bytes:
         "grid": board.grid.model_dump(),
         "cells": {key: spec.model_dump() for key, spec in board.cells.items()},
         "results": {key: _shortened(result) for key, result in board.results.items()},
+        "controls": {key: _shortened(result) for key, result in board.controls.items()},
         "overlap": {
             "seeds": [[*row, *values] for row, values in board.overlap.seeds.items()],
             "methods": board.overlap.methods.to_numpy().tolist(),
@@ -120,4 +124,5 @@ def unpack(packed: bytes) -> Board:
         content["results"],
         Overlap(seeds, methods),
         checked_in=True,
+        controls=content.get("controls", {}),
     )

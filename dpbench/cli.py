@@ -174,7 +174,8 @@ def run(
     if any(request.folder.is_dir() for spec in cells.values() for request in proxy.requests(spec)):
         size = sum(record.size for record in proxy.records()) / 1e6
         out.print(f"Proxy records take {size:.1f} MB; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
-    failed = [key for key in cells if board.results.get(key, {}).get("status") == "FAILED"]
+    results = board.results | board.controls
+    failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
     where = escape(f" --tracking-uri {tracking_uri}") if tracking_uri else ""
     out.print(f"Open it in the MLflow UI:  [bold]{_program()} ui {asked.name}[/]{where}", soft_wrap=True)
     if failed:
@@ -627,7 +628,7 @@ def _publish(board: Board, tracker: Tracker) -> None:
     from dpbench import render, report
 
     with err.status("drawing the leaderboard, sending results to MLflow"):
-        experiment = tracker.send_runs(board.grid.name, board.results.values())
+        experiment = tracker.send_runs(board.grid.name, (board.results | board.controls).values())
         note = render.markdown(board)
         tracker.send_leaderboard(board.grid.name, experiment, board.table, note, report.files(board))
 

@@ -127,7 +127,7 @@ def statements(runs: pd.DataFrame, rng: np.random.Generator, draws: int = 20_000
 
 def write(grid: str, folder: Path) -> list[Statement]:
     """Test a grid that was run; write figure4.png, figure4.json and, for each decomposition, figure4.csv."""
-    results = grids.results(grids.read_manifest(grid)[1])
+    results = grids.results(grids.read_manifest(grid).cells)
     runs = frame(results.values())
     found = statements(runs, np.random.default_rng(0))
     drawing = figure(runs)

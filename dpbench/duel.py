@@ -11,24 +11,27 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dpbench import stats
+from dpbench import stats, verdicts
 from dpbench.board import Board
 from dpbench.errors import UsageError
 from dpbench.leaderboard import KEYS, records
-from dpbench.render import accuracy, number
+from dpbench.render import accuracy, difference, number
 
 LINES = [  # label, column, format, factor
     ("rank", "rank", "d", 1),
     ("worst class %", "accuracy_worst_class", ".2f", 100),
     ("std over seeds", "accuracy_std", ".2f", 100),
     ("pruned", "prune_ratio", ".3f", 1),
-    ("cost with proxy", "cost_with_proxy", ".3f", 1),
+    ("cost", "cost", ".3f", 1),
+    ("  with proxy", "cost_with_proxy", ".3f", 1),
+    ("random at its cost", "control_keep", "g", 1),
     ("time s", "time_total_s", ".2f", 1),
     ("speed-up", "speedup", ".2f", 1),
     ("memory MB", "peak_memory_mb", ".0f", 1),
     ("Jaccard", "jaccard_epochs", ".3f", 1),
     ("  chance", "jaccard_epochs_chance", ".3f", 1),
     ("cosine", "gradient_cosine", ".3f", 1),
+    ("  to its surrogate", "gradient_cosine_surrogate", ".3f", 1),
     ("all seen by epoch", "coverage_epochs", ".1f", 1),
 ]
 
@@ -80,6 +83,8 @@ def _table(x: dict[str, Any], y: dict[str, Any]) -> Table:
         texts = [number(row[name] if pd.isna(row[name]) else factor * row[name], form) for row in (x, y)]
         if texts != ["-", "-"]:
             view.add_row(label, *texts)
+        if name == "control_keep" and texts != ["-", "-"]:
+            view.add_row("  difference to it", *(difference(row, verdicts.AT_COST) for row in (x, y)))
     return view
 
 

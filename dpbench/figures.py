@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dpbench import measures, stats, store
+from dpbench import measures, stats, store, verdicts
 from dpbench.board import Board
 
 # Blue, orange, green, vermilion, pink, brown and sky of seaborn's colour-blind-safe palette; each also has its marker.
@@ -172,6 +174,13 @@ def accuracy_against_cost(part: Part) -> Figure:
     ax.step(x, [*y, *y[-1:]], where="post", color="0.7", lw=1, zorder=0)
     ax.set_xlim(right=x[-1])
     ax.plot([], [], color="0.7", lw=1, label="Pareto front")
+    at_cost = pd.DataFrame(
+        [r["spec"] | r["metrics"] for r in part.board.controls.values() if r["status"] == "FINISHED"]
+    )
+    if len(at_cost):
+        here = at_cost[(at_cost["dataset"] == part.dataset) & (at_cost["model"] == part.model)]
+        means = 100 * here.groupby("keep")["accuracy"].mean()
+        ax.plot(means.index, means, "x", color=CONTROLS["uniform_epoch"], ms=5, label="random at a realised cost")
     _legend(figure)
     return figure
 
@@ -220,16 +229,20 @@ def jaccard(part: Part) -> Figure:
     return figure
 
 
-def _over_epochs(part: Part, name: str, label: str, scale: float = 1.0) -> Figure:
-    """Mean over seeds by epoch, and the range over seeds as a band."""
+def _over_epochs(part: Part, name: str, label: str) -> Figure:
+    """Mean over seeds by epoch, and the range over seeds as a band; the mean against a surrogate as a dotted line."""
     figure, panels = _panels(part)
     for keep, ax in panels:
         for i, (method, values) in enumerate(part.curves(name, keep)):
             style, epochs = part.style[method], 1 + np.arange(values.shape[1])
             known = np.isfinite(values).any(axis=0)
-            v, e = scale * values[:, known], epochs[known]
+            v, e = values[:, known], epochs[known]
             ax.plot(e, np.nanmean(v, axis=0), label=method, ms=4, markevery=_marks(i, len(e)), **style)
             ax.fill_between(e, np.nanmin(v, axis=0), np.nanmax(v, axis=0), color=style["color"], alpha=0.12, lw=0)
+        for method, values in part.curves(f"{name}_surrogate", keep):
+            known = np.isfinite(values).any(axis=0)
+            epochs, mean = 1 + np.flatnonzero(known), np.nanmean(values[:, known], axis=0)
+            ax.plot(epochs, mean, label=f"{method}, to its surrogate", color=part.style[method]["color"], ls=":")
         ax.set(xlabel="epoch")
     panels[0][1].set_ylabel(label)
     _legend(figure)
@@ -243,14 +256,14 @@ def _marks(i: int, length: int) -> tuple[int, int]:
 
 
 def gradient_cosine(part: Part) -> Figure:
-    """Cosine between the selection's mean gradient and that of all samples, over training."""
+    """Cosine between the selection's mean gradient and that of all samples, over training; dotted: its surrogate's."""
     figure = _over_epochs(part, "gradient_cosine", "cosine to the full gradient")
     figure.axes[0].axhline(0, color="0.6", lw=0.8, zorder=0)
     return figure
 
 
 def gradient_norm_ratio(part: Part) -> Figure:
-    """Norm of the selection's mean gradient over that of all samples, over training."""
+    """Norm of the selection's mean gradient over that of all samples, over training; dotted: its surrogate's."""
     figure = _over_epochs(part, "gradient_norm_ratio", "norm ratio to the full gradient")
     for ax in figure.axes:
         ax.set_yscale("log")
@@ -355,14 +368,21 @@ def _heat_maps(part: Part, tables: dict[float, pd.DataFrame], x: str, label: str
 
 def _critical_differences(board: Board) -> Iterator[tuple[str, Figure]]:
     """One diagram a model and keep, for the methods that have every dataset; none below five datasets."""
-    for (model, keep), runs in board.runs.groupby(["model", "keep"]):
-        count = runs.groupby("method")["dataset"].nunique()
-        whole = runs[runs["method"].isin(count.index[count == runs["dataset"].nunique()])]
-        if whole["dataset"].nunique() >= stats.MIN_DATASETS and whole["method"].nunique() >= 3:
-            yield (
-                f"critical_difference-{_safe(model)}-{keep:g}",
-                stats.critical_difference_figure(stats.rank_test(whole)),
-            )
+    for (model, keep), runs in verdicts.tested_over_datasets(board.runs).items():
+        diagram = stats.critical_difference_figure(stats.rank_test(runs))
+        yield f"critical_difference-{_safe(model)}-{keep:g}", diagram
+
+
+def inline_diagrams(board: Board) -> Iterator[str]:
+    """The same as SVG elements for a page: its colours, so that light and dark both read; names are text."""
+    with _look(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dpbench"}):
+        for _, diagram in _critical_differences(board):
+            file = io.StringIO()
+            diagram.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+            element = file.getvalue()[file.getvalue().index("<svg") :]
+            element = re.sub(r"<(metadata|style)\b.*?</\1>", "", element, flags=re.DOTALL)  # styles are global
+            element = element.replace("stroke: #ebebeb", "stroke: var(--line)")
+            yield re.sub(r"(fill|stroke): #[0-9a-f]{6}", r"\1: currentColor", element)
 
 
 FIGURES: dict[str, Draw] = {

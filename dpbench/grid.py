@@ -6,14 +6,14 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dpbench import proxy, runner, store
+from dpbench import controls, proxy, runner, store
 from dpbench.errors import UsageError
 from dpbench.executors import run_all
 from dpbench.proxy import Request
@@ -43,42 +43,69 @@ def do(job: Job) -> Any:
     return job()
 
 
+class Manifest(NamedTuple):
+    """A grid, its cells, and the controls at realised cost that it was given beside them, by hash."""
+
+    grid: Grid
+    cells: dict[str, RunSpec]
+    controls: dict[str, RunSpec]
+
+    def save(self) -> None:
+        """Write it where `read_manifest` reads it."""
+        parts = {"cells": self.cells, "controls": self.controls}
+        content = {name: {key: spec.model_dump() for key, spec in part.items()} for name, part in parts.items()}
+        store.write_json(manifest_path(self.grid.name), {"grid": self.grid.model_dump()} | content)
+
+
 def manifest_path(name: str) -> Path:
     """Where the cells of a grid are listed."""
     return store.home() / "grids" / f"{name}.json"
 
 
-def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> dict[str, RunSpec]:
+def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
     """List the grid's cells by hash and return all of them.
 
     Cells of earlier commands stay in the grid (methods that were added, other seeds) while the recipe is the same and
     no new cell takes their place, as one with a changed source does.
     """
     specs = set(cells.values())
-    old = store.read_json(manifest_path(grid.name)) or {"cells": {}}
-    kept = {}
-    for key, content in old["cells"].items():
+    old = store.read_json(manifest_path(grid.name)) or {}
+    kept = {key: spec for key, spec in _listed(old, "cells", grid).items() if spec not in specs}
+    manifest = Manifest(grid, cells | kept, _listed(old, "controls", grid))
+    manifest.save()
+    return manifest
+
+
+def _listed(manifest: dict[str, Any], part: str, grid: Grid) -> dict[str, RunSpec]:
+    """The runs of an older manifest that were made with the grid's present settings."""
+    found = {}
+    for key, content in manifest.get(part, {}).items():
         try:
             spec = RunSpec.model_validate(content)
         except ValueError:
             continue  # written by another version
-        if spec not in specs and (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe):
-            kept[key] = spec
-    cells = cells | kept
-    content = {"grid": grid.model_dump(), "cells": {key: spec.model_dump() for key, spec in cells.items()}}
-    store.write_json(manifest_path(grid.name), content)
-    return cells
+        if (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe):
+            found[key] = spec
+    return found
 
 
-def read_manifest(name: str) -> tuple[Grid, dict[str, RunSpec]]:
+def read_manifest(name: str) -> Manifest:
     """Read a grid that was run here, and its cells by hash."""
     content = store.read_json(manifest_path(name))
     if content is None:
         known = sorted(path.stem for path in manifest_path("x").parent.glob("*.json"))
         hint = f"grids that were: {', '.join(known)}" if known else f"try: dpbench run {name}"
         raise UsageError(f"no grid {name!r} was run under {store.home()}; {hint}")
-    cells = {key: RunSpec.model_validate(spec) for key, spec in content["cells"].items()}
-    return Grid.model_validate(content["grid"]), cells
+    return parse_manifest(content)
+
+
+def parse_manifest(content: dict[str, Any]) -> Manifest:
+    """Validate what `Manifest.save` wrote; a manifest of before there were controls has none."""
+    parts = [
+        {key: RunSpec.model_validate(spec) for key, spec in part.items()}
+        for part in (content["cells"], content.get("controls", {}))
+    ]
+    return Manifest(Grid.model_validate(content["grid"]), *parts)
 
 
 def last() -> str:
@@ -114,7 +141,7 @@ def run_grid(
     device: torch.device | None = None,
     data_root: Path | None = None,
 ) -> dict[str, RunSpec]:
-    """Run the grid's cells that are not done; return the cells that were asked for, by hash.
+    """Run the grid's cells that are not done, then the controls at realised cost; return both, by hash.
 
     Results lie in the runs' folders. Ctrl-C stops the workers and is raised again: what is finished is kept, and the
     same command goes on from the checkpoints.
@@ -123,16 +150,32 @@ def run_grid(
     for dataset in grid.datasets:
         runner.load_data(dataset, data_root)  # a missing file is told before any work
     cells = {spec.hash: spec for spec in grid.runs()}
-    write_manifest(grid, cells)
+    manifest = write_manifest(grid, cells)
+    _run(grid.name, cells, console, jobs, threads, device, data_root)
+    added = controls.plan(manifest.cells, results(manifest.cells))
+    manifest._replace(controls=added).save()
+    _run(f"{grid.name}, random at realised cost", added, console, jobs, threads, device, data_root)
+    return cells | added
+
+
+def _run(
+    title: str,
+    cells: dict[str, RunSpec],
+    console: Console,
+    jobs: int | None,
+    threads: int,
+    device: torch.device,
+    data_root: Path | None,
+) -> None:
+    """Run the cells that are not done, and the proxies they need."""
     todo = [spec for key, spec in cells.items() if not store.is_done(key)]
     if not todo:
-        return cells
+        return
     wanted: dict[str, list[Request]] = defaultdict(list)
     for spec in todo:
         for request in proxy.requests(spec):
             if request.missing() and request not in wanted[request.hash]:
                 wanted[request.hash].append(request)
-    by_hash = {spec.hash: spec for spec in todo}
     # Proxies go first; then the runs that need none, so that the others seldom wait for them.
     todo.sort(key=lambda spec: bool(proxy.requests(spec)))
     work: list[RunSpec | list[Request]] = [requests for requests in wanted.values() if requests]
@@ -147,7 +190,7 @@ def run_grid(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(grid.name, total=len(by_hash))
+        bar = progress.add_task(title, total=len(todo))
         workers = min(jobs or default_jobs(device), len(work))
         for job, outcome in run_all(do, [Job(item, str(device), data_root) for item in work], workers, threads):
             if not isinstance(job.work, RunSpec):
@@ -159,5 +202,4 @@ def run_grid(
                 failed += 1
                 line = escape(f"{job.work.title}: {outcome['reason']}")
                 progress.console.print(f"[red]FAILED[/] {line}", soft_wrap=True)
-            progress.update(bar, advance=1, description=f"{grid.name}, {failed} failed" if failed else grid.name)
-    return cells
+            progress.update(bar, advance=1, description=f"{title}, {failed} failed" if failed else title)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
+from html import escape
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dpbench import measures, published
+from dpbench import measures, published, verdicts
 from dpbench.board import Board
 from dpbench.leaderboard import KEYS
 
@@ -23,7 +25,20 @@ def page(board: Board) -> str:
     """Return the page. Every `<` of the data is escaped, so that no name can end its script element."""
     template = files("dpbench").joinpath("leaderboard.html").read_text(encoding="utf-8")
     text = json.dumps(_data(board), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return template.replace("__DATA__", text.replace("<", "\\u003c"))
+    parts = {"__DATA__": text.replace("<", "\\u003c"), "__DIAGRAMS__": _diagrams(board)}
+    return re.sub("|".join(parts), lambda found: parts[found[0]], template)
+
+
+def _diagrams(board: Board) -> str:
+    """The critical-difference diagrams, one a model and keep; the page tells why where there is none."""
+    if board.across_reason:
+        return ""
+    from dpbench import figures  # here, since seaborn takes seconds to import
+
+    places = verdicts.tested_over_datasets(board.runs)
+    captions = (escape(f"{model}, keep {keep:g}: critical differences over datasets") for model, keep in places)
+    drawn = zip(captions, figures.inline_diagrams(board), strict=True)
+    return "".join(f"<figure><figcaption>{caption}</figcaption>{diagram}</figure>" for caption, diagram in drawn)
 
 
 def _data(board: Board) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpbench import catalog, measures, verdicts
+from dpbench import catalog, controls, measures, verdicts
 from dpbench import overlap as overlaps
 from dpbench.errors import UsageError
 from dpbench.overlap import Overlap
@@ -36,6 +36,8 @@ AVERAGED = [  # metrics of which a row shows the mean over seeds
     "gradient_cosine",
     "gradient_norm_ratio",
     "gradient_norm",
+    "gradient_cosine_surrogate",
+    "gradient_norm_ratio_surrogate",
     "peak_memory_mb",
     "peak_device_memory_mb",
 ]
@@ -48,11 +50,13 @@ def table(
     results: dict[str, dict[str, Any]],
     delta: float = 0.5,
     overlap: Overlap | None = None,
+    at_cost: dict[str, dict[str, Any]] | None = None,
 ) -> pd.DataFrame:
     """One row a dataset, model, method and keep, ranked by mean accuracy within dataset, model and keep.
 
     `seeds` counts the finished runs, `missing` and `failed` the others; a row without a finished run has no rank.
-    `delta` is the margin, in points, within which a row may be called equivalent to full training.
+    `delta` is the margin, in points, within which a row may be called equivalent to full training; `at_cost` are the
+    results of controls at realised cost, which have no row of their own.
     """
     overlap = overlaps.of_results(results.values()) if overlap is None else overlap
     groups: dict[overlaps.Row, list[str]] = {}
@@ -62,8 +66,13 @@ def table(
     frame = pd.DataFrame(rows)
     ranks = frame.groupby(["dataset", "model", "keep"])["accuracy_mean"].rank(ascending=False, method="min")
     frame.insert(0, "rank", ranks.astype("Int64"))
-    frame = frame.join(verdicts.table(verdicts.runs_frame(results.values()), delta), on=KEYS)
-    texts = [*(f"verdict_{control}" for control in verdicts.CONTROLS), "equivalence_full"]
+    keeps = controls.keeps(cells, results)
+    frame["control_keep"] = [keeps.get(row, np.nan) for row in frame[KEYS].itertuples(index=False, name=None)]
+    runs = verdicts.runs_frame(results.values())
+    spent = verdicts.runs_frame([*results.values(), *(at_cost or {}).values()])
+    spent = spent.drop_duplicates([*KEYS, "seed"])  # a row of the grid may be the control of another
+    frame = frame.join(verdicts.table(runs, delta, spent, keeps), on=KEYS)
+    texts = [*(f"verdict_{control}" for control in (*verdicts.CONTROLS, verdicts.AT_COST)), "equivalence_full"]
     frame[texts] = frame[texts].astype(object).fillna("")
     frame = _add_costs(frame, groups, results)
     return frame.sort_values(["dataset", "model", "keep", "rank", "method"], kind="stable").reset_index(drop=True)

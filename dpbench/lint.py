@@ -9,12 +9,11 @@ from typing import Any
 import pandas as pd
 
 from dpbench import catalog, leaderboard
+from dpbench.controls import EXEMPT, OFF_COST
 from dpbench.errors import UsageError
 from dpbench.overlap import Row
 from dpbench.spec import RunSpec
 from dpbench.stats import MIN_SEEDS
-
-OFF_COST = 0.02  # a realised prune ratio this far from the requested one makes `uniform` an unfair control
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,13 @@ class Finding:
     row: Row | None = None
 
 
-def lint(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: pd.DataFrame) -> list[Finding]:
-    """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order."""
+def lint(
+    cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: pd.DataFrame, tuned: dict[str, int]
+) -> list[Finding]:
+    """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order.
+
+    `tuned` tells by how many trials the parameters of a method were chosen.
+    """
     planned: dict[Row, set[int]] = {}
     of_group: dict[tuple[str, str, float], set[int]] = {}
     finished: dict[Row, list[dict[str, Any]]] = {}
@@ -37,9 +41,19 @@ def lint(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: p
         if results.get(key, {}).get("status") == "FINISHED":
             finished.setdefault(spec.row, []).append(results[key])
     found = list(_of_grid(table, [result for part in finished.values() for result in part]))
+    trials = {
+        row[2]: tuned.get(row[2], 0)
+        for row, runs in finished.items()
+        if runs[0].get("hyperparameters") and catalog.parse(row[2])[0] not in EXEMPT
+    }
     for line in leaderboard.records(table):
         row: Row = (line["dataset"], line["model"], line["method"], line["keep"])
         texts = [*_of_runs(line, planned[row], of_group[_group(row)]), *_of_method(line, finished.get(row, []))]
+        if len(set(trials.values())) > 1 and row[2] in trials:
+            others = f"{min(trials.values())} to {max(trials.values())}"
+            texts.append(
+                ("unequal tuning", f"Its parameters were chosen by {trials[row[2]]} trials, others' by {others}.")
+            )
         found += [Finding(badge, text, row) for badge, text in texts]
     return found
 
@@ -92,15 +106,24 @@ def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator
     if changed:
         made, asked = changed[0]
         yield "changed schedule", f"It trains {made} epochs where the recipe has {asked}."
-    realised = line["prune_ratio"]
-    if not pd.isna(realised) and abs(realised - (1 - line["keep"])) > OFF_COST:
-        asked = 1 - line["keep"]
-        yield "other cost", f"It prunes {realised:.2f}, not {asked:.2f}: random at this keep is not at its cost."
-    if realised > OFF_COST and line["forward_saving"] < OFF_COST:
+    if abs(line["cost"] - line["keep"]) > OFF_COST:  # never where it is not known
+        yield "other cost", f"It costs {line['cost']:.2f} of full training, not {line['keep']:g}: {_control(line)}"
+    if line["prune_ratio"] > OFF_COST and line["forward_saving"] < OFF_COST:
         forwards = 1 - line["forward_saving"]
         yield "no forward saved", f"It forwards {forwards:.2f} times what full training does: only backward is saved."
     if _proxy_data(line["method"]) == "holdout":
         yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."
+
+
+def _control(line: dict[str, Any]) -> str:
+    """What a row of another cost than random's is to be compared with."""
+    if pd.isna(line["control_keep"]):
+        dear = "; full training costs no more" if line["cost"] >= 1 else ""
+        return f"random at this keep is no fair control{dear}."
+    control = f"random per epoch at {line['control_keep']:g}"
+    if pd.isna(line["difference_control"]):
+        return f"its control, {control}, is missing; `dpbench run` on the grid adds it."
+    return f"its control is {control}."
 
 
 def _proxy_data(method: str) -> str | None:

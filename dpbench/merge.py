@@ -11,7 +11,6 @@ from typing import Any
 from dpbench import grid as grids
 from dpbench import store
 from dpbench.errors import UsageError
-from dpbench.spec import Grid, RunSpec
 
 FILES = ("result.json", "selections.npz", "traceback.txt", "done")  # no checkpoint: that is a run's own business
 VARYING = re.compile(r"time_|peak_")  # metrics that differ between runs of equal results
@@ -81,16 +80,15 @@ def _differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 def _merge_grid(path: Path, merged: Merged) -> None:
     """Add a grid's cells to ours of that name; one cell made with two sources of a method stays ours."""
     try:
-        content = store.read_json(path)
-        theirs = Grid.model_validate(content["grid"])
-        cells = {key: RunSpec.model_validate(spec) for key, spec in content["cells"].items()}
+        manifest = grids.parse_manifest(store.read_json(path))
     except (ValueError, KeyError, TypeError) as error:
         merged.conflicts.append(f"grid {path.stem}: cannot be read: {' '.join(str(error).split())[:200]}")
         return
+    theirs, cells, controls = manifest
     if not grids.manifest_path(theirs.name).is_file():
-        store.write_json(grids.manifest_path(theirs.name), content)
+        manifest.save()
         return
-    ours, old = grids.read_manifest(theirs.name)
+    ours, old, ours_controls = grids.read_manifest(theirs.name)
     settings = ("recipe", "budget", "probe")
     changed = [name for name in settings if getattr(ours, name) != getattr(theirs, name)]
     if changed:
@@ -106,6 +104,6 @@ def _merge_grid(path: Path, merged: Merged) -> None:
         name: list(dict.fromkeys(getattr(ours, name) + getattr(theirs, name)))
         for name in ("datasets", "models", "methods", "keep")
     }
-    both = ours.model_copy(update=lists | {"seeds": max(ours.seeds, theirs.seeds)})
-    manifest = {"grid": both.model_dump(), "cells": {key: spec.model_dump() for key, spec in old.items()}}
-    store.write_json(grids.manifest_path(ours.name), manifest)
+    others = {"seeds": max(ours.seeds, theirs.seeds), "tuned": theirs.tuned | ours.tuned}
+    both = ours.model_copy(update=lists | others)
+    grids.Manifest(both, old, ours_controls | controls).save()

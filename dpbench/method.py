@@ -188,6 +188,14 @@ class PruningMethod(ABC):
     def observe(self, signals: Signals) -> None:  # noqa: B027 - a method that learns nothing is complete
         """Learn from forwarded samples: in any order, in any chunks, repeats harmless."""
 
+    def surrogate(self) -> Tensor | None:
+        """The loss that the last `select` minimises in expectation, where that is known: its weights (n,).
+
+        The mean gradient of what `select` chooses is unbiased for the sum of the weighted gradients. Changes no state
+        and draws nothing.
+        """
+        return None
+
     def epochs(self, task: Task) -> int:
         """How many of `task.epochs` epochs to train."""
         return task.epochs

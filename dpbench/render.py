@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dpbench import html, published
+from dpbench import html, published, verdicts
 from dpbench.board import Board
 from dpbench.leaderboard import records
 from dpbench.lint import Finding
@@ -20,6 +20,8 @@ from dpbench.lint import Finding
 LEGEND = "▲ better than random, ▼ worse, ≈ not separable from random (paired, Holm-corrected, 5 %)"
 HEADER = ["#", "method", "keep", "accuracy %", "to random", "prune", "cost", "time s", "Jaccard", "chance", "cos"]
 HEADER += ["seeds"]
+AT_COST = "Against random per epoch at the realised cost"
+LEFT = {"dataset", "model", "method"}  # columns of names
 MOST_FINDINGS = 12  # in the terminal
 
 
@@ -54,6 +56,8 @@ def markdown(board: Board) -> str:
     parts = [
         _pipes(["dataset", "model", *ruled[0]], [_names(row) + line for row, line in _zip(board.table, ruled[1:])])
     ]
+    if len(at_cost := at_cost_cells(board.table)) > 1:
+        parts.append(f"**{AT_COST}**\n\n{_pipes(at_cost[0], at_cost[1:])}")
     parts.append(f"{LEGEND}. Differences in points, ± 95 % interval; cost is (forward + 2 backward) / (3 n epochs).")
     if board.findings:
         parts.append("\n".join(f"- {md(line)}" for line in finding_lines(board.findings)))
@@ -69,6 +73,16 @@ def across_markdown(board: Board) -> str:
         return reason
     header, *lines = across_cells(board)
     return "**Over datasets**\n\n" + _pipes(header, lines) + (f"\n\n{reason}" if reason else "")
+
+
+def at_cost_cells(frame: pd.DataFrame) -> list[list[str]]:
+    """Header and rows as short text: each row that random at its keep does not match in cost, with its own control."""
+    lines = [["dataset", "model", "method", "keep", "cost", "random at", "to it", "p"]]
+    for row in records(frame[frame["control_keep"].notna()]):
+        numbers = [number(row["cost"], ".2f"), number(row["control_keep"], "g")]
+        texts = [difference(row, verdicts.AT_COST), number(row["difference_control_p"], ".2g")]
+        lines.append([*_names(row), row["method"], f"{row['keep']:g}", *numbers, *texts])
+    return lines
 
 
 def across_cells(board: Board) -> list[list[str]]:
@@ -125,18 +139,22 @@ def md(cell: str) -> str:
 
 
 def latex(frame: pd.DataFrame) -> str:
-    """A booktabs table."""
+    """A booktabs table, and one of the rows with a control at their cost, where there are any."""
     header, *lines = cells(frame)
-    left = {"method"}
-    columns = "ll" + "".join("l" if name in left else "r" for name in header)
     ends = frame[["dataset", "model", "keep"]].ne(frame[["dataset", "model", "keep"]].shift(-1)).any(axis=1)
-    body: list[str] = []
-    for (row, line), end in zip(_zip(frame, lines), ends, strict=True):
-        body.append(_amp([*_names(row), *line]) + ("\n\\midrule" if end and len(body) + 1 < len(frame) else ""))
-    head = _amp(["dataset", "model", *header])
-    return "\n".join(
-        [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", head, "\\midrule", *body, "\\bottomrule", "\\end{tabular}"]
-    )
+    found = [["dataset", "model", *header], *([*_names(row), *line] for row, line in _zip(frame, lines))]
+    at_cost = at_cost_cells(frame)
+    caption = f"\n\n{AT_COST}:\n\n"
+    return _tabular(found, [*ends[:-1], False]) + (caption + _tabular(at_cost) if len(at_cost) > 1 else "")
+
+
+def _tabular(lines: list[list[str]], ends: list[bool] | None = None) -> str:
+    """A booktabs table with a rule after each line that ends a section."""
+    columns = "".join("l" if name in LEFT else "r" for name in lines[0])
+    marked = zip(lines[1:], ends or [False] * len(lines), strict=False)
+    body = [_amp(line) + ("\n\\midrule" if end else "") for line, end in marked]
+    parts = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _amp(lines[0]), "\\midrule", *body]
+    return "\n".join([*parts, "\\bottomrule", "\\end{tabular}"])
 
 
 _LATEX = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
@@ -152,6 +170,8 @@ def _amp(line: list[str]) -> str:
 def screen(board: Board) -> Group:
     """One table a dataset and model, the legend and the findings, for the terminal."""
     shown: list[Any] = list(rich_tables(board.table))
+    if len(at_cost := at_cost_cells(board.table)) > 1:
+        shown.append(_table(AT_COST.lower(), at_cost))
     if not board.across.empty:
         shown.append(_table("over datasets", across_cells(board)))
     shown.append(Text(LEGEND, style="dim"))
@@ -184,7 +204,7 @@ def _table(title: str, lines: list[list[str]], ends: list[bool] | None = None) -
     """A table whose texts are taken as they are; a rule after each line that ends a section."""
     view = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0), pad_edge=False)
     for name in lines[0]:
-        justify: Any = "left" if name == "method" else "right"
+        justify: Any = "left" if name in LEFT else "right"
         view.add_column(name, justify=justify, overflow="fold", no_wrap=name != "method")
     for line, end in zip(lines[1:], ends or [False] * len(lines), strict=False):
         view.add_row(*map(escape, line), end_section=end)

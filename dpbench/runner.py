@@ -30,7 +30,8 @@ from dpbench.spec import RunSpec
 from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
 
 PROBE_BATCH = 512
-MEANS = ("jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio")
+MEANS = ["jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
+MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
 
 OnEpoch: TypeAlias = Callable[[dict[str, Any]], None]
 
@@ -303,14 +304,33 @@ class _Run:
         picks = self.method.picks()
         chunk = self.recipe.batch_size * self.method.pool if picks else PROBE_BATCH
         state = self.method.state_dict() if picks else None
-        found = probes.probe_gradient(self.learner, self.loader, self.probed, of_rows, chunk)
+        surrogate = self._surrogate(epoch)
+        found = probes.probe_gradient(self.learner, self.loader, self.probed, of_rows, chunk, surrogate)
         if state is not None:  # `pick` may have changed it
             self.method.load_state_dict(state)
-        return {
+        record = {
             "gradient_cosine": found.cosine,
             "gradient_norm_ratio": found.norm_ratio,
             "gradient_norm": found.norm,
         }
+        if surrogate is not None:
+            record["gradient_cosine_surrogate"] = found.cosine_surrogate
+            record["gradient_norm_ratio_surrogate"] = found.norm_ratio_surrogate
+        return record
+
+    def _surrogate(self, epoch: int) -> Tensor | None:
+        """The weights of the loss that the method minimises, if it knows them and has just chosen for this epoch."""
+        if self.selector.asked != epoch:
+            return None
+        weights = call(self.method, f"surrogate(epoch={epoch})", self.method.surrogate)
+        if weights is None:
+            return None
+        if weights.shape != (self.n,) or not weights.isfinite().all() or weights.min() < 0 or weights.sum() == 0:
+            raise RunFailed(
+                f"{type(self.method).__name__}.surrogate(epoch={epoch}) must return weights ({self.n},) that are "
+                f"finite, not negative and not all zero, got shape {tuple(weights.shape)}"
+            )
+        return weights.float().to(self.device)
 
     def _stability(self) -> dict[str, float]:
         """How much the last epoch's selection shares with that of the epoch before."""

@@ -124,6 +124,9 @@ class Grid(_Model):
     recipe: Recipe
     budget: Budget = Budget()
     probe: Probe = Probe()
+    tuned: dict[
+        str, Annotated[int, Field(ge=1)]
+    ] = {}  # trials that chose a method's parameters, as `dpbench tune` does
 
     def runs(self) -> list[RunSpec]:
         """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row."""

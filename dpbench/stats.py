@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 MIN_SEEDS = 3
 MIN_DATASETS = 5
+MIN_METHODS = 3  # of a test over datasets
 NO_VERDICT = f"no verdict: fewer than {MIN_SEEDS} paired seeds"
 
 Floats = NDArray[np.float64]
@@ -236,8 +237,10 @@ def rank_test(runs: pd.DataFrame, post_hoc: Literal["nemenyi", "wilcoxon"] = "ne
     means = scores.groupby(level="dataset").mean()
     if len(means) < MIN_DATASETS:
         raise ValueError(f"a test over datasets needs at least {MIN_DATASETS} of them, got {len(means)}")
-    if means.shape[1] < 3:
-        raise ValueError(f"Friedman's test needs at least 3 methods, got {means.shape[1]}: use paired_difference")
+    if means.shape[1] < MIN_METHODS:
+        raise ValueError(
+            f"Friedman's test needs at least {MIN_METHODS} methods, got {means.shape[1]}: use paired_difference"
+        )
     ranks = _dataset_ranks(scores)
     all_tied = bool((ranks.nunique(axis=1) == 1).all())
     friedman_p = 1.0 if all_tied else float(stats.friedmanchisquare(*ranks.to_numpy().T).pvalue)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from dpbench import render, store
+from dpbench import render, store, verdicts
 from dpbench.errors import RunFailed, UsageError
 from dpbench.leaderboard import records
 
@@ -28,6 +28,7 @@ COLUMNS = (  # the leaderboard's columns that are visible without a click
     "params.`keep`",
     "tags.`accuracy`",
     "tags.`to random`",
+    "tags.`at its cost`",
     "metrics.`prune_ratio`",
     "metrics.`time_total_s`",
     "metrics.`jaccard_epochs`",
@@ -42,6 +43,7 @@ WIDTHS = {  # so that all fit a laptop's screen
     "params.`seed`": 50,
     "tags.`accuracy`": 95,
     "tags.`to random`": 110,
+    "tags.`at its cost`": 110,
 }
 RUN_COLUMNS = (
     "params.`method`",
@@ -55,7 +57,8 @@ RUN_COLUMNS = (
     "metrics.`gradient_cosine`",
 )
 CURVES = ("accuracy", "accuracy_validation", "loss_test", "loss_train", "gradient_norm")  # the last value is the run's
-CURVES_OF_MEANS = ("prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio")
+CURVES_OF_MEANS = ["prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
+CURVES_OF_MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
 
 
 def default_uri() -> str:
@@ -214,7 +217,9 @@ class Tracker:
             keys[key] = run_id
             texts = {"mlflow.note.content": text, "accuracy": render.accuracy(row)}
             texts["to random"] = render.difference(row, "uniform")
-            texts |= {name: row[name] for name in ("verdict_uniform", "verdict_full", "equivalence_full") if row[name]}
+            texts["at its cost"] = render.difference(row, verdicts.AT_COST)
+            verdict = ("verdict_uniform", f"verdict_{verdicts.AT_COST}", "verdict_full", "equivalence_full")
+            texts |= {name: row[name] for name in verdict if row[name]}
             self.client.log_batch(run_id, metrics=metrics, tags=[RunTag(name, value) for name, value in texts.items()])
             self.client.set_terminated(run_id, "FINISHED" if row["seeds"] else "FAILED")
         for old in rows.values():

@@ -97,6 +97,7 @@ def write_grids(plan: Plan, study: optuna.Study) -> list[Path]:
                 "models": [plan.model],
                 "methods": list(reversed(unique.values())),
                 "keep": [trial.user_attrs["keep"]],
+                "tuned": {canonical(trial.user_attrs["method"]): len(counted(study))},
             }
         )
         text = yaml.safe_dump(grid.model_dump(exclude_none=True), sort_keys=False, width=1000)

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpbench import stats
+from dpbench import controls, stats
+from dpbench.overlap import Row
 
 CONTROLS = {"uniform": "random", "uniform_epoch": "random per epoch", "full": "full"}
+AT_COST = "control"  # names the columns of the comparison at realised cost
 GROUP = ["dataset", "model", "keep"]
 ROW = ["dataset", "model", "method", "keep"]
 
@@ -27,27 +29,44 @@ def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*ROW, "seed", "hash", "accuracy", "step"])
 
 
-def table(runs: pd.DataFrame, delta: float) -> pd.DataFrame:
+def table(
+    runs: pd.DataFrame, delta: float, at_cost: pd.DataFrame | None = None, keeps: dict[Row, float] | None = None
+) -> pd.DataFrame:
     """Return one line a row of the leaderboard, indexed by ROW: difference to each control, verdicts, rank interval.
 
-    Differences are in accuracy points. The p values are Holm-corrected over all rows compared with one control.
+    `at_cost` are runs of random per epoch, as `runs`, and `keeps` says at which share of them a row has its control at
+    realised cost. Differences are in accuracy points. The p values are Holm-corrected over all rows compared with one
+    control.
     """
-    rows = {row: part.set_index("seed") for row, part in runs.groupby(ROW)}
+    rows = _by_row(runs)
     found = pd.DataFrame(index=pd.MultiIndex.from_tuples(list(rows), names=ROW))
     for control, name in CONTROLS.items():
-        found = found.join(_against(control, name, rows, delta))
+        # `full` has one row, the others one at each keep
+        references = {
+            row: (*row[:2], control, 1.0 if control == "full" else row[3]) for row in rows if row[2] != control
+        }
+        found = found.join(_against(control, name, rows, {row: rows.get(at) for row, at in references.items()}, delta))
+    spent = {} if at_cost is None else _by_row(at_cost)
+    references = {row: (*row[:2], controls.METHOD, keep) for row, keep in (keeps or {}).items()}
+    name = f"{CONTROLS['uniform']} at its cost"
+    found = found.join(_against(AT_COST, name, rows, {row: spent.get(at) for row, at in references.items()}, delta))
     return found.join(_rank_intervals(runs))
 
 
-def _against(control: str, name: str, rows: dict[Any, pd.DataFrame], delta: float) -> pd.DataFrame:
-    """Compare all rows with one control: `full` has one row, the others one at each keep."""
+def _by_row(runs: pd.DataFrame) -> dict[Row, pd.DataFrame]:
+    """The runs of each row by seed."""
+    return {row: part.set_index("seed") for row, part in runs.groupby(ROW)}  # type: ignore[misc]
+
+
+def _against(
+    control: str, name: str, rows: dict[Row, pd.DataFrame], references: dict[Row, pd.DataFrame | None], delta: float
+) -> pd.DataFrame:
+    """Compare each row with its runs of one control, where there are any."""
     differences = {}
-    for row, runs in rows.items():
-        dataset, model, method, keep = row
-        reference = rows.get((dataset, model, control, 1.0 if control == "full" else keep))
-        if reference is not None and method != control:
-            step = float(runs["step"].max())
-            differences[row] = stats.paired_difference(runs["accuracy"], reference["accuracy"], step=step)
+    for row, reference in references.items():
+        if reference is not None:
+            step = float(rows[row]["step"].max())
+            differences[row] = stats.paired_difference(rows[row]["accuracy"], reference["accuracy"], step=step)
     compared = stats.compare(differences, name, delta if control == "full" else None)
     compared.index = pd.MultiIndex.from_tuples(list(differences), names=ROW)
     names = {
@@ -75,6 +94,17 @@ def _rank_intervals(runs: pd.DataFrame) -> pd.DataFrame:
         parts.append(found.rename(columns={"low": "rank_low", "high": "rank_high"}))
     none = pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=ROW), columns=["rank_low", "rank_high"], dtype=float)
     return pd.concat([none, *parts]) if parts else none
+
+
+def tested_over_datasets(runs: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
+    """Return, by model and keep, the runs of methods that have every dataset, where there are enough for a test."""
+    found = {}
+    for (model, keep), group in runs.groupby(["model", "keep"]):
+        count = group.groupby("method")["dataset"].nunique()
+        whole = group[group["method"].isin(count.index[count == group["dataset"].nunique()])]
+        if whole["dataset"].nunique() >= stats.MIN_DATASETS and whole["method"].nunique() >= stats.MIN_METHODS:
+            found[str(model), float(keep)] = whole  # type: ignore[arg-type]
+    return found
 
 
 def across_datasets(runs: pd.DataFrame) -> pd.DataFrame:

@@ -49,9 +49,7 @@ class OrderDP(PruningMethod):
 
     def select(self, epoch: int) -> Selection:
         n, q = self.task.n, self.task.k
-        s = max(q, round(self.explore * n))
-        m = round(self.floor * q)
-        t = 0 if self.trim == 0 or self.scores.isposinf().any() else min(round(self.trim * s), s - q)
+        s, m, t = self._sizes()
         place = self.scores if self.correct == "surrogate" else -self._ranks()
         candidates = sample(n, s, self.rng)
         chosen = candidates.index_select(0, top(place.index_select(0, candidates), q - m + t, self.rng))
@@ -62,9 +60,7 @@ class OrderDP(PruningMethod):
             chosen = torch.cat([chosen, rest[sample(len(rest), m, self.rng)]])
         if self.correct == "surrogate":
             return Selection(chosen)
-        by_order = inclusion(n, s, q - m + t) - inclusion(n, s, t)
-        probability = by_order + (1 - by_order) * m / max(1, n - q + m)
-        return Selection(chosen, (q / (n * probability[-place[chosen] - 1])).float())
+        return Selection(chosen, (q / (n * self._probability()[-place[chosen] - 1])).float())
 
     def observe(self, signals: Signals) -> None:
         i, score = signals.indices, self.sign * signals[self.score].float()
@@ -74,6 +70,29 @@ class OrderDP(PruningMethod):
             past = self.past[i]
             score = torch.where(past.isfinite(), self.ema * past + (1 - self.ema) * score, score)
         self.scores[i] = score
+
+    def surrogate(self) -> Tensor:
+        """P_j / q for rank j (Theorem 1), with `correct="full"` 1 / n where P_j > 0; equals share theirs."""
+        probability = self._probability()
+        of_rank = probability / self.task.k if self.correct == "surrogate" else (probability > 0) / self.task.n
+        order = self.scores.argsort(descending=True)
+        _, equals, sizes = self.scores[order].unique_consecutive(return_inverse=True, return_counts=True)
+        shared = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, equals, of_rank.double()) / sizes
+        return torch.empty_like(shared[equals]).index_put_((order,), shared[equals])
+
+    def _sizes(self) -> tuple[int, int, int]:
+        """How many are candidates, how many of the q are drawn uniformly, and how many candidates are dropped."""
+        n, q = self.task.n, self.task.k
+        s = max(q, round(self.explore * n))
+        t = 0 if self.trim == 0 or self.scores.isposinf().any() else min(round(self.trim * s), s - q)
+        return s, round(self.floor * q), t
+
+    def _probability(self) -> Tensor:
+        """P_j for j = 1, ..., n, with `trim` and `floor`."""
+        n, q = self.task.n, self.task.k
+        s, m, t = self._sizes()
+        by_order = inclusion(n, s, q - m + t) - inclusion(n, s, t)
+        return by_order + (1 - by_order) * m / max(1, n - q + m)
 
     def _ranks(self) -> Tensor:
         """The rank, from 1, of every sample by score, ties in random order."""

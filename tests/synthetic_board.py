@@ -28,6 +28,7 @@ def result(spec: RunSpec, key: str, accuracy: float, metrics: dict[str, float]) 
             "accuracy": accuracy - 0.01 * (epochs - 1 - epoch),
             "gradient_norm": 1.0 - 0.1 * epoch,
             "gradient_cosine": 0.9,
+            **({"gradient_cosine_surrogate": 0.8} if spec.method == "orderdp" else {}),
             "time_select_s": 0.0,
             "time_train_s": spec.keep,
             "time_observe_s": 0.0,
@@ -83,9 +84,13 @@ def make(
     datasets: tuple[str, ...] = ("digits",),
     delta: float = 0.5,
     overlap: Overlap | None = None,
+    controls: dict[float, list[float]] | None = None,
 ) -> Board:
-    """A board from the accuracy of each seed: a text is the reason of a failure, None a run that was not made."""
-    cells, results = {}, {}
+    """A board from the accuracy of each seed: a text is the reason of a failure, None a run that was not made.
+
+    `controls` are the accuracies of random per epoch at a realised cost, on every dataset.
+    """
+    cells, results, at_cost = {}, {}, {}
     for dataset in datasets:
         for (method, keep), values in accuracies.items():
             for seed, value in enumerate(values):
@@ -96,6 +101,13 @@ def make(
                     results[key] = result(spec, key, 0.0, {}) | {"status": "FAILED", "reason": value, "metrics": {}}
                 elif value is not None:
                     results[key] = result(spec, key, value, (metrics or {}).get(method, {}))
+        for keep, values in (controls or {}).items():
+            for seed, value in enumerate(values):
+                key = f"c{len(at_cost):015x}"
+                spec = RunSpec(
+                    dataset=dataset, model="cnn", method="uniform_epoch", keep=keep, seed=seed, recipe=RECIPE
+                )
+                at_cost[key] = result(spec, key, value, {})
     grid = Grid(
         name="made",
         description="For the tests.",
@@ -107,7 +119,12 @@ def make(
         delta=delta,
         recipe=RECIPE,
     )
-    return Board(grid, cells, results, overlap or Overlap())
+    return Board(grid, cells, results, overlap or Overlap(), controls=at_cost)
+
+
+def costing(share: float) -> dict[str, float]:
+    """Metrics of a run that costs this share of full training: all is forwarded once, the rest goes backward."""
+    return {"samples_forward": 4 * N, "samples_backward": round((3 * share - 1) / 2 * 4 * N)}
 
 
 def usual(**options: Any) -> Board:

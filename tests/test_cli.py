@@ -64,6 +64,12 @@ def runs_of(home: Path) -> dict[str, dict[str, Any]]:
     return {folder.parent.name: store.read_json(folder) for folder in home.glob("runs/*/result.json")}
 
 
+def listed(home: Path) -> tuple[set[str], set[str]]:
+    """The cells of `tiny`, and the controls at realised cost that it was given, by hash."""
+    manifest = store.read_json(home / "grids" / "tiny.json")
+    return set(manifest["cells"]), set(manifest["controls"])
+
+
 # the finished grid
 
 
@@ -72,7 +78,10 @@ def test_a_grid_with_a_plug_in_runs_to_its_leaderboard(finished: Any) -> None:
     assert "orderdp[explore" in finished.done.stdout, "what looks like markup is text"
     assert "dpbench ui tiny" in finished.done.stdout
     assert "Traceback" not in finished.done.stderr
-    assert len(runs_of(finished.home)) == 2 * (1 + 2 * 8)
+    cells, controls = listed(finished.home)
+    assert len(cells) == 2 * (1 + 2 * 8)
+    assert runs_of(finished.home).keys() == cells | controls
+    assert controls
     assert not list(finished.home.parent.rglob(".dpbench")), "everything is under $DPBENCH_HOME"
 
 
@@ -91,6 +100,11 @@ def test_leaderboard_as_json(own_copy: Path, dpbench: Callable[..., Said]) -> No
         exact = row["method"].split("[")[0] in ("orderdp", "uniform", "uniform_epoch", "el2n", "hardest")
         if exact:
             assert row["prune_ratio"] == 1 - round(row["keep"] * N) / N, "to the last digit"
+    missed = {row["method"]: row for row in rows if row["keep"] == 0.3 and row["control_keep"] is not None}
+    assert missed.keys() == {"infobatch", "selective_backprop"}
+    for row in missed.values():
+        assert abs(row["control_keep"] - row["cost"]) <= 0.005
+        assert row["difference_control"] is not None
     [infobatch] = [row for row in rows if row["method"] == "infobatch" and row["keep"] == 0.3]
     assert 0 < infobatch["prune_ratio"] < 0.7
     assert {row["kind"] for row in rows if row["method"] == "hardest"} == {"epoch"}, "known without its file"
@@ -109,7 +123,7 @@ def test_mlflow_finds_every_metric_in_every_finished_run(finished: Any, monkeypa
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished.home / 'mlflow.db'}")
     found = mlflow.search_runs(experiment_names=["tiny"], filter_string="attributes.status = 'FINISHED'")
-    assert len(found) == 2 * (1 + 2 * 8)
+    assert set(found["params.hash"]) == set.union(*listed(finished.home))
     missing = [name for name in METRICS if f"metrics.{name}" not in found or found[f"metrics.{name}"].isna().any()]
     assert missing == []
     for name in ("method", "dataset", "model", "keep", "seed", "budget", "hash", "torch", "commit"):
@@ -161,7 +175,7 @@ def test_everything_in_mlflow_can_be_sent_again(
     for _ in range(2):
         assert dpbench("leaderboard", "tiny").code == 0
     client = MlflowClient(f"sqlite:///{own_copy / 'mlflow.db'}")
-    for name, runs in (("tiny", 34), ("tiny leaderboard", 17)):
+    for name, runs in (("tiny", len(set.union(*listed(own_copy)))), ("tiny leaderboard", 17)):
         experiment = client.get_experiment_by_name(name).experiment_id
         assert len(client.search_runs([experiment])) == runs, "sent once"
 
@@ -169,7 +183,7 @@ def test_everything_in_mlflow_can_be_sent_again(
 def test_only_restricts_and_options_replace(own_copy: Path, finished: Any, dpbench: Callable[..., Said]) -> None:
     said = dpbench("run", finished.file, "--only", "uniform", "--keep", "0.5", "--keep", "0.5", "--seeds", "1")
     assert said.code == 0, said.err
-    assert len(runs_of(own_copy)) == 34, "nothing new to run, a share given twice is one"
+    assert runs_of(own_copy).keys() == set.union(*listed(own_copy)), "nothing new to run, a share given twice is one"
 
 
 def test_a_grid_of_options(tracked_home: Path, dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,14 +191,14 @@ def test_a_grid_of_options(tracked_home: Path, dpbench: Callable[..., Said], mon
     data = "synthetic[n=100,d=16,classes=4]"
     options = ("--dataset", data, "--model", "mlp", "--keep", 0.25, "--seeds", 2)
     assert dpbench("run", "--method", "uniform", "--method", "orderdp", "--name", "mine", *options).code == 0
-    grid, cells = grids.read_manifest("mine")
+    grid, cells, _ = grids.read_manifest("mine")
     assert (grid.datasets, grid.models, grid.keep, grid.seeds) == ([data], ["mlp"], [0.25], 2)
     assert {(spec.method, spec.keep, spec.seed) for spec in cells.values()} == {
         (method, 0.25, seed) for method in ("uniform", "orderdp") for seed in range(2)
     }
     assert grid.recipe.epochs == 30, "quick's recipe"
     assert dpbench("run", "--method", "full", *options).code == 0
-    assert grids.read_manifest("custom")[0].methods == ["full"]
+    assert grids.read_manifest("custom").grid.methods == ["full"]
 
 
 def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, plugin: Callable[[str], str]) -> None:
@@ -200,7 +214,7 @@ def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, 
             }
         )  # fmt: skip
         grid = read_grid(text, "g.yaml", "g")
-        return grids.write_manifest(grid, {spec.hash: spec for spec in grid.runs()})
+        return grids.write_manifest(grid, {spec.hash: spec for spec in grid.runs()}).cells
 
     mine = canonical(path)
     assert {spec.method for spec in cells(["uniform", mine]).values()} == {"uniform", mine}
@@ -334,7 +348,7 @@ def test_a_tracking_uri_that_cannot_be_written(
     (tmp_path / "file").write_text("x" * 5000)
     uri = f"sqlite:///{tmp_path / 'file' / 'mlflow.db' if where == 'a file' else tmp_path / 'file'}"
     check_line(dpbench("leaderboard", "tiny", "--tracking-uri", uri), 2, f"cannot track to {uri}")
-    assert len(runs_of(own_copy)) == 34
+    assert runs_of(own_copy).keys() == set.union(*listed(own_copy))
 
 
 @pytest.mark.parametrize("place", [0, -1])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from synthetic_board import around, make, usual
+from synthetic_board import around, costing, make, usual
 
 from dpbench import figures, overlap
 
@@ -53,6 +53,11 @@ def test_cost_without_proxy_is_a_hollow_mark() -> None:
     assert [list(artist.get_xdata()) for artist in hollow] == [[pytest.approx(0.5)]]
 
 
+def test_controls_at_cost_are_beside_what_they_are_compared_with() -> None:
+    board = make({("a", 0.5): around(0.95)}, {"a": costing(0.7)}, controls={0.7: around(0.9)})
+    assert line(figures.figures(board)["accuracy_cost"], "random at a realised cost") == ([0.7], [pytest.approx(90.0)])
+
+
 def test_jaccard_stands_beside_chance(drawn: dict[str, Figure]) -> None:
     assert set(line(drawn["jaccard"], "epoch to epoch")[0]) == {0.5}
     assert set(line(drawn["jaccard"], "chance")[0]) == {0.3}
@@ -60,6 +65,7 @@ def test_jaccard_stands_beside_chance(drawn: dict[str, Figure]) -> None:
 
 def test_curves_over_epochs(drawn: dict[str, Figure]) -> None:
     assert line(drawn["gradient_cosine"], "orderdp") == ([1, 2, 3, 4], pytest.approx([0.9] * 4))
+    assert line(drawn["gradient_cosine"], "orderdp, to its surrogate") == ([1, 2, 3, 4], pytest.approx([0.8] * 4))
     assert line(drawn["coverage"], "orderdp", panel=1)[1] == pytest.approx([0.5, 1, 1, 1])
     assert "full" in drawn["coverage"].axes[0].get_legend_handles_labels()[1]
 

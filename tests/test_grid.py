@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
 from rich.console import Console
 
-from dpbench import catalog, proxy, runner, store
+from dpbench import catalog, controls, proxy, runner, store
 from dpbench import grid as grids
 from dpbench.errors import UsageError
 from dpbench.ledger import Ledger
@@ -103,8 +104,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The numbers of all cells, run one after the other in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DPBENCH_HOME", str(tmp_path_factory.mktemp("undisturbed")))
-        runs = read_grid(GRID, "small.yaml", "small").runs()
-        return {spec.hash: numbers(runner.run(spec, torch.device("cpu"))) for spec in runs}
+        cells = {spec.hash: spec for spec in read_grid(GRID, "small.yaml", "small").runs()}
+        found = {key: runner.run(spec, torch.device("cpu")) for key, spec in cells.items()}
+        found |= {key: runner.run(spec, torch.device("cpu")) for key, spec in controls.plan(cells, found).items()}
+        assert len(found) > CELLS
+        return {key: numbers(result) for key, result in found.items()}
 
 
 def stop_in_the_middle(home: Path, how: signal.Signals) -> tuple[int, list[int]]:
@@ -173,16 +177,26 @@ def test_proxies_go_first_are_merged_and_only_missing_cells_run(home: Path, monk
     proxies = [work for work in ran if not isinstance(work, RunSpec)]
     assert [len(requests) for requests in proxies] == [2, 2], "one training a seed serves both"
     assert ran[:2] == proxies
-    assert [spec.method.startswith("el2n") for spec in ran[2:]] == [False] * 8 + [True] * 4
+    assert [spec.method.startswith("el2n") for spec in ran[2:14]] == [False] * 8 + [True] * 4
     assert {spec.hash for spec in ran[2:]} == cells.keys()
+    added = [spec for spec in ran[14:] if isinstance(spec, RunSpec)]
     ran.clear()
     [gone, *_] = [key for key, spec in cells.items() if spec.method == "uniform"]
     shutil.rmtree(store.run_folder(gone))
     assert grids.run_grid(grid, quiet(), device=torch.device("cpu")) == cells
     assert [spec.hash for spec in ran] == [gone]
-    read, listed = grids.read_manifest("small")
-    assert (read, listed) == (grid, cells)
-    assert grids.results(listed).keys() == cells.keys()
+    read, listed, at_cost = grids.read_manifest("small")
+    assert (read, listed | at_cost) == (grid, cells)
+    assert at_cost == {spec.hash: spec for spec in added}
+    mean = np.mean(
+        [r["metrics"]["prune_ratio"] for r in grids.results(cells).values() if r["spec"]["method"] == "infobatch"]
+    )
+    assert {spec.keep for spec in added} == {round(1 - mean, 2)}, "it forwards what it sends backward"
+    assert {(spec.method, spec.seed) for spec in added} == {("uniform_epoch", 0), ("uniform_epoch", 1)}
+    assert grids.results(listed | at_cost).keys() == cells.keys()
+    assert grids.write_manifest(grid, listed).controls == at_cost, "they stay while their cells run again"
+    other = grid.model_copy(update={"recipe": grid.recipe.model_copy(update={"epochs": 3})})
+    assert grids.write_manifest(other, {}) == (other, {}, {}), "with another recipe they are no controls"
 
 
 def test_thirty_static_methods_share_one_proxy_a_seed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

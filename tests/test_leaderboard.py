@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import pytest
 import torch
 from rich.console import Console
 from scipy import stats as scipy_stats
-from synthetic_board import N, around, make, usual
+from synthetic_board import N, around, costing, make, usual
 from typer.testing import CliRunner
 
 from dpbench import board as boards
-from dpbench import duel, leaderboard, overlap, published, render, report, store, verdicts
+from dpbench import controls, duel, leaderboard, overlap, published, render, report, runner, store, verdicts
 from dpbench.board import Board
 from dpbench.cli import app
 from dpbench.errors import UsageError
+from dpbench.spec import Budget, Recipe, RunSpec, canonical
 
 
 def row(board: Board, method: str, keep: float = 0.5) -> dict[str, Any]:
@@ -130,6 +132,78 @@ def test_cost_counts_two_for_a_backward_pass_and_the_proxy() -> None:
     assert found["speedup"] == pytest.approx(2.0)
 
 
+def with_controls(**options: Any) -> Board:
+    """Two rows at 0.5 that cost 0.7 and 0.9; random is better at those costs than at 0.5."""
+    accuracies = {("full", 1.0): around(0.95), ("uniform", 0.5): around(0.9), ("uniform_epoch", 0.5): around(0.9)}
+    accuracies |= {("a", 0.5): around(0.92, noise=0.1), ("b", 0.5): around(0.92, noise=0.1)}
+    options = {"controls": {0.7: around(0.94), 0.9: around(0.9)}} | options
+    return make(accuracies, {"a": costing(0.7), "b": costing(0.9)}, **options)
+
+
+def test_the_control_at_cost_is_random_per_epoch_at_the_share_that_costs_as_much() -> None:
+    board = with_controls()
+    a, b = row(board, "a"), row(board, "b")
+    assert (a["control_keep"], b["control_keep"]) == (0.7, 0.9)
+    assert a["verdict_uniform"] == b["verdict_uniform"] == "better than random"
+    assert (a["difference_control"], b["difference_control"]) == (pytest.approx(-2), pytest.approx(2))
+    assert (a["verdict_control"], b["verdict_control"]) == (
+        "worse than random at its cost",
+        "better than random at its cost",
+    )
+    p = scipy_stats.ttest_rel(around(0.92, noise=0.1), around(0.94)).pvalue
+    assert a["difference_control_p"] == pytest.approx(2 * p)  # Holm over the rows that have such a control
+    assert pd.isna(row(board, "uniform")["control_keep"])
+
+
+def test_controls_at_cost_are_no_rows_and_move_no_rank() -> None:
+    with_, without = with_controls().table, with_controls(controls={}).table
+    changed = [name for name in with_ if name.endswith("_control") or name.startswith("difference_control")]
+    pd.testing.assert_frame_equal(with_.drop(columns=changed), without.drop(columns=changed))
+    assert without["difference_control"].isna().all()
+    assert set(without["verdict_control"]) == {""}
+
+
+def test_a_row_of_the_grid_may_be_the_control_of_another() -> None:
+    accuracies = {
+        ("a", 0.5): around(0.92, noise=0.1),
+        ("uniform_epoch", 0.5): around(0.9),
+        ("uniform_epoch", 0.7): around(0.94),
+    }
+    board = make(accuracies, {"a": costing(0.7)})
+    assert row(board, "a")["difference_control"] == pytest.approx(-2)
+    assert make(accuracies, {"a": costing(0.7)}, controls={0.7: around(0.94)}).table.equals(board.table)
+
+
+@pytest.mark.parametrize(
+    ("method", "keep", "cost", "expected"),
+    [
+        ("a", 0.5, 0.53, [0.53]),
+        ("a", 0.5, 0.51, []),
+        ("a", 0.5, 1.0, []),
+        ("a", 0.5, 1.2, []),
+        ("full_short", 0.5, 0.7, []),
+    ],
+)
+def test_who_needs_a_control_at_cost(method: str, keep: float, cost: float, expected: list[float]) -> None:
+    board = make({(method, keep): [0.9, 0.9, "it broke", None]}, {method: costing(cost)})
+    planned = controls.plan(board.cells, board.results).values()
+    assert sorted({spec.keep for spec in planned}) == expected
+    assert sorted(spec.seed for spec in planned) == [0, 1] * len(expected)
+    timed = {key: spec.model_copy(update={"budget": Budget(unit="steps")}) for key, spec in board.cells.items()}
+    assert controls.plan(timed, board.results) == {}
+
+
+def test_the_control_at_cost_is_written_in_every_form() -> None:
+    board = with_controls()
+    said = f"-2.00 ± {row(board, 'a')['difference_control_ci95']:.2f} ▼"
+    assert said in shown(render.screen(board))
+    assert said in render.text(board, "markdown")
+    assert said.replace("±", "$\\pm$").replace("▼", "$\\blacktriangledown$") in render.text(board, "latex")
+    assert "difference to it" in (text := shown(duel.screen(board, "a", "b")))
+    assert said in text
+    assert render.AT_COST not in render.text(usual(), "markdown")
+
+
 def test_pareto_front_is_of_cost_and_accuracy_over_all_keeps() -> None:
     board = make({("full", 1.0): [0.9], ("a", 0.5): [0.9], ("b", 0.5): [0.8], ("c", 0.3): [0.7]})
     front = {method for method, on in zip(board.table["method"], board.table["pareto"], strict=True) if on}
@@ -176,10 +250,38 @@ def test_over_datasets() -> None:
     )
     assert one.across.empty
     assert "at least 5" in one.across_reason
+    many = make({("a", 0.5): around(0.9), ("uniform", 0.5): around(0.8)}, datasets=tuple("vwxyz"))
+    assert many.across_reason == "No test over datasets: no keep has 3 methods with runs on all 5 of them."
     found = two.across.set_index("method")
     assert found.loc["a", "rank"] == 1
     assert found.loc["a", "beats_random"] == 1
     assert found.loc["uniform", "iqm"] == pytest.approx(80, abs=0.1)
+
+
+def test_random_is_not_separable_from_random_with_other_seeds(home: Path, plugin: Callable[[str], str]) -> None:
+    """A real grid: `again` is random that draws its subsets from other seeds than `uniform` does."""
+    again = plugin(
+        """
+        from dpbench.methods.uniform import Uniform
+
+        class Again(Uniform):
+            def setup(self, task, rng):
+                super().setup(task, rng.manual_seed(rng.initial_seed() + 1))
+        """
+    )
+    recipe = Recipe(epochs=6, batch_size=32, lr=0.05)
+    cells = {
+        spec.hash: spec
+        for method in ("uniform", canonical(again))
+        for keep in (0.1, 0.3)
+        for seed in range(5)
+        for spec in [RunSpec(dataset="digits", model="mlp", method=method, keep=keep, seed=seed, recipe=recipe)]
+    }
+    results = {key: runner.run(spec, torch.device("cpu")) for key, spec in cells.items()}
+    table = leaderboard.table(cells, results)
+    other = table[table["method"] != "uniform"]
+    assert list(other["verdict_uniform"]) == ["not separable from random"] * 2
+    assert (other["difference_uniform"] != 0).all(), "other subsets, other accuracies"
 
 
 # who selects the same samples
@@ -228,6 +330,8 @@ def test_results_file_gives_the_same_board() -> None:
     packed = boards.pack(board)
     again = boards.unpack(packed)
     assert boards.pack(again) == packed
+    board_at_cost = with_controls()
+    assert boards.unpack(boards.pack(board_at_cost)).table.equals(board_at_cost.table)
     pd.testing.assert_frame_equal(again.table, board.table)
     assert row(again, "orderdp")["jaccard_seeds"] == 0.4
     assert again.checked_in

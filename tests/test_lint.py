@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from synthetic_board import around, make
+from synthetic_board import around, costing, make
 
 from dpbench.board import Board
 from dpbench.lint import Finding
@@ -33,7 +33,7 @@ def test_a_clean_grid_has_no_finding() -> None:
         ([*around(0.9, seeds=4), "it broke"], {}, "failed runs"),
         (around(0.9, seeds=4), {}, "unequal seeds"),
         (around(0.9), {"epochs": 2}, "changed schedule"),
-        (around(0.9), {"prune_ratio": 0.3}, "other cost"),
+        (around(0.9), costing(0.7), "other cost"),
         (around(0.9), {"accuracy": 0.99}, "test selection"),
         (around(0.9), {"forward_saving": -0.2}, "no forward saved"),
     ],
@@ -70,3 +70,48 @@ def test_mixed_machines() -> None:
 def test_a_failure_tells_its_reason() -> None:
     board = with_method([*around(0.9, seeds=4), "OrderDP.select returned a repeated index"])
     assert "1 of 5 runs failed: OrderDP.select returned a repeated index" in board.findings[0].text
+
+
+@pytest.mark.parametrize(
+    ("controls", "cost", "text"),
+    [
+        ({0.7: around(0.9)}, 0.7, "It costs 0.70 of full training, not 0.5: its control is random per epoch at 0.7."),
+        ({}, 0.7, "its control, random per epoch at 0.7, is missing; `dpbench run` on the grid adds it."),
+        ({0.6: around(0.9)}, 0.7, "its control, random per epoch at 0.7, is missing"),
+        (
+            {},
+            1.2,
+            "It costs 1.20 of full training, not 0.5: random at this keep is no fair control; full training costs",
+        ),
+    ],
+)
+def test_another_cost_points_to_its_control(controls: dict[float, list[float]], cost: float, text: str) -> None:
+    board = make(CONTROLS | {("orderdp", 0.5): around(0.9)}, {"orderdp": costing(cost)}, controls=controls)
+    (finding,) = board.findings
+    assert finding.badge == "other cost"
+    assert text in finding.text
+
+
+@pytest.mark.parametrize(
+    ("tuned", "marked"),
+    [
+        ({}, {}),
+        ({"orderdp": 30, "infobatch": 30}, {}),
+        ({"orderdp": 30}, {"orderdp": "30 trials, others' by 0 to 30", "infobatch": "0 trials, others' by 0 to 30"}),
+        (
+            {"orderdp": 9, "infobatch": 5},
+            {"orderdp": "9 trials, others' by 5 to 9", "infobatch": "5 trials, others' by 5"},
+        ),
+    ],
+)
+def test_unequal_tuning(tuned: dict[str, int], marked: dict[str, str]) -> None:
+    board = make(CONTROLS | {(method, 0.5): around(0.9) for method in ("orderdp", "infobatch", "without")})
+    for result in board.results.values():
+        has = {"uniform": {"balanced": False}, "orderdp": {"explore": 0.8}, "infobatch": {"delta": 0.8}}
+        result["hyperparameters"] = has.get(result["spec"]["method"], {})
+    found = replace(board, grid=board.grid.model_copy(update={"tuned": tuned})).findings
+    assert {f.badge for f in found} == ({"unequal tuning"} if marked else set())
+    assert {f.row[2] for f in found if f.row} == marked.keys()
+    for f in found:
+        assert f.row is not None
+        assert f.text.startswith(f"Its parameters were chosen by {marked[f.row[2]]}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_board import around, make
+from synthetic_board import around, costing, make
 
 from dpbench import board as boards
 from dpbench import grid as grids
@@ -13,6 +14,7 @@ from dpbench import store
 from dpbench.board import Board
 from dpbench.errors import UsageError
 from dpbench.merge import merge
+from dpbench.spec import RunSpec
 
 
 @pytest.fixture
@@ -26,13 +28,13 @@ def fill(folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     """Write a board's runs and manifest into a results folder."""
     with monkeypatch.context() as patch:
         patch.setenv("DPBENCH_HOME", str(folder))
-        for key, result in board.results.items():
+        for key, result in (board.results | board.controls).items():
             store.write_json(store.run_folder(key) / "result.json", result)
             store.write(store.run_folder(key) / "checkpoint.pt", lambda file: file.write_bytes(b"a pickle"))
             if result["status"] == "FINISHED":
                 store.write(store.run_folder(key) / "done", lambda file: file.touch())
-        content = {"grid": board.grid.model_dump(), "cells": {k: spec.model_dump() for k, spec in board.cells.items()}}
-        store.write_json(grids.manifest_path(board.grid.name), content)
+        controls = {key: RunSpec.model_validate(result["spec"]) for key, result in board.controls.items()}
+        grids.Manifest(board.grid, board.cells, controls).save()
 
 
 def test_runs_and_grid_are_added(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +59,14 @@ def test_seeds_of_two_machines_make_one_grid(other: Path, monkeypatch: pytest.Mo
         fill(folder, Board(whole.grid, cells, results, whole.overlap), monkeypatch)
     assert merge([other]).added == 6
     assert boards.load("made").table.equals(whole.table)
+
+
+def test_controls_at_cost_come_with_their_grid(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make({("a", 0.5): around(0.9)}, {"a": costing(0.7)}, controls={0.7: around(0.8)})
+    fill(store.home(), replace(board, controls=dict(list(board.controls.items())[:2])), monkeypatch)
+    fill(other, board, monkeypatch)
+    assert merge([other]).added == 3
+    assert boards.load("made").table.equals(board.table)
 
 
 def test_times_may_differ_and_accuracies_may_not(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:

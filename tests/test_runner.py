@@ -457,6 +457,41 @@ def test_a_probe_divides_by_all_that_are_trained_on(spec: Spec, trained: Callabl
     assert nothing.norm == pytest.approx(found.norm)
 
 
+@pytest.mark.parametrize("samples", [1000, 40])
+def test_the_surrogates_gradient_is_what_the_selections_gradient_is_on_average(
+    spec: Spec, run: Run, trained: Callable[[RunSpec], Any], samples: int
+) -> None:
+    found = spec("orderdp[explore=0.7]", keep=0.3, epochs=2, probe={"every": 1, "samples": samples})
+    inner, before = trained(found), run(found.model_copy(update={"method": "uniform_epoch"}))
+    gradient = each_gradient(inner.learner, inner.loader, torch.arange(N))
+    selection = inner.selector.select(2, 0.5, 1.0)
+    probe, weights, rows = inner._probe(2, selection), inner.method.surrogate(), inner.probed
+    chosen = mask(selection.indices, N)[rows]
+    surrogate = (weights[rows, None] * gradient[rows]).sum(0) / weights[rows].sum()
+    expected = compare(surrogate, gradient[rows[chosen]].mean(0))
+    assert probe["gradient_cosine_surrogate"] == pytest.approx(expected["gradient_cosine"], rel=1e-4)
+    assert probe["gradient_norm_ratio_surrogate"] == pytest.approx(expected["gradient_norm_ratio"], rel=1e-4)
+    drawn = torch.stack([gradient[inner.method.select(2).indices].mean(0) for _ in range(2000)])
+    mean = compare(weights @ gradient, drawn.mean(0))
+    assert mean["gradient_cosine"] > 0.999 > compare(gradient.mean(0), drawn.mean(0))["gradient_cosine"]
+    assert mean["gradient_norm_ratio"] == pytest.approx(1, abs=0.02)
+    assert "gradient_cosine_surrogate" not in before["metrics"]
+
+
+def test_a_surrogate_of_a_wrong_shape_is_told(spec: Spec, run: Run, plugin: Callable[[str], str]) -> None:
+    source = """
+    class Wrong(PruningMethod):
+        def select(self, epoch):
+            return Selection(torch.arange(self.task.k))
+
+        def surrogate(self):
+            return torch.ones(3)
+    """
+    result = run(spec(plugin(source)))
+    assert result["reason"].startswith("Wrong.surrogate(epoch=0) must return weights (90,)"), result["reason"]
+    assert result["reason"].endswith("got shape (3,)")
+
+
 def test_probes_come_at_their_epochs(spec: Spec, run: Run) -> None:
     result = run(spec("uniform", epochs=5, probe={"every": 2, "samples": 30}))
     assert ["gradient_norm" in record for record in result["epochs"]] == [True, False, True, False, True]

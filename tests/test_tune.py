@@ -179,7 +179,9 @@ def test_two_objectives_give_a_pareto_front_and_a_grid_for_each_point(plan):
         assert trial.values[1] == pytest.approx(1 - trial.user_attrs["prune_ratio"][0])  # no cost but training
     front = tuned.best(study)
     assert [trial.values[1] for trial in front] == sorted((t.values[1] for t in front), reverse=True)
-    assert len(tuned.write_grids(one, study)) == len(front)
+    paths = tuned.write_grids(one, study)
+    assert len(paths) == len(front)
+    assert load_grid(str(paths[0])).tuned == {front[0].user_attrs["method"]: 5}
 
 
 def test_a_half_written_line_of_the_journal_is_cut_off(plan):

@@ -16,6 +16,7 @@ from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import html_page
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -164,6 +165,7 @@ BENCHMARKS = {
     "loader": loader_against_torchvision,
     "select": orderdp_select,
     "help": help_time,
+    "html": html_page.filtering,
 }
 
 

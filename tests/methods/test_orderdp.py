@@ -65,6 +65,8 @@ def test_frequency_and_weight_of_each_rank(make, show, order, options, p, correc
     method = make(f"orderdp[explore=0.6,order={order},correct={correct}{options}]", n=20, keep=0.4, labels=None)
     show(method, loss=torch.arange(20.0).flip(0) if order == "high" else torch.arange(20.0))
     expected, times = p(), torch.zeros(20, dtype=torch.float64)
+    minimised = expected / 8 if correct == "surrogate" else (expected > 0) / 20
+    assert torch.allclose(method.surrogate(), minimised.double())
     for _ in range(2000):
         chosen = method.select(1)
         times[chosen.indices] += 1
@@ -94,6 +96,7 @@ def test_surrogate_is_unbiased_for_the_ordered_loss_only(make, show, small, devi
     gamma = closed_form(12, 9, 6)[:, None]
     by_rank = small.gradients[small.loss.argsort(descending=True)]
     assert deviation(found, (gamma * by_rank).sum(0) / 6) < 4
+    assert torch.allclose((gamma * by_rank).sum(0) / 6, method.surrogate() @ small.gradients)
     assert deviation(found, small.gradients.mean(0)) > 4
 
 
@@ -109,6 +112,8 @@ def test_full_with_a_floor_is_unbiased_for_the_mean(make, show, small, deviation
 def test_equal_scores_are_chosen_equally_often(make, show, frequency, correct):
     method = make(f"orderdp[explore=0.6,correct={correct}]", n=20, keep=0.4, labels=None)
     show(method, loss=[1.0] * 20)
+    share = 8 / 20 / 8 if correct == "surrogate" else (20 - 12 + 8) / 20 / 20
+    assert torch.allclose(method.surrogate(), torch.full((20,), share, dtype=torch.float64))
     often = frequency(lambda: method.select(1).indices, 20, 2000)
     assert ((often - 0.4).abs() < 4 * (0.24 / 2000) ** 0.5).all()
 
@@ -120,6 +125,20 @@ def test_full_without_a_floor_misses_the_last_ranks(make, show, small, deviation
     reached = small.gradients[small.loss.argsort(descending=True)[: 12 - 9 + 6]]
     assert deviation(found, reached.sum(0) / 12) < 4
     assert deviation(found, small.gradients.mean(0)) > 4
+
+
+def test_the_surrogate_of_the_first_epoch_is_the_plain_loss_and_equals_share_their_weight(make, show, frequency):
+    method = make("orderdp[explore=0.6]", n=20, keep=0.4, labels=None)
+    assert torch.allclose(method.surrogate(), torch.full((20,), 1 / 20, dtype=torch.float64))
+    show(method, loss=[3.0] * 7 + [2.0] * 6 + list(range(7)))  # some of the last are larger
+    rng = method.rng.get_state()
+    weights = method.surrogate()
+    assert torch.equal(method.rng.get_state(), rng)
+    assert float(weights.sum()) == pytest.approx(1)
+    often = frequency(lambda: method.select(1).indices, 20, 4000)
+    assert (
+        (often - 8 * weights).abs() <= 4 * (8 * weights * (1 - 8 * weights) / 4000).clamp(min=0).sqrt() + 1e-9
+    ).all()
 
 
 @pytest.mark.parametrize(
