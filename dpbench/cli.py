@@ -393,7 +393,9 @@ def tune(
         str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=_complete("model"))
     ] = None,
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, in (0, 1].")] = 0.3,
-    trials: Annotated[int, typer.Option("--trials", help="Trials of a study, earlier commands included.")] = 30,
+    trials: Annotated[
+        int, typer.Option("--trials", help="Complete trials of a study, earlier commands included.")
+    ] = 30,
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds of a trial, from 1000 on.")] = 3,
     param: Annotated[list[str] | None, typer.Option("--param", help="Search only these parameters.")] = None,
     both: Annotated[
@@ -419,9 +421,11 @@ def tune(
     Trials see the validation samples only, with seeds that no grid uses; for OrderDP they are the decompositions of one
     prune ratio, explore in [keep, 1]. Several machines share a study through a database:
 
+    Trials count when they are complete: pruned ones come on top, at most two for each.
+
     - `dpbench tune orderdp --dataset digits --keep 0.3 --trials 30`
     - `dpbench tune my_method.py --param start --trials 20`
-    - `dpbench tune orderdp --storage postgresql://user@server/optuna` (after `pip install psycopg2-binary`)
+    - `dpbench tune orderdp --storage postgresql+psycopg://user@server/optuna` (after `pip install "psycopg[binary]"`)
     """
     if every == (method is not None):
         raise UsageError("name a method to tune, or give --all")
@@ -471,27 +475,33 @@ def theory_(
     quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, in seconds rather than minutes.")] = False,
     to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: theory/ under $DPBENCH_HOME.")] = None,
 ) -> None:
-    """Run OrderDP's theorems as experiments; write figures, numbers as JSON, and a page that says what held."""
+    """Run OrderDP's theorems as experiments; write figures, numbers as JSON, and a page that says what held.
+
+    The page has the runs of the grid `theory` too, where that was run: `dpbench run theory`.
+    """
     _single_threaded(1)
-    from dpbench import store, theorems
+    from dpbench import forms, store, theorems
+    from dpbench import grid as grids
 
     folder = to or store.home() / "theory"
+    was_run = grids.manifest_path(forms.GRID).is_file()
+    results = grids.results(grids.read_manifest(forms.GRID)[1]) if was_run else {}
     with err.status("theorems") as status:
-        found = theorems.run(folder, theorems.QUICK if quick else theorems.FULL, status.update)
+        found = theorems.run(folder, theorems.QUICK if quick else theorems.FULL, status.update, results.values())
     for name, numbers in found.items():
-        out.print(f"{name:<14}", {True: "held", False: "did not hold", None: "not decidable here"}[numbers["held"]])
+        out.print(f"{name:<15}", {True: "held", False: "did not hold", None: "not decidable here"}[numbers["held"]])
     out.print(f"The page: {escape(str(folder / 'README.md'))}", soft_wrap=True)
 
 
 @app.command()
 def figure4(
     grid: Annotated[str, typer.Argument(help="A grid that was run here, with several explore of orderdp.")] = "figure4",
-    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: figure4/ under $DPBENCH_HOME.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: figure4/GRID/ under $DPBENCH_HOME.")] = None,
 ) -> None:
-    """Test whether the decomposition of a prune ratio into s/n and q/s matters; draw it. First: dpbench run figure4."""
+    """Test whether the decomposition of a prune ratio into s/n and q/s matters; draw it. First: dpbench run GRID."""
     from dpbench import decomposition, store
 
-    folder = to or store.home() / "figure4"
+    folder = to or store.home() / "figure4" / grid
     for statement in decomposition.write(grid, folder):
         out.print(statement.text, soft_wrap=True)
     out.print(f"The figure: {escape(str(folder / 'figure4.png'))}", soft_wrap=True)

@@ -32,11 +32,11 @@ CELL = ["dataset", "model", "keep"]
 PAGE = """\
 # Figure 4: does the decomposition matter?
 
-Made by `dpbench run figure4` and `dpbench figure4`. One prune ratio, 1 - keep, is split into exploration s/n and
-exploitation q/s in many ways; seeds are paired. Tested is whether the mean test accuracy is the same for all of them
-(repeated-measures F, permutations within seeds, Holm-corrected over the lines below). Not shown to matter is not shown
-not to matter: the intervals say how large an effect could have hidden. Times are those of runs that shared the machine;
-compare them only where nothing else ran.
+Made by `dpbench run {grid}` and `dpbench figure4 {grid}`, from {done} of its {cells} runs. One prune ratio, 1 - keep,
+is split into exploration s/n and exploitation q/s in many ways; seeds are paired. Tested is whether the mean test
+accuracy is the same for all of them (repeated-measures F, permutations within seeds, Holm-corrected over the lines
+below). Not shown to matter is not shown not to matter: the intervals say how large an effect could have hidden. Times
+are those of runs that shared the machine; compare them only where nothing else ran.
 """
 
 
@@ -73,17 +73,17 @@ class Statement:
         )
 
 
-def frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One line a finished run of OrderDP that differs from others in explore only; explore below keep is left out."""
+def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFrame:
+    """One line a finished run of a form of OrderDP with no parameter but explore; explore below keep is left out."""
     lines = []
     for result in results:
         spec = result["spec"]
         name, given = catalog.parse(spec["method"])
-        if result["status"] != "FINISHED" or name != METHOD or given.keys() - {"explore"}:
+        if result["status"] != "FINISHED" or name != method or given.keys() - {"explore"}:
             continue
         explore = result["hyperparameters"]["explore"]
         if explore >= spec["keep"]:
-            measured = {metric: result["metrics"].get(metric, np.nan) for metric in PANELS}
+            measured = {metric: result["metrics"].get(metric, np.nan) for metric in (*PANELS, "forward_saving")}
             measured["accuracy"] *= 100
             step = 100 / result["samples"]["test"]
             lines.append({name: spec[name] for name in (*CELL, "seed")} | {"explore": explore, "step": step} | measured)
@@ -93,7 +93,7 @@ def frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def statements(runs: pd.DataFrame, rng: np.random.Generator, draws: int = 20_000) -> list[Statement]:
     """Test every dataset, model and keep, once with and once without s = q. Only seeds that all have are used."""
     if runs.empty:
-        raise UsageError(f"no finished runs of {METHOD} with different explore; try: dpbench run figure4")
+        raise UsageError(f"no finished runs of {METHOD}[explore=...] with explore at or above keep")
     found = []
     for (dataset, model, cell), group in runs.groupby(CELL):
         keep = float(cell)  # type: ignore[arg-type]
@@ -127,7 +127,8 @@ def statements(runs: pd.DataFrame, rng: np.random.Generator, draws: int = 20_000
 
 def write(grid: str, folder: Path) -> list[Statement]:
     """Test a grid that was run; write figure4.png, figure4.json and, for each decomposition, figure4.csv."""
-    results = grids.results(grids.read_manifest(grid).cells)
+    cells = grids.read_manifest(grid).cells
+    results = grids.results(cells)
     runs = frame(results.values())
     found = statements(runs, np.random.default_rng(0))
     drawing = figure(runs)
@@ -136,7 +137,14 @@ def write(grid: str, folder: Path) -> list[Statement]:
     store.write(folder / "figure4.png", lambda file: drawing.savefig(file, format="png", dpi=120))
     store.write(folder / "figure4.csv", lambda file: means.reset_index().to_csv(file, index=False))
     store.write_json(folder / "figure4.json", [vars(one) | {"text": one.text} for one in found])
-    lines = [PAGE, *(f"- {one.text}" for one in found), "", "![Figure 4](figure4.png)", ""]
+    done = sum(result["status"] == "FINISHED" for result in results.values())
+    lines = [
+        PAGE.format(grid=grid, done=done, cells=len(cells)),
+        *(f"- {one.text}" for one in found),
+        "",
+        "![Figure 4](figure4.png)",
+        "",
+    ]
     store.write(folder / "README.md", lambda file: file.write_text("\n".join(lines)))
     return found
 

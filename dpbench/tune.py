@@ -1,5 +1,7 @@
 """Tune the hyper-parameters that a method declares, by Optuna: equal trials, validation accuracy, seeds of its own.
 
+A study's number of trials is that of its complete ones. Pruned trials come on top, at most TRIES - 1 for each.
+
 A study's folder, $DPBENCH_HOME/tune/STUDY/, holds its journal, its figures and the grid of its best configuration. The
 cells of a trial are runs like any other: a trial that was cut off is repeated, and its finished runs are read again.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -34,6 +37,7 @@ from dpbench.spec import Grid, RunSpec, canonical
 SEED = 1000  # the first seed of tuning; a grid's seeds start at 0, so that final figures come from fresh seeds
 KEEP = FloatDistribution(0.05, 1.0)  # where two objectives search it
 DECOMPOSED = {"orderdp": "explore", "orderdp_step": "explore"}  # searched alone, in [keep, 1]: exploit = keep / explore
+TRIES = 3  # the last of them is not pruned, so that every place of the budget ends with a complete trial
 DIGITS = 4  # of a real parameter: enough for any effect, and readable
 HEARTBEAT_S = 30  # of a trial in a database; one silent for four times as long has died
 
@@ -212,13 +216,15 @@ def open_study(plan: Plan, seed: int = 0) -> optuna.Study:
         raise UsageError(f"cannot keep the study in {plan.storage or path}: {runner.reason(error)}") from None
 
 
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that are complete, pruned, or failed by the method; not those cut off from outside."""
+    own = (TrialState.COMPLETE, TrialState.PRUNED)
+    return [t for t in study.get_trials(deepcopy=False) if t.state in own or "reason" in t.user_attrs]
+
+
 def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials of the budget: complete, pruned, or failed by the method; not those cut off from outside."""
-    return [t for t in study.get_trials(deepcopy=False) if _ended(t) or "reason" in t.user_attrs]
-
-
-def _ended(trial: FrozenTrial) -> bool:
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    """The trials of the budget: those that ended, but for the pruned ones."""
+    return [t for t in ended(study) if t.state != TrialState.PRUNED]
 
 
 def _mend(path: Path) -> None:
@@ -238,8 +244,8 @@ def _fail_orphans(study: optuna.Study, nameless: bool) -> None:
         where = trial.user_attrs.get("worker")
         if (where is None and nameless) or (where and where[0] == platform.node() and not _alive(where[1])):
             study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                study.enqueue_trial(trial.params)
+            if params := trial.system_attrs.get("fixed_params", {}) | trial.params:  # fixed: it stood in line before
+                study.enqueue_trial(params)
 
 
 def _alive(pid: int) -> bool:
@@ -257,7 +263,7 @@ def _alive(pid: int) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """One trial, carried out in a worker. `slot` counts the trials of the budget and seeds the sampler."""
+    """One place of the budget, carried out in a worker. `slot` counts the places and seeds the sampler."""
 
     plan: Plan
     slot: int
@@ -265,7 +271,13 @@ class Job:
     def __call__(self) -> None:
         study = open_study(self.plan, derive(SEED, "sampler", self.slot) % 2**32)
         _fail_orphans(study, nameless=False)
-        study.optimize(lambda trial: objective(trial, self.plan), n_trials=1, catch=(RunFailed,))
+        tries = itertools.count(1)
+        study.optimize(
+            lambda trial: objective(trial, self.plan, prune=next(tries) < TRIES),
+            n_trials=TRIES,
+            catch=(RunFailed,),
+            callbacks=[lambda study, trial: study.stop() if trial.state != TrialState.PRUNED else None],
+        )
 
 
 def do(job: Job) -> None:
@@ -273,7 +285,7 @@ def do(job: Job) -> None:
     job()
 
 
-def objective(trial: Trial, plan: Plan) -> float | tuple[float, float]:
+def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[float, float]:
     """Mean validation accuracy over the trial's seeds, and mean cost if there are two objectives."""
     trial.set_user_attr("worker", [platform.node(), os.getpid()])
     _check_budget(trial, plan)
@@ -291,7 +303,7 @@ def objective(trial: Trial, plan: Plan) -> float | tuple[float, float]:
         if not plan.two_objectives:  # Optuna prunes by one objective only
             trial.report(record["accuracy_validation"], reported)
             reported += 1
-            if trial.should_prune():
+            if prune and trial.should_prune():
                 raise _Stop
 
     try:

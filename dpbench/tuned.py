@@ -19,7 +19,7 @@ from rich.table import Table
 
 from dpbench import store
 from dpbench.spec import canonical
-from dpbench.tune import SEED, Plan, counted, mean, slug, tune
+from dpbench.tune import SEED, Plan, counted, ended, mean, slug, tune
 
 if TYPE_CHECKING:
     from dpbench.track import Tracker
@@ -51,7 +51,7 @@ def run(plans: Iterable[Plan], jobs: int, tracker: Tracker, console: Console) ->
 def table(outcomes: Iterable[Outcome]) -> Table:
     """The studies side by side, for the terminal."""
     view = Table(title="Tuned on the validation samples", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("study of", "trials", "pruned", "failed", "backward", "time s", "default %", "best %"):
+    for name in ("study of", "trials", "+ pruned", "failed", "backward", "time s", "default %", "best %"):
         view.add_column(name, justify="left" if name == "study of" else "right")
     view.add_column("best configuration", overflow="fold")
     for found in (outcome.summary for outcome in outcomes):
@@ -72,9 +72,10 @@ def best(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(study.best_trials, key=lambda t: (-t.values[0], t.number))[: None if len(study.directions) > 1 else 1]
 
 
-def default_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The trial of the default configuration, which is the first, if it is complete."""
-    return next((t for t in counted(study)[:1] if t.state == TrialState.COMPLETE), None)
+def default_trial(plan: Plan, study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial of the configuration that is tuned, as it was given."""
+    done = (t for t in counted(study) if t.state == TrialState.COMPLETE and t.user_attrs["keep"] == plan.keep)
+    return next((t for t in done if canonical(t.user_attrs["method"]) == canonical(plan.text({}))), None)
 
 
 def write_grids(plan: Plan, study: optuna.Study) -> list[Path]:
@@ -154,11 +155,11 @@ def publish(plan: Plan, study: optuna.Study, tracker: Tracker, files: Iterable[P
         fixed |= {"seeds": f"{SEED}..{SEED + plan.seeds - 1}", "params": ", ".join(plan.space(plan.keep))}
         client.log_batch(parent.info.run_id, params=[Param(key, str(value)) for key, value in fixed.items()])
     states = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
-    for trial in counted(study):
+    for trial in ended(study):
         key = f"{plan.name}/{trial.number}"
         if key in sent:
             continue
-        began, ended = (int(t.timestamp() * 1000) if t else 0 for t in (trial.datetime_start, trial.datetime_complete))
+        began, done = (int(t.timestamp() * 1000) if t else 0 for t in (trial.datetime_start, trial.datetime_complete))
         tags = {"dpbench.study": key, "mlflow.parentRunId": parent.info.run_id}
         run = client.create_run(experiment, start_time=began, run_name=f"trial {trial.number}", tags=tags)
         params = {"method": trial.user_attrs.get("method", plan.method), "state": trial.state.name, **trial.params}
@@ -169,15 +170,15 @@ def publish(plan: Plan, study: optuna.Study, tracker: Tracker, files: Iterable[P
             if name in trial.user_attrs
         }
         curve = [
-            Metric("accuracy_validation_by_epoch", value, ended, step)
+            Metric("accuracy_validation_by_epoch", value, done, step)
             for step, value in trial.intermediate_values.items()
         ]
         client.log_batch(
             run.info.run_id,
-            metrics=[Metric(name, value, ended, 0) for name, value in means.items()] + curve,
+            metrics=[Metric(name, value, done, 0) for name, value in means.items()] + curve,
             params=[Param(name, str(value)[:500]) for name, value in params.items()],
         )
-        client.set_terminated(run.info.run_id, states[trial.state], ended)
+        client.set_terminated(run.info.run_id, states[trial.state], done)
     for name, value in summary(plan, study).items():
         if isinstance(value, int | float):
             client.log_metric(parent.info.run_id, name, value)
@@ -188,11 +189,11 @@ def publish(plan: Plan, study: optuna.Study, tracker: Tracker, files: Iterable[P
 
 def summary(plan: Plan, study: optuna.Study) -> dict[str, Any]:
     """The study in numbers: trials by state, the budget spent, the best validation accuracy and the default's."""
-    trials, chosen, default = counted(study), best(study), default_trial(study)
+    trials, chosen, default = ended(study), best(study), default_trial(plan, study)
     states = [t.state for t in trials]
     return {
         "method": plan.method,
-        "trials": len(trials),
+        "trials": len(counted(study)),
         "pruned": states.count(TrialState.PRUNED),
         "failed": states.count(TrialState.FAIL),
         "samples_backward": sum(t.user_attrs.get("samples_backward", 0) for t in trials),

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dpbench import decomposition
+from dpbench import decomposition, store
+from dpbench import grid as grids
 from dpbench.errors import UsageError
+from dpbench.spec import Grid
 
 EXPLORES = (0.3, 0.5, 0.7, 0.9)
 
@@ -64,8 +66,29 @@ def test_only_different_decompositions_are_compared():
         result("uniform", 0.3, 0.0),
     ]
     assert decomposition.frame(results)["explore"].tolist() == [0.8, 0.3]
-    with pytest.raises(UsageError, match="dpbench run figure4"):
+    with pytest.raises(UsageError, match="no finished runs of orderdp"):
         decomposition.statements(decomposition.frame([]), np.random.default_rng(0))
+
+
+def test_the_page_names_its_grid_and_how_much_of_it_was_run(home, tmp_path):
+    explores = ("explore=0.2", "explore=0.5", "explore=0.7", "explore=0.9")  # the first lies below both keeps
+    methods = [f"orderdp[{one}]" for one in explores]
+    recipe = {"epochs": 1, "batch_size": 8, "lr": 0.1}
+    grid = Grid(
+        name="mine", datasets=["digits"], models=["mlp"], methods=methods, keep=[0.3, 0.6], seeds=4, recipe=recipe
+    )
+    cells = {spec.hash: spec for spec in grid.runs()}
+    grids.write_manifest(grid, cells)
+    for i, (key, spec) in enumerate(cells.items()):
+        if spec.seed < 3 or i % 2:  # the last seed is half done
+            explore = float(spec.method[len("orderdp[explore=") : -1])
+            content = result(spec.method, spec.keep, explore) | {"spec": spec.model_dump()}
+            store.write_json(store.run_folder(key) / "result.json", content)
+    (one,) = {one.keep for one in decomposition.write("mine", tmp_path / "to")}
+    assert one == 0.3  # at 0.6 two decompositions are left, too few
+    page = (tmp_path / "to" / "README.md").read_text().replace("\n", " ")
+    assert "`dpbench run mine` and `dpbench figure4 mine`, from 28 of its 32 runs" in page
+    assert "over 3 decompositions with s > q and 3 seeds" in page
 
 
 def test_the_figure_has_its_four_panels():
