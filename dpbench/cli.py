@@ -485,7 +485,7 @@ def theory_(
 
     folder = to or store.home() / "theory"
     was_run = grids.manifest_path(forms.GRID).is_file()
-    results = grids.results(grids.read_manifest(forms.GRID)[1]) if was_run else {}
+    results = grids.results(grids.read_manifest(forms.GRID).cells) if was_run else {}
     with err.status("theorems") as status:
         found = theorems.run(folder, theorems.QUICK if quick else theorems.FULL, status.update, results.values())
     for name, numbers in found.items():

@@ -111,6 +111,8 @@ def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator
     if line["prune_ratio"] > OFF_COST and line["forward_saving"] < OFF_COST:
         forwards = 1 - line["forward_saving"]
         yield "no forward saved", f"It forwards {forwards:.2f} times what full training does: only backward is saved."
+    if catalog.parse(line["method"])[0] == "subset":
+        yield "chosen elsewhere", "Its samples come from a file: what choosing them has cost is not counted."
     if _proxy_data(line["method"]) == "holdout":
         yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."
 

@@ -57,6 +57,11 @@ def test_a_proxy_on_validation_data() -> None:
     assert badges(board) == [("uses validation data", "rho_loss")]
 
 
+def test_a_subset_from_a_file() -> None:
+    board = make(CONTROLS | {("subset[id=mine-0123]", 0.5): around(0.9)})
+    assert badges(board) == [("chosen elsewhere", "subset[id=mine-0123]")]
+
+
 def test_mixed_machines() -> None:
     board = with_method(around(0.9))
     key = next(iter(board.results))
