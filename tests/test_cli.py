@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GRID
 
 from dpbench import catalog, cli, store
 from dpbench import grid as grids
@@ -427,10 +426,10 @@ def test_bad_plug_ins_fail_alone_and_the_rest_is_kept(
 
 
 def test_a_subset_is_written_and_trained_on(
-    tracked_home: Path, dpbench: Callable[..., Said], tmp_path: Path, unplug: None
+    tracked_home: Path, finished: Any, dpbench: Callable[..., Said], tmp_path: Path, unplug: None
 ) -> None:
     grid = tmp_path / "small.yaml"
-    grid.write_text(GRID.replace("epochs: 5", "epochs: 2"))
+    grid.write_text(finished.file.read_text().replace("epochs: 5", "epochs: 2"))
     file = tmp_path / "deep" / "chosen.npz"
     dataset = "synthetic[n=200,n_test=100,d=16,classes=4]"
     said = dpbench("subset", "el2n[at_epoch=1]", "--dataset", dataset, "--keep", "0.3", "--grid", grid, "-o", file)

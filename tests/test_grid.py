@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from rich.console import Console
 
 from dpbench import catalog, controls, proxy, runner, store
@@ -199,11 +198,14 @@ def test_proxies_go_first_are_merged_and_only_missing_cells_run(home: Path, monk
     assert grids.write_manifest(other, {}) == (other, {}, {}), "with another recipe they are no controls"
 
 
-def test_thirty_static_methods_share_one_proxy_a_seed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thirty_static_methods_share_one_proxy_a_seed(
+    home: Path, spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = {text: catalog.load_method(text) for text in load_grid("static_quick").methods}
     methods = [text for text, method in loaded.items() if shared(method.proxy)]
     assert len(methods) >= 30
-    changes = {"datasets": [TINY], "models": ["mlp[width=8,depth=1]"], "methods": methods, "keep": [0.2, 0.4, 0.6]}
+    tiny = spec()
+    changes = {"datasets": [tiny.dataset], "models": [tiny.model], "methods": methods, "keep": [0.2, 0.4, 0.6]}
     recipe = Recipe(epochs=2, batch_size=16, lr=0.1)
     grid = load_grid("static_quick").model_copy(update=changes | {"recipe": recipe, "seeds": 3})
     trainings = []
