@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.greedy import guard, herding
+from dpbench.greedy import FLAT, guard, herding
 from dpbench.method import Proxy, Selection, param
 from dpbench.scores import SubsetMethod
 
@@ -25,5 +25,5 @@ class Herding(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h = self.seen["embedding"][members]
-        guard("herding", 4 * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
+        guard("herding", FLAT * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
         return Selection(herding(h, k))
