@@ -185,7 +185,7 @@ def greedy(
     while len(picked) < k:
         best = int(score.argmax()) if picked or first is None else first
         if best not in likely[: len(table)]:
-            ahead = min(AHEAD, 4 * ahead) if best in likely else max(2, ahead // 2)  # two rows take less time than one
+            ahead = min(AHEAD, 2 * ahead) if best in likely else max(2, ahead // 2)  # two rows take less time than one
             ranking = score.topk(min(AHEAD, len(score))).indices.tolist()
             likely = [best] + [i for i in ranking if i != best]
             table = kernel(torch.tensor(likely[: min(ahead, k - len(picked))]))
@@ -236,9 +236,11 @@ def facility_location(kernel: Kernel, total: Tensor, k: int) -> Tensor:
             place = torch.arange(len(r)) - (count[few].cumsum(0) - count[few])[r]
             which[j[few][r], place], value[j[few][r], place] = i.int(), now[few[r]] + left[few[r], i]
             kept[j[few]] = True
-        j, before, s = better[known], old[known, None], value[better[known]]
-        gone = (s - before).clamp_(min=0.0) - (s - covered[j, None]).clamp_(min=0.0)
-        return gains.index_add_(0, which[j].flatten(), gone.flatten().double(), alpha=-1)
+        for j, before in zip(better[known].split(1024), old[known].split(1024), strict=True):
+            s = value[j]
+            gone = (s - before[:, None]).clamp_(min=0.0) - (s - covered[j, None]).clamp_(min=0.0)
+            gains.index_add_(0, which[j].flatten(), gone.flatten().double(), alpha=-1)
+        return gains
 
     return greedy(total, kernel, cover, k)
 

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from dpbench.method import Proxy, Selection, Signals, Task, param
-from dpbench.scores import ScoreMethod, beta_weights, deviation, draw, groups, hardest, pick, windows
+from dpbench.scores import ScoreMethod, beta_weights, draw, groups, hardest, pick, windows
+
+PART = 2**14  # samples at a time, so that their history stays in the cache
 
 
 class DUAL(ScoreMethod):
@@ -36,8 +38,10 @@ class DUAL(ScoreMethod):
         self.history.append(seen["prob_y"])
 
     def scores(self) -> Tensor:
-        parts = [deviation(p) * (1 - p.mean(0)) for p in windows(self.history, self.width)]
-        return torch.stack(parts).mean(0)
+        return torch.cat([self._score(list(p)) for p in zip(*(p.split(PART) for p in self.history), strict=True)])
+
+    def _score(self, history: list[Tensor]) -> Tensor:
+        return torch.stack([spread(p) * (1 - p.mean(0)) for p in windows(history, self.width)]).mean(0)
 
     def choose(self) -> Selection:
         scores, rule = self.scores(), hardest
@@ -45,3 +49,8 @@ class DUAL(ScoreMethod):
             ease = torch.stack(self.history).mean(0)
             scores, rule = beta_weights(scores, ease, self.task.keep, self.c), draw
         return Selection(pick(scores, groups(self.task, self.balanced), rule, self.rng))
+
+
+def spread(window: Tensor) -> Tensor:
+    """The standard deviation over the first dimension, in fewer passes than torch.std takes."""
+    return (window - window.mean(0)).square_().sum(0).div_(max(1, len(window) - 1)).sqrt_()
