@@ -25,5 +25,5 @@ class Herding(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h = self.seen["embedding"][members]
-        guard("herding", FLAT * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
+        guard("herding", 2 * FLAT * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
         return Selection(herding(h, k))
