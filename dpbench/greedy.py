@@ -6,6 +6,7 @@ and gradients of the last layer stay in their two factors.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpbench.method import sample
+
 EVERY = slice(None)
 Kernel: TypeAlias = Callable[..., Tensor]  # indices i (b,), j (m,) or all by default -> the kernel between them (b, m)
 
 AHEAD = 64  # rows of a kernel computed at once for the likely next picks
-POOL = 1024  # candidates whose gains are kept up to date
-BLOCK = 2**21  # entries of a kernel computed at once
-SPEED = 1e10  # a core's multiply-adds per second in products of matrices; a fourth of it where the matrix is a vector
+KEPT = 256  # entries of a kernel's row that are few enough to be kept
+BLOCK = 2**21  # entries of a kernel computed at once, if that is not too few rows for BLAS to be fast
+SPEED = 2.5e10  # a core's multiply-adds per second in products of matrices; where one is a vector it takes FLAT times
+FLAT = 4
 
 
 def guard(what: str, products: float, floats: float) -> None:
@@ -55,8 +59,11 @@ class Factored:
     e: Tensor
     f: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Factored:
+    def __getitem__(self, rows: Tensor | slice) -> Factored:
         return Factored(self.e[rows], self.f[rows])
+
+    def double(self) -> Factored:
+        return Factored(self.e.double(), self.f.double())
 
     def __len__(self) -> int:
         return len(self.e)
@@ -76,7 +83,7 @@ class Factored:
 
     def squares(self) -> Tensor:
         """||g_i||^2: (n,)."""
-        return self.e.square().sum(1) * self.f.square().sum(1)
+        return (self.e.norm(dim=1) * self.f.norm(dim=1)).square()
 
 
 def kronecker_inverse(g: Factored, logits: Tensor, damping: float) -> Factored:
@@ -123,10 +130,22 @@ def euclidean(x: Tensor) -> Kernel:
     return squared_distance(vectors(x - x.mean(0)))
 
 
+def unit(g: Factored) -> Factored:
+    """g_i / ||g_i||."""
+    length = g.squares().clamp(min=1e-30).sqrt()[:, None]
+    return Factored(g.e, g.f / length) if g.e.shape[1] == 1 else Factored(g.e / length, g.f)
+
+
 def similarity(g: Factored) -> Kernel:
-    """(1 + cos(g_i, g_j)) / 2."""
-    unit = Factored(g.e, g.f * g.squares().clamp(min=1e-30).rsqrt()[:, None])
-    return lambda i, j=EVERY: unit.products(i, j).mul_(0.5).add_(0.5)
+    """(1 + cos(g_i, g_j)) / 2, for g_i of length 1."""
+    return lambda i, j=EVERY: g.products(i, j).mul_(0.5).add_(0.5)
+
+
+def total_similarity(g: Factored) -> Tensor:
+    """sum_j (1 + cos(g_i, g_j)) / 2, for g_i of length 1: (n,) float64."""
+    parts = [slice(start, start + 1024) for start in range(0, len(g), 1024)]
+    everything = torch.stack([g[part].double().sum() for part in parts]).sum(0)
+    return 0.5 * len(g) + 0.5 * torch.cat([g[part].double().dot(everything) for part in parts])
 
 
 def symmetric_kl(logits: Tensor) -> Kernel:
@@ -138,7 +157,17 @@ def symmetric_kl(logits: Tensor) -> Kernel:
     return lambda i: (0.5 * (own[i, None] + own - left[i] @ right.T)).clamp_(min=0.0)
 
 
+def directions(on: str, embedding: Tensor, logits: Tensor, labels: Tensor) -> Factored:
+    """The gradients in the last layer, or the embeddings where `on` says so, scaled to length 1."""
+    return unit(vectors(embedding) if on == "embedding" else last_layer(logits, labels, embedding))
+
+
 # --- greedy selection ------------------------------------------------------------------------------------------------
+
+
+def blocks(rows: Tensor, n: int) -> tuple[Tensor, ...]:
+    """Split row numbers so that a block of rows of n entries is neither too large nor too flat for BLAS."""
+    return rows.split(max(2 * AHEAD, BLOCK // n))
 
 
 def greedy(
@@ -152,11 +181,11 @@ def greedy(
     score = score.clone()
     picked: list[int] = []
     likely: list[int] = []
-    table, ahead = score.new_empty(0, 0), 1
+    table, ahead = score.new_empty(0, 0), 2
     while len(picked) < k:
         best = int(score.argmax()) if picked or first is None else first
         if best not in likely[: len(table)]:
-            ahead = min(AHEAD, 4 * ahead) if best in likely else max(1, ahead // 2)
+            ahead = min(AHEAD, 2 * ahead) if best in likely else max(2, ahead // 2)  # two rows take less time than one
             ranking = score.topk(min(AHEAD, len(score))).indices.tolist()
             likely = [best] + [i for i in ranking if i != best]
             table = kernel(torch.tensor(likely[: min(ahead, k - len(picked))]))
@@ -172,50 +201,85 @@ def k_center(distance: Kernel, n: int, k: int, first: int) -> Tensor:
     return greedy(torch.full((n,), float("inf"), dtype=dtype), distance, torch.minimum, k, first)
 
 
-def herding(x: Tensor, k: int) -> Tensor:
+def herding(x: Tensor, k: int, farthest: bool = False) -> Tensor:
     """Add argmin_i ||(t + 1) mu - sum of the picks - x_i||, mu the mean of x (n, d): the picks in order (k,).
 
-    With x centred this is the largest -<x_i, sum of the picks> - ||x_i||^2 / 2.
+    With x centred this is the largest -<x_i, sum of the picks> - ||x_i||^2 / 2; the smallest is `farthest` away.
     """
     x = x - x.mean(0)
-    return greedy(-0.5 * x.square().sum(1), vectors(x).products, torch.sub, k)
+    square = 0.5 * x.norm(dim=1).square()
+    return greedy(square if farthest else -square, vectors(x).products, torch.add if farthest else torch.sub, k)
 
 
-def facility_location(kernel: Kernel, n: int, k: int) -> tuple[Tensor, Tensor]:
-    """Maximise sum_j max_{i in S} s_ij, s >= 0: the picks in order (k,), and for each j which pick covers it (n,).
+def facility_location(kernel: Kernel, total: Tensor, k: int) -> Tensor:
+    """Maximise sum_j max_{i in S} s_ij, s >= 0 symmetric: the picks in order (k,), naive greedy's up to ties.
 
-    The picks are those of the naive greedy algorithm, up to ties. Gains only shrink, so an old gain is an upper bound,
-    and only samples whose bound exceeds the best known gain are evaluated (lazy greedy). The gains of a pool of such
-    candidates are then kept up to date at the cost of the samples j that a pick covers better than before.
+    `total` is sum_j s_ij (n,), float64. The gains sum_j max(0, s_ij - c_j), c_j being how well j is covered, are kept
+    up to date: a pick takes off what the samples j that it covers better had to give, one row of the kernel for each.
+    As soon as only KEPT of that row are above c_j, they are kept, and j's row is not computed again.
     """
-    covered = torch.zeros_like(kernel(torch.tensor([0]))[0])
-    owner = torch.zeros(n, dtype=torch.int64)
+    n, covered = len(total), torch.zeros_like(kernel(torch.tensor([0]))[0])
+    width = min(KEPT, n)
+    which, value = torch.zeros(n, width, dtype=torch.int32), covered.new_zeros(n, width)
+    kept = torch.zeros(n, dtype=torch.bool)
 
-    def gains(rows: Tensor) -> Tensor:
-        return (kernel(rows) - covered).clamp_(min=0.0).sum(1, dtype=torch.float64)
-
-    bound = torch.cat([gains(part) for part in torch.arange(n).split(max(1, BLOCK // n))])
-    picks, pool = torch.zeros(k, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    for t in range(k):
-        stale, block = bound.index_fill(0, pool, float("-inf")), 8
-        while stale.max() > (known := bound[pool].max() if len(pool) else float("-inf")):
-            rows = stale.topk(min(block, n)).indices
-            rows = rows[stale[rows] > known]
-            bound[rows] = gains(rows)
-            stale[rows] = float("-inf")
-            pool, block = torch.cat([pool, rows]), min(max(1, BLOCK // n), 2 * block)
-        picks[t] = best = int(pool[bound[pool].argmax()])
-        row = kernel(picks[t : t + 1])[0]
+    def cover(gains: Tensor, row: Tensor) -> Tensor:
         better = (row > covered).nonzero().squeeze(1)
-        pool = pool[bound[pool].topk(min(POOL, len(pool))).indices]
-        for part in better.split(max(1, BLOCK // len(pool))):
-            gone = kernel(pool, part).clamp_(min=covered[part]).clamp_(max=row[part]).sub_(covered[part])
-            bound[pool] -= gone.sum(1, dtype=torch.float64)
-        covered[better], owner[better] = row[better], t
-        bound[best] = float("-inf")
-        pool = pool[pool != best]
-    owner[picks] = torch.arange(k)  # a pick covers itself, also next to a duplicate
-    return picks, owner
+        old, covered[better] = covered[better], row[better]
+        known = kept[better]
+        for j, before in zip(blocks(better[~known], n), blocks(old[~known], n), strict=True):
+            s, now = kernel(j), covered[j]
+            left = (s - now[:, None]).clamp_(min=0.0)
+            gains -= s.sub_(before[:, None]).clamp_(min=0.0).sub_(left).sum(0, dtype=torch.float64)
+            count = torch.sign(left, out=s).sum(1).long()
+            few = (count <= width).nonzero().squeeze(1)
+            r, i = left[few].nonzero().T
+            place = torch.arange(len(r)) - (count[few].cumsum(0) - count[few])[r]
+            which[j[few][r], place], value[j[few][r], place] = i.int(), now[few[r]] + left[few[r], i]
+            kept[j[few]] = True
+        for j, before in zip(better[known].split(1024), old[known].split(1024), strict=True):
+            s = value[j]
+            gone = (s - before[:, None]).clamp_(min=0.0) - (s - covered[j, None]).clamp_(min=0.0)
+            gains.index_add_(0, which[j].flatten(), gone.flatten().double(), alpha=-1)
+        return gains
+
+    return greedy(total, kernel, cover, k)
+
+
+def facility_location_cost(n: int, width: int) -> tuple[float, float]:
+    """Multiply-adds and floats that facility location of n samples with `width` features takes, for `guard`.
+
+    It computes the kernel 1 + ln(n / KEPT) times where each pick covers a random share of the samples better.
+    """
+    passes = 1 + math.log(max(1.0, n / KEPT))
+    return passes * n * n * width, 3 * n * width + 2 * n * KEPT + 5 * max(2 * AHEAD * n, BLOCK)
+
+
+def covering(kernel: Kernel, picks: Tensor, n: int) -> Tensor:
+    """For each of n samples the position in `picks` (k,) of the one that is most similar; a pick has its own. (n,)"""
+    owner = torch.cat([kernel(j, picks).argmax(1) for j in blocks(torch.arange(n), len(picks))])
+    owner[picks] = torch.arange(len(picks))  # also next to a duplicate
+    return owner
+
+
+def stochastic_facility_location(kernel: Kernel, n: int, k: int, epsilon: float, rng: torch.Generator) -> Tensor:
+    """The same objective by stochastic greedy (Mirzasoleiman et al., Lazier than lazy greedy, AAAI 2015).
+
+    Each pick is the best of a random (n / k) ln(1 / epsilon) of the samples that are left, so the kernel is computed
+    ln(1 / epsilon) times. The expected value is at least 1 - 1 / e - epsilon of the best set's; exact greedy's is
+    1 - 1 / e. The picks in order (k,).
+    """
+    size = math.ceil(n / k * math.log(1 / epsilon))
+    covered = torch.zeros_like(kernel(torch.tensor([0]))[0])
+    left, picks = torch.ones(n, dtype=torch.bool), torch.zeros(k, dtype=torch.int64)
+    for t in range(k):
+        rest = left.nonzero().squeeze(1)
+        some = rest[sample(len(rest), min(size, len(rest)), rng)]
+        gains = [(kernel(part) - covered).clamp_(min=0.0).sum(1, dtype=torch.float64) for part in blocks(some, n)]
+        picks[t] = best = int(some[torch.cat(gains).argmax()])
+        covered = torch.maximum(covered, kernel(picks[t : t + 1])[0])
+        left[best] = False
+    return picks
 
 
 def matching_pursuit(g: Factored, target: Tensor, k: int, ridge: float) -> tuple[Tensor, Tensor]:
@@ -277,7 +341,7 @@ def neighbours(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` nearest others of each x_i by Euclidean distance: distances and indices (n, count)."""
     n, distance = len(x), euclidean(x)
     near, which = [], []
-    for part in torch.arange(n).split(max(1, BLOCK // n)):
+    for part in blocks(torch.arange(n), n):
         d = distance(part)
         d[torch.arange(len(part)), part] = float("inf")
         found = d.topk(min(count, n - 1), largest=False)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.greedy import guard, k_center, symmetric_kl
+from dpbench.greedy import FLAT, guard, k_center, symmetric_kl
 from dpbench.method import Proxy, Selection, param
 from dpbench.scores import SubsetMethod
 
@@ -22,6 +22,6 @@ class ContextualDiversity(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         logits = self.seen["logits"][members]
-        guard("contextual_diversity", 4 * logits.numel() * k, 10 * logits.numel() + 400 * len(logits))
+        guard("contextual_diversity", 2 * FLAT * logits.numel() * k, 10 * logits.numel() + 400 * len(logits))
         first = int(torch.randint(len(logits), (1,), generator=self.rng))
         return Selection(k_center(symmetric_kl(logits), len(logits), k, first))

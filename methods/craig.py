@@ -2,13 +2,22 @@
 
 import torch
 
-from dpbench.greedy import EVERY, facility_location, guard, last_layer, squared_distance
+from dpbench.greedy import (
+    EVERY,
+    blocks,
+    covering,
+    facility_location,
+    facility_location_cost,
+    guard,
+    last_layer,
+    squared_distance,
+)
 from dpbench.method import Proxy, Selection, param
 from dpbench.scores import SubsetMethod
 
 
 class CRAIG(SubsetMethod):
-    """Maximise sum_j max_{i in S} (D - ||g_i - g_j||) by lazy greedy in each class; weight = samples stood for.
+    """Maximise sum_j max_{i in S} (D - ||g_i - g_j||) greedily in each class; weight = samples stood for.
 
     g_i is the gradient in the last layer and D any bound on the distances, here twice the largest norm. The weights
     are scaled to a mean of 1. DeepCore's start from 1 and so count every sample of the subset twice.
@@ -27,9 +36,14 @@ class CRAIG(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h, logits = self.seen["embedding"][members], self.seen["logits"][members]
-        width = h.shape[1] + logits.shape[1]
-        guard("craig", 5 * len(h) * (len(h) + k) * width, 3 * len(h) * width + 2**25)
+        n, width = len(h), h.shape[1] + logits.shape[1]
+        guard("craig", *facility_location_cost(n, width))
         g = last_layer(logits, self.labels()[members], h)
         distance, bound = squared_distance(g), 2 * g.squares().max().sqrt()
-        picks, owner = facility_location(lambda i, j=EVERY: bound - distance(i, j).sqrt(), len(h), k)
-        return Selection(picks, owner.bincount(minlength=k).float())
+
+        def kernel(i: torch.Tensor, j: torch.Tensor | slice = EVERY) -> torch.Tensor:
+            return bound - distance(i, j).sqrt()
+
+        total = torch.cat([kernel(part).sum(1, dtype=torch.float64) for part in blocks(torch.arange(n), n)])
+        picks = facility_location(kernel, total, k)
+        return Selection(picks, covering(kernel, picks, n).bincount(minlength=k).float())

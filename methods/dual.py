@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dpbench.method import Proxy, Selection, Signals, Task, param
-from dpbench.scores import ScoreMethod, beta_weights, deviation, draw, groups, hardest, pick, windows
+from dpbench.scores import ScoreMethod, beta_weights, deviation, draw, groups, hardest, in_parts, pick, windows
 
 
 class DUAL(ScoreMethod):
@@ -36,8 +36,10 @@ class DUAL(ScoreMethod):
         self.history.append(seen["prob_y"])
 
     def scores(self) -> Tensor:
-        parts = [deviation(p) * (1 - p.mean(0)) for p in windows(self.history, self.width)]
-        return torch.stack(parts).mean(0)
+        def score(history: list[Tensor]) -> Tensor:
+            return torch.stack([deviation(p) * (1 - p.mean(0)) for p in windows(history, self.width)]).mean(0)
+
+        return in_parts(self.history, score)
 
     def choose(self) -> Selection:
         scores, rule = self.scores(), hardest

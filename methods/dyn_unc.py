@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dpbench.method import Proxy, Signals, Task, param
-from dpbench.scores import ScoreMethod, deviation, windows
+from dpbench.scores import ScoreMethod, deviation, in_parts, windows
 
 
 class DynUnc(ScoreMethod):
@@ -32,4 +32,7 @@ class DynUnc(ScoreMethod):
         self.history.append(seen["prob_y"])
 
     def scores(self) -> Tensor:
-        return torch.stack([deviation(p) for p in windows(self.history, self.width)]).mean(0)
+        def uncertainty(history: list[Tensor]) -> Tensor:
+            return torch.stack([deviation(p) for p in windows(history, self.width)]).mean(0)
+
+        return in_parts(self.history, uncertainty)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.greedy import Factored, guard, last_layer, matching_pursuit
+from dpbench.greedy import FLAT, Factored, guard, last_layer, matching_pursuit
 from dpbench.method import Proxy, Selection, param
 from dpbench.scores import SubsetMethod
 
@@ -30,7 +30,7 @@ class GradMatch(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h, logits = self.seen["embedding"][members], self.seen["logits"][members]
-        flops = k * h.numel() * logits.shape[1] + k**2 * (h.shape[1] + logits.shape[1] + k)
+        flops = FLAT * k * h.numel() * logits.shape[1] + k**2 * (h.shape[1] + logits.shape[1] + k)
         guard("gradmatch", flops, 3 * h.numel() + 4 * k**2)
         g = last_layer(logits, self.labels()[members], h)
         g = Factored(g.e.double(), g.f.double())

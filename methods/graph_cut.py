@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.greedy import Factored, greedy, guard, last_layer, similarity, vectors
+from dpbench.greedy import FLAT, directions, greedy, guard, similarity, total_similarity
 from dpbench.method import Proxy, Selection, param
 from dpbench.scores import SubsetMethod
 
@@ -26,14 +26,8 @@ class GraphCut(SubsetMethod):
         return Proxy(self.proxy_epochs)
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
-        h, logits = self.seen["embedding"][members], self.seen["logits"][members]
-        guard(
-            "graph_cut",
-            4 * len(h) * k * (h.shape[1] + logits.shape[1]),
-            4 * (h.numel() + logits.numel()) + 400 * len(h),
-        )
-        g = last_layer(logits, self.labels()[members], h) if self.on == "gradient" else vectors(h)
+        width = self.seen["embedding"].shape[1] + self.seen["logits"].shape[1]
+        guard("graph_cut", FLAT * len(members) * k * width, 3 * len(members) * width + 400 * len(members))
+        g = directions(self.on, self.seen["embedding"][members], self.seen["logits"][members], self.labels()[members])
         kernel = similarity(g)
-        unit = Factored(g.e / g.squares().clamp(min=1e-30).sqrt()[:, None], g.f)
-        total = 0.5 * len(h) + 0.5 * unit.dot(unit.sum())  # sum_j s_ij
-        return Selection(greedy(self.lam * total, lambda i: 2 * kernel(i), torch.sub, k))
+        return Selection(greedy(self.lam * total_similarity(g), lambda i: 2 * kernel(i), torch.sub, k))

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.greedy import guard, herding
+from dpbench.greedy import FLAT, guard, herding
 from dpbench.method import Proxy, Selection, param
 from dpbench.scores import SubsetMethod
 
@@ -14,6 +14,7 @@ class Herding(SubsetMethod):
     """
 
     proxy_epochs: int = param(30, low=1, high=200)
+    deepcore_compatible: bool = param(False)
 
     needs = frozenset({"embedding"})
     paper = "Welling, Herding dynamical weights to learn (ICML)"
@@ -25,5 +26,5 @@ class Herding(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h = self.seen["embedding"][members]
-        guard("herding", 4 * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
-        return Selection(herding(h, k))
+        guard("herding", 2 * FLAT * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
+        return Selection(herding(h, k, farthest=self.deepcore_compatible))

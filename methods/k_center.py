@@ -22,6 +22,6 @@ class KCenter(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h = self.seen["embedding"][members]
-        guard("k_center", len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
+        guard("k_center", 2 * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
         first = int(torch.randint(len(h), (1,), generator=self.rng))
         return Selection(k_center(euclidean(h), len(h), k, first))

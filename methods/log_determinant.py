@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import normalize
 
-from dpbench.greedy import guard
+from dpbench.greedy import FLAT, guard
 from dpbench.method import Proxy, Selection, param
 from dpbench.scores import SubsetMethod
 
@@ -29,7 +29,7 @@ class LogDeterminant(SubsetMethod):
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h = self.seen["embedding"][members].double()
         n, d = h.shape
-        guard("log_determinant", 2 * n * k * d + k * d * d, 8 * n * d + 2 * d * d)
+        guard("log_determinant", 2 * FLAT * n * k * d + k * d * d, 8 * n * d + 2 * d * d)
         phi = torch.cat([normalize(h), torch.ones(n, 1, dtype=h.dtype)], 1) / 2**0.5
         inverse = torch.eye(d + 1, dtype=h.dtype)
         q = phi.square().sum(1)

@@ -42,7 +42,7 @@ def test_factored_gradients_are_those_of_autograd():
     torch.testing.assert_close(g.dot(g.sum() / 40), full @ mean)
     distance, cosine = torch.cdist(full, full), torch.nn.functional.cosine_similarity(full[:, None], full, dim=2)
     torch.testing.assert_close(blocks.squared_distance(g)(some), distance[some].square(), atol=1e-9, rtol=1e-7)
-    torch.testing.assert_close(blocks.similarity(g)(some, others), 0.5 + 0.5 * cosine[some][:, others])
+    torch.testing.assert_close(blocks.similarity(blocks.unit(g))(some, others), 0.5 + 0.5 * cosine[some][:, others])
 
 
 def test_error_of_confident_samples_does_not_cancel():
@@ -61,22 +61,63 @@ def test_symmetric_kl():
     torch.testing.assert_close(blocks.symmetric_kl(points(12, 4))(torch.arange(12)), (kl + kl.T) / 2)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_lazy_greedy_picks_what_naive_greedy_picks(seed, monkeypatch):
-    monkeypatch.setattr(blocks, "POOL", 6)  # so small that candidates leave it and come back
-    monkeypatch.setattr(blocks, "BLOCK", 300)
-    x = points(50, 3, seed)
+def similarities(n=50, d=3, seed=0):
+    """The kernel, the sums of its rows, and the whole matrix."""
+    x = points(n, d, seed)
+    g = blocks.unit(vectors(x))
     s = 0.5 + 0.5 * torch.nn.functional.cosine_similarity(x[:, None], x, dim=2)
-    picks, owner = blocks.facility_location(blocks.similarity(vectors(x)), 50, 15)
+    torch.testing.assert_close(blocks.total_similarity(g), s.sum(1))
+    return blocks.similarity(g), blocks.total_similarity(g), s
+
+
+@pytest.mark.parametrize("kept", [1, 6, 256])
+@pytest.mark.parametrize("seed", range(20))
+def test_facility_location_picks_what_naive_greedy_picks(seed, kept, monkeypatch):
+    monkeypatch.setattr(blocks, "KEPT", kept)  # so small that rows are computed again
+    monkeypatch.setattr(blocks, "BLOCK", 300)
+    monkeypatch.setattr(blocks, "AHEAD", 2)
+    kernel, total, s = similarities(seed=seed)
+    picks = blocks.facility_location(kernel, total, 15)
     assert len(picks.unique()) == 15
     covered = torch.zeros(50, dtype=torch.float64)
     for pick in picks.tolist():  # the largest gain, or as large: two samples that cover only each other tie
         gain = (s - covered).clamp(min=0).sum(1)
         assert float(gain[pick]) == pytest.approx(float(gain.max()), abs=1e-9)
         covered = torch.maximum(covered, s[pick])
+    owner = blocks.covering(kernel, picks, 50)
     torch.testing.assert_close(s[picks[owner], torch.arange(50)], s[picks].amax(0))
     assert picks[owner[picks]].tolist() == picks.tolist()
-    assert len(blocks.facility_location(blocks.similarity(vectors(x)), 50, 50)[0].unique()) == 50
+    assert len(blocks.facility_location(kernel, total, 50).unique()) == 50
+
+
+def test_rows_that_are_kept_are_not_computed_again():
+    """A few computations for each row, of 40 picks."""
+    kernel, total, _ = similarities(600, 3)
+    rows = 0
+
+    def counting(i, j=blocks.EVERY):
+        nonlocal rows
+        rows += len(i)
+        return kernel(i, j)
+
+    blocks.facility_location(counting, total, 40)
+    assert rows < 4 * 600
+
+
+def test_stochastic_greedy_keeps_its_bound():
+    """1 - 1/e - epsilon of the best in expectation, and the best is at most 1 / (1 - 1/e) times exact greedy's."""
+    for seed in range(5):
+        kernel, total, s = similarities(seed=seed)
+        exact = float(s[blocks.facility_location(kernel, total, 8)].amax(0).sum())
+        for epsilon in (0.1, 0.5):
+            rng = torch.Generator().manual_seed(seed)
+            sets = [blocks.stochastic_facility_location(kernel, 50, 8, epsilon, rng) for _ in range(20)]
+            values = [float(s[picks].amax(0).sum()) for picks in sets]
+            assert np.mean(values) >= (1 - 1 / np.e - epsilon) / (1 - 1 / np.e) * exact
+            assert len({tuple(picks.tolist()) for picks in sets}) > 10
+            assert all(len(picks.unique()) == 8 for picks in sets)
+        whole = blocks.stochastic_facility_location(kernel, 50, 8, np.exp(-8), rng)  # the sample is everything
+        assert float(s[whole].amax(0).sum()) == pytest.approx(exact)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -116,12 +116,7 @@ def test_herding_where_deepcore_takes_the_farthest(gold, synthetic, answer, k, p
     peer = torch.from_numpy(gold[f"deepcore/direct/herding_b{k}"]).long()
     assert float((h[peer].mean(0) - h.mean(0)).norm()) == pytest.approx(peer_distance, abs=0.01)
     assert float((h[picks].mean(0) - h.mean(0)).norm()) < 0.8
-    farthest: list[int] = []
-    for t in range(k):
-        distance = ((t + 1) * h.mean(0) - h[farthest].sum(0) - h).norm(dim=1)
-        distance[farthest] = -np.inf
-        farthest.append(int(distance.argmax()))
-    assert same(peer, torch.tensor(farthest))
+    assert same(peer, answer("herding[deepcore_compatible=true]", synthetic, k / N).indices)
 
 
 def test_graph_cut_and_facility_location_agree_with_apricot_and_deepcore(gold, synthetic, answer):
@@ -162,9 +157,11 @@ def test_craig(gold, synthetic, digits, answer):
     """DEFECT of DeepCore: its weights start from 1 and add 1 for each member, so they sum to n + budget."""
     x = blocks.vectors(synthetic.embedding.double())
     distance, bound = blocks.squared_distance(x), 2 * x.squares().max().sqrt()
-    picks, owner = blocks.facility_location(
-        lambda i, j=blocks.EVERY: bound - distance(i, j).sqrt(), N, 40
-    )  # as craig does, on embeddings
+
+    def kernel(i, j=blocks.EVERY):  # as craig's, on embeddings
+        return bound - distance(i, j).sqrt()
+
+    picks = blocks.facility_location(kernel, kernel(torch.arange(N)).sum(1), 40)
     assert same(picks, gold["deepcore/direct/craig_eucl_b40_sel"])
     theirs = dict(
         zip(
@@ -173,7 +170,7 @@ def test_craig(gold, synthetic, digits, answer):
             strict=True,
         )
     )
-    sizes = owner.bincount(minlength=40).tolist()
+    sizes = blocks.covering(kernel, picks, N).bincount(minlength=40).tolist()
     assert [theirs[i] for i in picks.tolist()] == [size + 1 for size in sizes]
     assert sum(theirs.values()) == 440
     selection = answer("craig", digits, 179 / 1797)
@@ -310,6 +307,18 @@ def test_balanced_is_each_class_by_itself(name, synthetic, answer):
     "name", [*FROM_ZERO, "k_center", "contextual_diversity", "log_determinant", "craig", "gradmatch", "cal"]
 )
 def test_what_would_take_too_long_is_refused(name, synthetic, answer, monkeypatch):
-    monkeypatch.setenv("DPBENCH_SELECT_HOURS", "1e-9")
+    monkeypatch.setenv("DPBENCH_SELECT_HOURS", "1e-10")
     with pytest.raises(TimeoutError, match=f"{name} would take"):
         answer(name, synthetic, 0.1)
+
+
+def test_facility_location_falls_back_to_stochastic_greedy(synthetic, answer, monkeypatch):
+    exact = answer("facility_location", synthetic, 0.1).indices
+    monkeypatch.setenv("DPBENCH_SELECT_HOURS", str(1e-7))
+    monkeypatch.setattr(blocks, "KEPT", 1)  # so that passes differ
+    monkeypatch.setattr(blocks, "SPEED", 5 * N * N * 42 / 3600 / torch.get_num_threads() / 1e-7)
+    with pytest.warns(UserWarning, match="above DPBENCH_SELECT_HOURS = 1e-07.*falls back to stochastic greedy"):
+        lazier = answer("facility_location", synthetic, 0.1).indices
+    s = cosine(gradients(synthetic))
+    value = [float(s[rows].amax(0).sum()) for rows in (exact, lazier)]
+    assert 0.9 * value[0] < value[1] < value[0]

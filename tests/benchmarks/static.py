@@ -1,0 +1,152 @@
+"""Static methods against BLAS, against DeepCore (DPBENCH_DEEPCORE), in memory, and scores per second; CPU time."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from argparse import Namespace
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from dpbench.methods.deepcore import checkout, quietly, todays_numpy
+from torch import Tensor
+
+from dpbench import catalog, greedy, ledger
+from dpbench.method import PruningMethod, Signals, Task
+
+Row = tuple[str, float, str, float]  # what, measured, unit, and the target: at most, or at least where negative
+
+WIDTH, CLASSES, KEEP = 512, 10, 0.1
+# the selection, and how many times the products that it cannot avoid it may take
+SELECTIONS = {
+    "k_center": 4.0,
+    "herding": 3.0,
+    "graph_cut[on=embedding]": 8.0,
+    "facility_location[on=embedding]": 8.0,
+}
+EPOCHS = 30
+
+
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """One timing, of this process alone."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def embeddings(n: int) -> Tensor:
+    """Ten clusters, as a trained network makes them: (n, WIDTH)."""
+    rng = torch.Generator().manual_seed(0)
+    centres = torch.randn(CLASSES, WIDTH, generator=rng)
+    return torch.randn(n, WIDTH, generator=rng).mul_(0.5).add_(centres[torch.arange(n) % CLASSES])
+
+
+def shown(name: str, n: int, keep: float, passes: list[dict[str, Tensor]]) -> PruningMethod:
+    """The method, set up and with `passes` taken in, ready to choose."""
+    method = catalog.load_method(name)
+    labels = torch.arange(n) % CLASSES
+    method.setup(Task(n, EPOCHS, 128, keep, labels=labels), torch.Generator().manual_seed(0))
+    for epoch, values in enumerate(passes):
+        method.take(Signals(torch.arange(n), values, epoch, 0))  # type: ignore[attr-defined]
+    return method
+
+
+def unavoidable(name: str, x: Tensor, k: int) -> float:
+    """Seconds of the products that the selection needs: n x k, for herding one column at a time, or n x n."""
+    columns = 1 if name == "herding" else 2 * greedy.AHEAD
+    blocks = torch.arange(len(x) if name.startswith("facility") else k).split(columns)
+    some = blocks[: max(1, 20 if columns > 1 else 100)]  # they cost the same each
+    return cpu_seconds(lambda: [x @ x[rows].T for rows in some]) * len(blocks) / len(some)
+
+
+def selections(n: int, names: list[str]) -> list[Row]:
+    """Each selection as a multiple of its products, and its peak memory as a multiple of the embeddings."""
+    rows = []
+    for name in names:
+        x = embeddings(n)
+        method = shown(name, n, KEEP, [{"embedding": x, "logits": torch.zeros(n, CLASSES)}])
+        ledger.reset_peak_memory()
+        before = ledger.peak_memory_mb()
+        taken = cpu_seconds(method.choose)  # type: ignore[attr-defined]
+        memory = 1 + (ledger.peak_memory_mb() - before) * 2**20 / (4 * x.numel())
+        what = f"{name}, n = {n:,}, d = {WIDTH}, keep {KEEP:g}"
+        limit = unavoidable(name, x, int(KEEP * n))
+        rows.append((f"{what} ({taken:.3g} s) / its products in BLAS, time", taken / limit, "x", SELECTIONS[name]))
+        rows.append((f"{what}: peak memory / embeddings", memory, "x", 4.0))
+    return rows
+
+
+def against_deepcore() -> list[Row]:
+    """Our time against DeepCore's own functions on the same n and k, small enough for the latter."""
+    checkout()
+    tools = importlib.import_module("deepcore.methods.methods_utils")
+    methods = importlib.import_module("deepcore.methods")
+    centre = importlib.import_module("deepcore.methods.kcentergreedy")
+    args = Namespace(print_freq=10**9)
+
+    def submodular(function: str, x: np.ndarray, k: int) -> None:
+        every = np.arange(len(x))
+        value = getattr(tools, function)(index=every, similarity_kernel=lambda a, b: tools.cossim_np(x[a], x[b]))
+        tools.LazyGreedy(args, every, k).select(value.calc_gain, value.update_state)
+
+    herd = Namespace(args=args, metric=tools.euclidean_dist)
+    theirs: dict[str, tuple[int, int, Callable[[Tensor, int], object]]] = {
+        "k_center": (20000, 200, lambda x, k: centre.k_center_greedy(x, k, tools.euclidean_dist, "cpu", 0)),
+        "herding": (20000, 200, lambda x, k: methods.Herding.herding(herd, x, k)),
+        "graph_cut[on=embedding]": (4000, 400, lambda x, k: submodular("GraphCut", x.numpy(), k)),
+        "facility_location[on=embedding]": (4000, 400, lambda x, k: submodular("FacilityLocation", x.numpy(), k)),
+    }
+    rows = []
+    for name, (n, k, function) in theirs.items():
+        x = embeddings(n)
+        method = shown(name, n, k / n, [{"embedding": x, "logits": torch.zeros(n, CLASSES)}])
+        ours = cpu_seconds(method.choose)  # type: ignore[attr-defined]
+        with quietly(), todays_numpy():
+            peer = cpu_seconds(lambda: function(x, k))  # noqa: B023
+        what = f"DeepCore's {peer:.3g} s / {name}, n = {n:,}, k = {k}, time"
+        rows.append((what, peer / ours, "x", -10.0))
+    return rows
+
+
+def static_selections() -> list[Row]:
+    """The selections of 20,000 samples, beside DeepCore where a checkout is named."""
+    return selections(20000, list(SELECTIONS)) + (against_deepcore() if "DPBENCH_DEEPCORE" in os.environ else [])
+
+
+def large_selections() -> list[Row]:
+    """The selections of 200,000 samples: hours, of which exact facility location takes most."""
+    return selections(200000, list(SELECTIONS))
+
+
+def scores() -> list[Row]:
+    """Millions a second from signals in memory to the selection; values are (sample, epoch) pairs."""
+    rows, n = [], 10**6
+    rng = torch.Generator().manual_seed(0)
+    vector = [torch.rand(n, generator=rng) for _ in range(EPOCHS)]
+    logits = [torch.randn(n, CLASSES, generator=rng) for _ in range(3)]
+    for name in (
+        "el2n",
+        "grand",
+        "entropy",
+        "least_confidence",
+        "margin",
+        "aum",
+        "forgetting",
+        "dyn_unc",
+        "dual",
+        "tdds",
+    ):
+        (need,) = catalog.load_method(name).needs
+        over_epochs = name in ("aum", "forgetting", "dyn_unc", "dual", "tdds")
+        series = [logits[e % 3] for e in range(EPOCHS)] if need == "logits" else vector
+        series = series if over_epochs else series[:1]
+
+        def score(name: str = name, need: str = need, series: list[Tensor] = series) -> object:
+            return shown(name, n, KEEP, [{need: value} for value in series]).choose()  # type: ignore[attr-defined]
+
+        rate = n * len(series) / cpu_seconds(score) / 1e6
+        unit = "M values/s" if over_epochs else "M samples/s"
+        rows.append((f"{name}, {need}{f' of {EPOCHS} epochs' if over_epochs else ''}, one core", rate, unit, -10.0))
+    return rows
