@@ -472,7 +472,7 @@ def tune(
 
 @app.command("theory")
 def theory_(
-    quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, in seconds rather than minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, in seconds; too short for the rates.")] = False,
     to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: theory/ under $DPBENCH_HOME.")] = None,
 ) -> None:
     """Run OrderDP's theorems as experiments; write figures, numbers as JSON, and a page that says what held.

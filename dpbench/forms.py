@@ -39,7 +39,7 @@ def compare(results: Collection[dict[str, Any]]) -> dict[str, Any] | None:
                     cell: stats.paired_difference(part[f"{name}_stale"], part[f"{name}_fresh"], step=float(step(part)))
                     for cell, part in groups
                 },
-                "fresh losses",
+                "fresh",
                 delta,
             )
         )

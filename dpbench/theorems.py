@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,7 +291,7 @@ def theorem_3(effort: Effort) -> Numbers:
     horizons = _horizons(effort.steps)
     curves: list[Numbers] = []
     for s, q in SIZES:
-        weights, _, least, distance, steepest = _minimum(problem, s, q)
+        weights, _, least, distance, steepest = _minimum(s, q)
         gaps = []
         for horizon in horizons:
             rng, start = np.random.default_rng([3, s, q, horizon]), np.zeros((effort.seeds, problem.size))
@@ -307,8 +308,10 @@ def theorem_3(effort: Effort) -> Numbers:
     return {"n": n, "curves": curves, "held": held}
 
 
-def _minimum(problem: Problem, s: int, q: int) -> tuple[Floats, Floats, float, float, float]:
+@cache
+def _minimum(s: int, q: int) -> tuple[Floats, Floats, float, float, float]:
     """L_q's weights, where it is least, its least value, that place's distance from 0, and the gradients' bound."""
+    problem = digits()
     weights = theory.surrogate_weight(len(problem.x), s, q)
     optimum = problem.minimise(weights)
     distance = float(np.linalg.norm(optimum))
@@ -385,7 +388,7 @@ def momentum(effort: Effort) -> Numbers:
     horizons = _horizons(effort.steps // 3, decades=2)
     curves: list[Numbers] = []
     for s, q in BATCHES:
-        weights, _, least, distance, steepest = _minimum(problem, s, q)
+        weights, _, least, distance, steepest = _minimum(s, q)
         gaps = []
         for horizon in horizons:
             start = np.zeros((len(MOMENTA), effort.seeds, problem.size))
@@ -419,7 +422,7 @@ def noise(effort: Effort) -> Numbers:
     first = theory.surrogate_weight(len(problem.x), *BATCHES[0])
     rows: list[Numbers] = []
     for s, q in BATCHES:
-        weights, optimum, least, *_ = _minimum(problem, s, q)
+        weights, optimum, least, *_ = _minimum(s, q)
         start = np.tile(optimum, (len(MOMENTA), effort.seeds, 1))
         rng, looks = np.random.default_rng([8, s]), _looks(steps // 3, steps)
         path = descent(problem, start, rng, s, q, rate, looks, np.reshape(MOMENTA, (-1, 1, 1)))

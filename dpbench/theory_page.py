@@ -186,11 +186,10 @@ def page(found: Numbers) -> str:
         f"## {TITLES['stale_momentum']}",
         "Keep 0.3, explore 0.8, unseen samples first, otherwise as above; the number is again the distance between the "
         "kept shares and P_j. In the first three lines the rate grows with the batch, so that an epoch moves the "
-        "parameters equally far, to first order; in the last three every step has the same rate. With one rate a "
-        "sample the batch size and the momentum should not matter, and do not while an epoch has many more steps than "
-        "the momentum remembers, 1 / (1 - momentum); a batch of 128 leaves 4 steps an epoch. With one rate a step "
-        "small batches train further in an epoch, and large ones fall behind: what counts is how far training has "
-        "come, not how fast a loss goes stale.",
+        "parameters equally far, to first order; held means that these are within a quarter of each other. They are "
+        "alike while an epoch has many more steps than the momentum remembers, 1 / (1 - momentum); a batch of 128 "
+        "leaves 4 steps an epoch. In the last three lines every step has the same rate: large batches train less in an "
+        "epoch, and what they keep is further from P_j.",
         _table(
             ["rate", "batch", *(f"momentum {m:g}" for m in _values(stale_momentum["rows"], "momentum"))],
             [

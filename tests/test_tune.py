@@ -240,7 +240,7 @@ def test_killed_and_started_again_it_ends_with_exactly_its_trials(tracked_home, 
     surroundings = {"cwd": tracked_home.parent, "env": os.environ | {"DPBENCH_HOME": str(tracked_home)}}
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **surroundings)
     path = one.folder / "journal.log"
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300  # for a loaded machine
     while not path.is_file() or finished(path, one.name) < 2:
         assert first.poll() is None, "it ended before it was killed"
         assert time.monotonic() < end, "too slow"
