@@ -230,12 +230,15 @@ def facility_location(kernel: Kernel, total: Tensor, k: int) -> Tensor:
         for j, before in zip(blocks(better[~known], n), blocks(old[~known], n), strict=True):
             s, now = kernel(j), covered[j]
             left = (s - now[:, None]).clamp_(min=0.0)
-            gains -= s.sub_(before[:, None]).clamp_(min=0.0).sub_(left).sum(0, dtype=torch.float64)
+            for part in s.sub_(before[:, None]).clamp_(min=0.0).sub_(left).split(16):
+                gains -= part.sum(0)  # few at a time, into float64
             count = torch.sign(left, out=s).sum(1).long()
-            few = (count <= width).nonzero().squeeze(1)
-            r, i = left[few].nonzero().T
-            place = torch.arange(len(r)) - (count[few].cumsum(0) - count[few])[r]
-            which[j[few][r], place], value[j[few][r], place] = i.int(), now[few[r]] + left[few[r], i]
+            few = count <= width
+            left[~few] = 0.0
+            r, i = left.nonzero().T
+            count *= few
+            place = torch.arange(len(r)) - (count.cumsum(0) - count)[r]
+            which[j[r], place], value[j[r], place] = i.int(), now[r] + left[r, i]
             kept[j[few]] = True
         for j, before in zip(better[known].split(1024), old[known].split(1024), strict=True):
             s = value[j]

@@ -93,7 +93,7 @@ def against_deepcore() -> list[Row]:
 
     herd = Namespace(args=args, metric=tools.euclidean_dist)
     theirs: dict[str, tuple[int, int, Callable[[Tensor, int], object]]] = {
-        "k_center": (20000, 200, lambda x, k: centre.k_center_greedy(x, k, tools.euclidean_dist, "cpu", 0)),
+        "k_center": (20000, 200, lambda x, k: centre.k_center_greedy(x, k, tools.euclidean_dist, "cpu", 0, None, [])),
         "herding": (20000, 200, lambda x, k: methods.Herding.herding(herd, x, k)),
         "graph_cut[on=embedding]": (4000, 400, lambda x, k: submodular("GraphCut", x.numpy(), k)),
         "facility_location[on=embedding]": (4000, 400, lambda x, k: submodular("FacilityLocation", x.numpy(), k)),
