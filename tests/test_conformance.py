@@ -6,7 +6,6 @@ import pytest
 
 from dpbench import catalog, conformance
 
-
 METHODS = [name for name in catalog.method_names() if name != "subset"]  # it is made for the n of one file
 
 
