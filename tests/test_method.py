@@ -193,7 +193,7 @@ def test_k_is_the_rounded_share_and_at_least_one(n: int, keep: float, k: int) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"epochs": 0}, "at least 1"), ({"epochs": 1, "seeds": 0}, "at least 1"),
-     ({"epochs": 1, "at": "steps", "data": "holdout"}, "no training samples")],
+     ({"epochs": 1, "at": "steps", "data": "holdout"}, "trains on other samples")],
 )  # fmt: skip
 def test_a_proxy_without_meaning_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
