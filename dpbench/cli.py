@@ -171,8 +171,8 @@ def run(
     board = boards.load(asked.name)
     _publish(board, tracker)
     out.print(render.screen(board))
-    if any(request.folder.is_dir() for spec in cells.values() for request in proxy.requests(spec)):
-        size = sum(record.size for record in proxy.records()) / 1e6
+    size = sum(record.size for record in proxy.records()) / 1e6
+    if size >= 1:
         out.print(f"Proxy records take {size:.1f} MB; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
     results = board.results | board.controls
     failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
