@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TypeAlias
 
 import numpy as np
@@ -25,6 +26,8 @@ Kernel: TypeAlias = Callable[..., Tensor]  # indices i (b,), j (m,) or all by de
 AHEAD = 64  # rows of a kernel computed at once for the likely next picks
 KEPT = 256  # entries of a kernel's row that are few enough to be kept
 BLOCK = 2**21  # entries of a kernel computed at once, if that is not too few rows for BLAS to be fast
+EXACT = 100_000  # samples up to which neighbours are always exact
+PROBED = 8  # one in so many cells is searched for neighbours above that
 SPEED = 2.5e10  # a core's multiply-adds per second in products of matrices; where one is a vector it takes FLAT times
 FLAT = 4
 
@@ -341,16 +344,48 @@ def non_negative(matrix: Tensor, along: Tensor, start: Tensor) -> Tensor:
 
 
 def neighbours(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` nearest others of each x_i by Euclidean distance: distances and indices (n, count)."""
+    """The `count` nearest others of each x_i by Euclidean distance: distances and indices (n, count).
+
+    Above EXACT samples they are found by faiss, where it is installed, and a few are missed.
+    """
     n, distance = len(x), euclidean(x)
-    near, which = [], []
-    for part in blocks(torch.arange(n), n):
+    count = min(count, n - 1)
+    near, which = x.new_full((n, count), float("inf")), torch.full((n, count), -1)
+    if approximate(n):
+        near, which = _inverted_file(x, count)
+    for part in blocks((which < 0).any(1).nonzero().squeeze(1), n):
         d = distance(part)
         d[torch.arange(len(part)), part] = float("inf")
-        found = d.topk(min(count, n - 1), largest=False)
-        near.append(found.values.sqrt())
-        which.append(found.indices)
-    return torch.cat(near), torch.cat(which)
+        found = d.topk(count, largest=False)
+        near[part], which[part] = found.values.sqrt(), found.indices
+    return near, which
+
+
+def approximate(n: int) -> bool:
+    """Whether the neighbours of n samples are left to faiss."""
+    return n > EXACT and find_spec("faiss") is not None
+
+
+def neighbours_cost(n: int, width: int) -> float:
+    """Multiply-adds that `neighbours` takes for n samples of `width` features, for `guard`."""
+    return 2 * n * n * width * (1 / PROBED + n**-0.5 * 25 if approximate(n) else 1)
+
+
+def _inverted_file(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Search the nearest sqrt(n) / PROBED of sqrt(n) cells around centres: `neighbours`, -1 where it found too few."""
+    import faiss
+
+    rows, cells = (x - x.mean(0)).float().contiguous().numpy(), max(1, round(len(x) ** 0.5))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(x.shape[1]), x.shape[1], cells)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index.train(rows)
+    index.add(rows)
+    index.nprobe = max(1, cells // PROBED)
+    square, found = (torch.from_numpy(values) for values in index.search(rows, count + 1))
+    itself = found == torch.arange(len(x))[:, None]
+    itself[~itself.any(1), -1] = True  # next to duplicates
+    near = square[~itself].view(-1, count).clamp(min=0.0).sqrt()
+    return near.to(x.dtype), found[~itself].view(-1, count)
 
 
 def k_means(x: Tensor, count: int, rng: torch.Generator, rounds: int = 50) -> tuple[Tensor, Tensor]:

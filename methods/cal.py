@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.greedy import guard, neighbours
+from dpbench.greedy import guard, neighbours, neighbours_cost
 from dpbench.method import Proxy, Signals, param
 from dpbench.scores import ScoreMethod, groups
 
@@ -31,7 +31,7 @@ class CAL(ScoreMethod):
         self.score = torch.zeros(self.task.n, dtype=torch.float64)
         for members, _ in groups(self.task, self.balanced):
             h, log_p = seen["embedding"][members], seen["logits"][members].double().log_softmax(1)
-            guard("cal", 2 * len(h) ** 2 * h.shape[1], 3 * h.numel() + 4 * len(h) * self.near * log_p.shape[1])
+            guard("cal", neighbours_cost(*h.shape), 3 * h.numel() + 4 * len(h) * self.near * log_p.shape[1])
             _, which = neighbours(h, self.near)
             difference = log_p[which] - log_p[:, None]
             kl = (log_p[which].exp() * difference).sum(2)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.greedy import guard, neighbours
+from dpbench.greedy import guard, neighbours, neighbours_cost
 from dpbench.method import Proxy, Selection, param, top
 from dpbench.scores import SubsetMethod, finite
 
@@ -30,7 +30,7 @@ class D2(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h, x = self.seen["embedding"][members], finite(self.seen["error_norm"][members]).double()
-        guard("d2", 3 * len(h) ** 2 * h.shape[1], 3 * h.numel() + 20 * len(h) * self.near)
+        guard("d2", 1.5 * neighbours_cost(*h.shape), 3 * h.numel() + 20 * len(h) * self.near)
         start, end, distance = edges(h, self.near)
         density = x.index_add(0, start, (-distance).exp() * x[end])
         density[top(x, min(int(self.cut * len(x)), len(x) - k), self.rng)] = float("-inf")

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import normalize
 
-from dpbench.greedy import guard, neighbours
+from dpbench.greedy import guard, neighbours, neighbours_cost
 from dpbench.method import Proxy, Selection, param, top
 from dpbench.scores import SubsetMethod
 
@@ -32,7 +32,7 @@ class InfoMax(SubsetMethod):
         h = normalize(self.seen["embedding"][members])
         information = self.seen["error_norm"][members].nan_to_num(0.0, 0.0, 0.0)
         n = len(members)
-        guard("infomax", n * n * h.shape[1], 3 * h.numel() + 4 * n * self.near)
+        guard("infomax", neighbours_cost(*h.shape), 3 * h.numel() + 4 * n * self.near)
         _, which = neighbours(h, self.near)
         similar = (h[:, None] * h[which]).sum(2)
         x = torch.full((n,), k / n)

@@ -188,6 +188,32 @@ def test_neighbours(monkeypatch):
     assert blocks.neighbours(x[:3], 9)[1].shape == (3, 2)
 
 
+def test_neighbours_of_many_samples_by_faiss(monkeypatch):
+    pytest.importorskip("faiss")
+    x = torch.cat([points(100, 8, seed=c) + 3 * points(1, 8, seed=100 + c) for c in range(20)])
+    x[7] = x[3]
+    exact = blocks.neighbours(x, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "EXACT", 1000)
+        near, which = blocks.neighbours(x, 5)
+        many = blocks.neighbours(x, 1500)
+    assert not (which == torch.arange(2000)[:, None]).any(), "no sample is its own neighbour"
+    torch.testing.assert_close(near, (x[:, None] - x[which]).norm(dim=2), atol=1e-3, rtol=1e-4)
+    assert which[3, 0] == 7
+    recall = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(which.tolist(), exact[1].tolist(), strict=True)])
+    assert recall > 0.95
+    assert not torch.equal(which, exact[1]), "the exact search has not run"
+    torch.testing.assert_close(many[0], blocks.neighbours(x, 1500)[0], atol=1e-2, rtol=1e-4)
+
+
+def test_without_faiss_neighbours_are_exact(monkeypatch):
+    x = points(300, 4)
+    exact = blocks.neighbours(x, 5)
+    monkeypatch.setattr(blocks, "EXACT", 100)
+    monkeypatch.setattr(blocks, "find_spec", lambda name: None)
+    assert torch.equal(blocks.neighbours(x, 5)[1], exact[1])
+
+
 def test_k_means_is_a_fixed_point_and_finds_separate_clusters():
     x = torch.cat([points(20, 2) + 100 * c for c in range(3)])
     best = np.inf
