@@ -178,6 +178,13 @@ def plug_in(source: Path) -> str:
     return name
 
 
+def searched(name: str) -> list[dataclasses.Field[Any]]:
+    """The parameters of a method that declare what may be searched: choices, or a range with both ends."""
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(method_class(name))  # type: ignore[arg-type]
+    ranges = {field.name: [field.metadata.get(key) for key in ("low", "high", "choices")] for field in fields}
+    return [f for f in fields if ranges[f.name][2] is not None or None not in ranges[f.name][:2]]
+
+
 def source_digest(kind: str, name: str) -> str:
     """Hash the source of a method or dataset, with the building blocks it imports: changed code is another run."""
     cls = (method_class if kind == "methods" else dataset_class)(name)

@@ -174,12 +174,11 @@ def accuracy_against_cost(part: Part) -> Figure:
     ax.step(x, [*y, *y[-1:]], where="post", color="0.7", lw=1, zorder=0)
     ax.set_xlim(right=x[-1])
     ax.plot([], [], color="0.7", lw=1, label="Pareto front")
-    at_cost = pd.DataFrame(
-        [r["spec"] | r["metrics"] for r in part.board.controls.values() if r["status"] == "FINISHED"]
-    )
-    if len(at_cost):
-        here = at_cost[(at_cost["dataset"] == part.dataset) & (at_cost["model"] == part.model)]
-        means = 100 * here.groupby("keep")["accuracy"].mean()
+    finished = [r for r in part.board.controls.values() if r["status"] == "FINISHED"]
+    here = [r for r in finished if (r["spec"]["dataset"], r["spec"]["model"]) == (part.dataset, part.model)]
+    if here:
+        at_cost = pd.DataFrame([r["spec"] | r["metrics"] for r in here])
+        means = 100 * at_cost.groupby("keep")["accuracy"].mean()
         ax.plot(means.index, means, "x", color=CONTROLS["uniform_epoch"], ms=5, label="random at a realised cost")
     _legend(figure)
     return figure

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TypeAlias
 
 import numpy as np
@@ -26,8 +25,7 @@ Kernel: TypeAlias = Callable[..., Tensor]  # indices i (b,), j (m,) or all by de
 AHEAD = 64  # rows of a kernel computed at once for the likely next picks
 KEPT = 256  # entries of a kernel's row that are few enough to be kept
 BLOCK = 2**21  # entries of a kernel computed at once, if that is not too few rows for BLAS to be fast
-EXACT = 100_000  # samples up to which neighbours are always exact
-PROBED = 8  # one in so many cells is searched for neighbours above that
+PROBED = 8  # one in so many cells is searched for approximate neighbours
 SPEED = 2.5e10  # a core's multiply-adds per second in products of matrices; where one is a vector it takes FLAT times
 FLAT = 4
 
@@ -261,6 +259,12 @@ def facility_location_cost(n: int, width: int) -> tuple[float, float]:
     return passes * n * n * width, 3 * n * width + 2 * n * KEPT + 5 * max(2 * AHEAD * n, BLOCK)
 
 
+def stochastic_facility_location_cost(n: int, width: int, k: int, epsilon: float) -> float:
+    """Multiply-adds that stochastic greedy takes, for `guard`: at large keep its blocks are too flat for BLAS."""
+    rows = math.ceil(n / k * math.log(1 / epsilon)) + 1
+    return (FLAT if rows < 8 else 1) * k * rows * n * width
+
+
 def covering(kernel: Kernel, picks: Tensor, n: int) -> Tensor:
     """For each of n samples the position in `picks` (k,) of the one that is most similar; a pick has its own. (n,)"""
     owner = torch.cat([kernel(j, picks).argmax(1) for j in blocks(torch.arange(n), len(picks))])
@@ -343,15 +347,15 @@ def non_negative(matrix: Tensor, along: Tensor, start: Tensor) -> Tensor:
 # --- neighbours and clusters -----------------------------------------------------------------------------------------
 
 
-def neighbours(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def neighbours(x: Tensor, count: int, approximate: bool = False) -> tuple[Tensor, Tensor]:
     """The `count` nearest others of each x_i by Euclidean distance: distances and indices (n, count).
 
-    Above EXACT samples they are found by faiss, where it is installed, and a few are missed.
+    If `approximate` they are found by faiss in a fraction of the time, and a few are missed.
     """
     n, distance = len(x), euclidean(x)
     count = min(count, n - 1)
     near, which = x.new_full((n, count), float("inf")), torch.full((n, count), -1)
-    if approximate(n):
+    if approximate:
         near, which = _inverted_file(x, count)
     for part in blocks((which < 0).any(1).nonzero().squeeze(1), n):
         d = distance(part)
@@ -361,20 +365,18 @@ def neighbours(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return near, which
 
 
-def approximate(n: int) -> bool:
-    """Whether the neighbours of n samples are left to faiss."""
-    return n > EXACT and find_spec("faiss") is not None
-
-
-def neighbours_cost(n: int, width: int) -> float:
-    """Multiply-adds that `neighbours` takes for n samples of `width` features, for `guard`."""
-    return 2 * n * n * width * (1 / PROBED + n**-0.5 * 25 if approximate(n) else 1)
+def neighbours_cost(x: Tensor, approximate: bool = False) -> float:
+    """Multiply-adds that `neighbours` takes, for `guard`."""
+    n = len(x)
+    return 2 * n * x.numel() * (1 / PROBED + 25 * n**-0.5 if approximate else 1)
 
 
 def _inverted_file(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Search the nearest sqrt(n) / PROBED of sqrt(n) cells around centres: `neighbours`, -1 where it found too few."""
-    import faiss
-
+    try:
+        import faiss
+    except ImportError:
+        raise ValueError("approximate=true needs faiss: pip install 'dpbench[faiss]'") from None
     rows, cells = (x - x.mean(0)).float().contiguous().numpy(), max(1, round(len(x) ** 0.5))
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(x.shape[1]), x.shape[1], cells)
     faiss.omp_set_num_threads(torch.get_num_threads())

@@ -63,7 +63,7 @@ def manifest_path(name: str) -> Path:
 
 
 def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
-    """List the grid's cells by hash and return all of them.
+    """List the grid's cells by hash, and return the manifest with all of them.
 
     Cells of earlier commands stay in the grid (methods that were added, other seeds) while the recipe is the same and
     no new cell takes their place, as one with a changed source does.

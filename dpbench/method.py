@@ -200,6 +200,10 @@ class PruningMethod(ABC):
         """How many of `task.epochs` epochs to train."""
         return task.epochs
 
+    def uses(self) -> tuple[str, ...]:
+        """The names of other methods whose code this one runs: a change of theirs makes another run of it."""
+        return ()
+
     @classmethod
     def picks(cls) -> bool:
         """Whether this is a batch-level method, one that overrides `pick`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,12 +96,30 @@ def requests(spec: RunSpec) -> list[Request]:
 
 def record(wanted: list[Request], data: Data, device: torch.device) -> None:
     """Make the record that serves all of `wanted`, requests of one training, unless it is there."""
-    folder = wanted[0].folder
+    with _locked(wanted[0].folder):
+        _make(wanted, data, device)
+
+
+def obtain(request: Request, data: Data, device: torch.device, ledger: Ledger) -> list[Signals]:
+    """Record what is missing, book the cost, and return what was recorded, epoch by epoch, memory-mapped.
+
+    All files are open by then: removing the record does no harm any more.
+    """
+    with _locked(request.folder):
+        _make([request], data, device)
+        book(request, len(data.train), ledger)
+        return list(replay(request))
+
+
+def _locked(folder: Path) -> FileLock:
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        if any(request.missing() for request in wanted):
-            store.write_json(folder / "training.json", wanted[0].training)
-            _train(wanted, data, device)
+    return FileLock(folder / "lock")
+
+
+def _make(wanted: list[Request], data: Data, device: torch.device) -> None:
+    if any(request.missing() for request in wanted):
+        store.write_json(wanted[0].folder / "training.json", wanted[0].training)
+        _train(wanted, data, device)
 
 
 def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
@@ -175,26 +192,35 @@ def records() -> list[Record]:
     """Every record under $DPBENCH_HOME, the largest first."""
     found = []
     for folder in (store.home() / "proxy").glob("*/"):
-        files = [path for path in folder.iterdir() if path.name != "lock"]
-        names = {path.stem.split("-", 2)[2] for path in files if path.suffix == ".npy" and path.name[0] != "."}
-        found.append(
-            Record(
-                folder=folder,
-                training=store.read_json(folder / "training.json") or {},
-                epochs=sum(path.name.startswith("cost-") for path in files),
-                signals=tuple(sorted(names)),
-                size=sum(path.stat().st_size for path in files),
+        sizes = {path.name: size for path in folder.glob("[!.]*.*") if (size := _size(path))}
+        if sizes:
+            found.append(
+                Record(
+                    folder=folder,
+                    training=store.read_json(folder / "training.json") or {},
+                    epochs=sum(name.startswith("cost-") for name in sizes),
+                    signals=tuple(sorted({name[:-4].split("-", 2)[2] for name in sizes if name.endswith(".npy")})),
+                    size=sum(sizes.values()),
+                )
             )
-        )
     return sorted(found, key=lambda record: (-record.size, record.folder.name))
 
 
-def remove(record: Record) -> bool:
-    """Remove a record, unless a process is making it; whether it is gone. A run that needs it makes it again."""
-    lock = FileLock(record.folder / "lock", timeout=0)
+def _size(path: Path) -> int:
+    """A file's size in bytes, 0 if another process has removed it."""
     try:
-        with lock:
-            shutil.rmtree(record.folder)
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def remove(record: Record) -> bool:
+    """Remove a record, unless a process is making or opening it; whether it is gone. Who needs it makes it again."""
+    try:
+        with FileLock(record.folder / "lock", timeout=0):
+            for path in record.folder.iterdir():
+                if path.name != "lock":  # others may wait for it
+                    path.unlink()
     except Timeout:
         return False
     return True

@@ -25,7 +25,7 @@ from dpbench.ledger import Ledger
 from dpbench.method import PruningMethod, Selection, Signals, Task, sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import Selector, batches, call, check_selection, join, mask, order
-from dpbench.signals import check_names
+from dpbench.signals import MEMBER, check_names
 from dpbench.spec import RunSpec
 from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
 
@@ -101,11 +101,12 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     with ledger.time("select"):
         call(method, "setup", method.setup, task, generator(spec.seed, "method"))
     check_names(method.needs)
+    if MEMBER in method.needs and (method.proxy is None or method.proxy.at == "steps"):
+        raise UsageError(f"the signal {MEMBER!r} is of a proxy with at='end' or at='epochs'")
     for request in proxy.requests(spec):
-        proxy.record([request], data, device)
-        proxy.book(request, n, ledger)
+        passes = proxy.obtain(request, data, device, ledger)
         with ledger.time("observe"):
-            for signals in proxy.replay(request):
+            for signals in passes:
                 call(method, "observe", method.observe, signals)
     return method
 
@@ -231,7 +232,7 @@ class _Run:
                 (lambda rows, values: self._pick(rows, values, epoch, rng)) if method.picks() else None,
                 (lambda passed: self._observe([passed], epoch)) if method.online else None,
             )
-        if selection.refresh is not None and len(selection.refresh):
+        if self.needs and selection.refresh is not None and len(selection.refresh):
             with ledger.time("train", device):
                 done.passed += measure_all(self.learner, self.loader, selection.refresh, self.needs)
             done.forward += len(selection.refresh)

@@ -89,12 +89,15 @@ class RunSpec(_Model):
 
     @property
     def hash(self) -> str:
-        """The content hash: all fields and the source of the method and of the dataset."""
+        """The content hash: all fields and the source of the method, of those it uses, and of the dataset."""
         content = self.model_dump() | {
             "protocol": PROTOCOL,
             "method_source": catalog.source_digest("methods", catalog.parse(self.method)[0]),
             "dataset_source": catalog.source_digest("datasets", catalog.parse(self.dataset)[0]),
         }
+        used = [catalog.parse(catalog.resolve(text))[0] for text in catalog.load_method(self.method).uses()]
+        if used:
+            content["used_sources"] = [catalog.source_digest("methods", name) for name in used]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

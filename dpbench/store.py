@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def read_selections(path: Path) -> Selections:
             positions=torch.from_numpy(arrays["positions"].astype(np.int64)) if "positions" in arrays else None,
             **{name: torch.from_numpy(arrays[name]) for name in ("weights", "scores") if name in arrays},
         )
-    except (KeyError, AttributeError, TypeError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is not a file of selections: {type(error).__name__}: {error}") from None
     if str(arrays.get("hash", found.digest)) != found.digest:
         raise ValueError(f"{path}: its content does not have the hash that it names; it was changed or damaged")

@@ -8,7 +8,6 @@ cells of a trial are runs like any other: a trial that was cut off is repeated, 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -149,11 +148,11 @@ class Plan:
 def declared(name: str) -> Space:
     """The ranges that a method's parameters declare; one without a range, or with an open end, keeps its default."""
     found: Space = {}
-    for field in dataclasses.fields(catalog.method_class(name)):  # type: ignore[arg-type]
-        low, high, choices = (field.metadata.get(key) for key in ("low", "high", "choices"))
+    for field in catalog.searched(name):
+        low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
         if choices is not None:
             found[field.name] = CategoricalDistribution(choices)
-        elif low is not None and high is not None:
+        else:
             whole = isinstance(low if field.default is None else field.default, int)
             kind = IntDistribution if whole else FloatDistribution
             found[field.name] = kind(low, high, log=field.metadata["log"])

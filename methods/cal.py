@@ -12,10 +12,12 @@ class CAL(ScoreMethod):
     """Mean of KL(p_j || p_i) over the `near` nearest neighbours j of i in the embedding; keep the k largest.
 
     That the paper keeps the largest, and its direction of KL, are assumed. DeepCore keeps the *smallest* of
-    (KL(p_i || p_j) + KL(p_j || p_i)) / 2, the least contrastive. With `balanced` neighbours are of one class.
+    (KL(p_i || p_j) + KL(p_j || p_i)) / 2, the least contrastive. With `balanced` neighbours are of one class;
+    `approximate` leaves finding them to faiss.
     """
 
     near: int = param(10, low=1, high=100)
+    approximate: bool = param(False)
     deepcore_compatible: bool = param(False)
     proxy_epochs: int = param(30, low=1, high=200)
 
@@ -31,8 +33,12 @@ class CAL(ScoreMethod):
         self.score = torch.zeros(self.task.n, dtype=torch.float64)
         for members, _ in groups(self.task, self.balanced):
             h, log_p = seen["embedding"][members], seen["logits"][members].double().log_softmax(1)
-            guard("cal", neighbours_cost(*h.shape), 3 * h.numel() + 4 * len(h) * self.near * log_p.shape[1])
-            _, which = neighbours(h, self.near)
+            guard(
+                "cal",
+                neighbours_cost(h, self.approximate),
+                3 * h.numel() + 4 * len(h) * self.near * log_p.shape[1],
+            )
+            _, which = neighbours(h, self.near, self.approximate)
             difference = log_p[which] - log_p[:, None]
             kl = (log_p[which].exp() * difference).sum(2)
             if self.deepcore_compatible:

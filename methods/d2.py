@@ -12,10 +12,12 @@ class D2(SubsetMethod):
 
     i and j are neighbours if either is among the other's `near` nearest embeddings, at distance d_ij.
     Forward: x_i <- x_i + sum_j e^{-d_ij} x_j. Reverse, after picking i: x_j <- x_j - e^{-gamma d_ij} x_i.
-    The share `cut` of largest difficulty is left out first, as far as k allows. The difficulty is ||p - y||_2.
+    The share `cut` of largest difficulty is left out first, as far as k allows. The difficulty is ||p - y||_2. The d_ij
+    are of the `near` nearest neighbours; `approximate` leaves finding them to faiss.
     """
 
     near: int = param(5, low=1, high=50)
+    approximate: bool = param(False)
     gamma: float = param(0.1, low=0.0, high=2.0)
     cut: float = param(0.0, low=0.0, high=0.5)
     proxy_epochs: int = param(30, low=1, high=200)
@@ -30,16 +32,16 @@ class D2(SubsetMethod):
 
     def among(self, members: torch.Tensor, k: int) -> Selection:
         h, x = self.seen["embedding"][members], finite(self.seen["error_norm"][members]).double()
-        guard("d2", 1.5 * neighbours_cost(*h.shape), 3 * h.numel() + 20 * len(h) * self.near)
-        start, end, distance = edges(h, self.near)
+        guard("d2", 1.5 * neighbours_cost(h, self.approximate), 3 * h.numel() + 20 * len(h) * self.near)
+        start, end, distance = edges(h, self.near, self.approximate)
         density = x.index_add(0, start, (-distance).exp() * x[end])
         density[top(x, min(int(self.cut * len(x)), len(x) - k), self.rng)] = float("-inf")
         return Selection(reverse(density, start, end, (-self.gamma * distance).exp(), k))
 
 
-def edges(h: torch.Tensor, near: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def edges(h: torch.Tensor, near: int, approximate: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The symmetric neighbour graph: starts, sorted, ends and distances of its edges, each in both directions."""
-    distance, which = neighbours(h.double(), near)
+    distance, which = neighbours(h.double(), near, approximate)
     here = torch.arange(len(h))[:, None].expand_as(which)
     start, end = torch.cat([here, which]).flatten(), torch.cat([which, here]).flatten()
     key, slot = (start * len(h) + end).unique(return_inverse=True)

@@ -1,6 +1,5 @@
 """Facility location: every sample should have a similar one among those that are kept."""
 
-import math
 import warnings
 
 import torch
@@ -12,6 +11,7 @@ from dpbench.greedy import (
     guard,
     similarity,
     stochastic_facility_location,
+    stochastic_facility_location_cost,
     total_similarity,
 )
 from dpbench.method import Proxy, Selection, param
@@ -25,7 +25,7 @@ class FacilityLocation(SubsetMethod):
 
     The cosine is between the gradients in the last layer, as in DeepCore, or with `on="embedding"` the embeddings.
     What greedy selection is predicted to take too long for (DPBENCH_SELECT_HOURS) is left, with a warning, to
-    stochastic greedy with epsilon = 0.1, which is a few times faster.
+    stochastic greedy with epsilon = 0.1 if that is faster, as it is for small keep.
     """
 
     on: str = param("gradient", choices=("gradient", "embedding"))
@@ -48,7 +48,10 @@ class FacilityLocation(SubsetMethod):
             guard("facility_location", products, floats)
         except TimeoutError as reason:
             lazier = True
-            guard("facility_location", -math.log(EPSILON) * n * n * width, floats)
+            less = stochastic_facility_location_cost(n, width, k, EPSILON)
+            if less > products:
+                raise
+            guard("facility_location by stochastic greedy", less, floats)
             warnings.warn(
                 f"{reason}. So it falls back to stochastic greedy, whose expected value is at least "
                 f"1 - 1/e - {EPSILON} of the best, where greedy's is 1 - 1/e",

@@ -13,10 +13,12 @@ class InfoMax(SubsetMethod):
 
     I is ||p - y||_2 and K the cosine similarity of the embeddings among the `near` nearest neighbours. The solver is
     assumed: `rounds` times X <- min(1, k softmax(I - 2 alpha K X)). The paper also partitions large data sets.
+    `approximate` leaves finding the neighbours to faiss.
     """
 
     alpha: float = param(0.3, low=0.0, high=10.0)
     near: int = param(5, low=1, high=50)
+    approximate: bool = param(False)
     rounds: int = param(20, low=1, high=100)
     proxy_epochs: int = param(30, low=1, high=200)
 
@@ -32,8 +34,8 @@ class InfoMax(SubsetMethod):
         h = normalize(self.seen["embedding"][members])
         information = self.seen["error_norm"][members].nan_to_num(0.0, 0.0, 0.0)
         n = len(members)
-        guard("infomax", neighbours_cost(*h.shape), 3 * h.numel() + 4 * n * self.near)
-        _, which = neighbours(h, self.near)
+        guard("infomax", neighbours_cost(h, self.approximate), 3 * h.numel() + 4 * n * self.near)
+        _, which = neighbours(h, self.near, self.approximate)
         similar = (h[:, None] * h[which]).sum(2)
         x = torch.full((n,), k / n)
         for _ in range(self.rounds):

@@ -46,6 +46,9 @@ class Score(Static):
     def proxy(self) -> Proxy | None:
         return scorer(self.by).proxy
 
+    def uses(self) -> tuple[str, ...]:
+        return (self.by,)
+
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
         self.ease, self.passes = torch.zeros(task.n), 0

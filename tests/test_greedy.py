@@ -1,5 +1,7 @@
 """The building blocks of subset selection, each against the direct computation with whole matrices."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -188,15 +190,13 @@ def test_neighbours(monkeypatch):
     assert blocks.neighbours(x[:3], 9)[1].shape == (3, 2)
 
 
-def test_neighbours_of_many_samples_by_faiss(monkeypatch):
+def test_approximate_neighbours():
     pytest.importorskip("faiss")
     x = torch.cat([points(100, 8, seed=c) + 3 * points(1, 8, seed=100 + c) for c in range(20)])
     x[7] = x[3]
     exact = blocks.neighbours(x, 5)
-    with monkeypatch.context() as patch:
-        patch.setattr(blocks, "EXACT", 1000)
-        near, which = blocks.neighbours(x, 5)
-        many = blocks.neighbours(x, 1500)
+    near, which = blocks.neighbours(x, 5, approximate=True)
+    many = blocks.neighbours(x, 1500, approximate=True)
     assert not (which == torch.arange(2000)[:, None]).any(), "no sample is its own neighbour"
     torch.testing.assert_close(near, (x[:, None] - x[which]).norm(dim=2), atol=1e-3, rtol=1e-4)
     assert which[3, 0] == 7
@@ -206,12 +206,10 @@ def test_neighbours_of_many_samples_by_faiss(monkeypatch):
     torch.testing.assert_close(many[0], blocks.neighbours(x, 1500)[0], atol=1e-2, rtol=1e-4)
 
 
-def test_without_faiss_neighbours_are_exact(monkeypatch):
-    x = points(300, 4)
-    exact = blocks.neighbours(x, 5)
-    monkeypatch.setattr(blocks, "EXACT", 100)
-    monkeypatch.setattr(blocks, "find_spec", lambda name: None)
-    assert torch.equal(blocks.neighbours(x, 5)[1], exact[1])
+def test_without_faiss_approximate_neighbours_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ValueError, match="approximate=true needs faiss: pip install"):
+        blocks.neighbours(points(30, 4), 5, approximate=True)
 
 
 def test_k_means_is_a_fixed_point_and_finds_separate_clusters():

@@ -102,21 +102,35 @@ def test_another_cost_points_to_its_control(controls: dict[float, list[float]], 
     [
         ({}, {}),
         ({"orderdp": 30, "infobatch": 30}, {}),
-        ({"orderdp": 30}, {"orderdp": "30 trials, others' by 0 to 30", "infobatch": "0 trials, others' by 0 to 30"}),
+        (
+            {"orderdp": 30},
+            {"orderdp": "30 trials; in this grid", "infobatch": "0 trials; in this grid that goes from 0 to 30."},
+        ),
         (
             {"orderdp": 9, "infobatch": 5},
-            {"orderdp": "9 trials, others' by 5 to 9", "infobatch": "5 trials, others' by 5"},
+            {"orderdp": "9 trials; in this grid that goes from 5 to 9.", "infobatch": "5 trials;"},
         ),
     ],
 )
 def test_unequal_tuning(tuned: dict[str, int], marked: dict[str, str]) -> None:
-    board = make(CONTROLS | {(method, 0.5): around(0.9) for method in ("orderdp", "infobatch", "without")})
+    methods = ("orderdp", "infobatch", "without", "subset[id=x-1]")
+    board = make(CONTROLS | {(method, 0.5): around(0.9) for method in methods})
     for result in board.results.values():
         has = {"uniform": {"balanced": False}, "orderdp": {"explore": 0.8}, "infobatch": {"delta": 0.8}}
+        has["subset[id=x-1]"] = {"id": "x-1"}  # nothing to tune
         result["hyperparameters"] = has.get(result["spec"]["method"], {})
     found = replace(board, grid=board.grid.model_copy(update={"tuned": tuned})).findings
+    found = [f for f in found if f.badge != "chosen elsewhere"]
     assert {f.badge for f in found} == ({"unequal tuning"} if marked else set())
     assert {f.row[2] for f in found if f.row} == marked.keys()
     for f in found:
         assert f.row is not None
         assert f.text.startswith(f"Its parameters were chosen by {marked[f.row[2]]}")
+
+
+def test_another_budget_makes_costs_equal_by_itself() -> None:
+    board = make(CONTROLS | {("orderdp", 0.5): around(0.9)}, {"orderdp": costing(0.7)})
+    assert [f.badge for f in board.findings] == ["other cost"]
+    for result in board.results.values():
+        result["spec"]["budget"]["unit"] = "samples"
+    assert replace(board).findings == []

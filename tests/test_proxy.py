@@ -218,7 +218,7 @@ def test_a_crash_leaves_no_half_file_and_is_made_good(home: Path, spec: Spec, mo
 
 
 def test_kill_9_leaves_a_usable_record(home: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = spec("aum[proxy_epochs=50]", epochs=50)
+    wanted = spec("aum[proxy_epochs=150]", epochs=150)
     [request] = proxy.requests(wanted)
     code = (
         "import sys; from dpbench import proxy, runner; from dpbench.spec import RunSpec; import torch\n"

@@ -596,6 +596,8 @@ def test_the_schedule_runs_over_what_is_really_trained(spec: Spec, trained: Call
         ("made:All[signal=los]", "unknown signal 'los'; known: loss, prob_y"),
         ("made:Replayed[at=steps,data=holdout]", "ValueError: a proxy that trains on other samples has not all"),
         ("made:Replayed[share=0.5,data=holdout]", "ValueError: a proxy on holdout data trains on all of it"),
+        ("made:Replayed[at=steps,signal=member]", "the signal 'member' is of a proxy with at='end' or at='epochs'"),
+        ("made:All[signal=member]", "the signal 'member' is of a proxy"),
         ("made:Replayed[share=0.0]", "ValueError: a proxy on the share 0.0 of the samples"),
     ],
 )

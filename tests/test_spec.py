@@ -75,6 +75,15 @@ def test_sources_and_protocol_are_in_the_hash(spec: Spec, monkeypatch: pytest.Mo
     assert spec().hash != before
 
 
+def test_the_source_of_a_used_method_is_in_the_hash(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [spec(f"score[by={name}]").hash for name in ("el2n", "aum")]
+    digest = catalog.source_digest
+    monkeypatch.setattr(catalog, "source_digest", lambda kind, name: digest(kind, name) + "x" * (name == "el2n"))
+    after = [spec(f"score[by={name}]").hash for name in ("el2n", "aum")]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
 def test_the_hash_is_the_same_in_another_process(spec: Spec) -> None:
     found = spec("orderdp")
     code = f"from dpbench.spec import RunSpec; print(RunSpec.model_validate({found.model_dump()!r}).hash)"
