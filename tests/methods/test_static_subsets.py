@@ -322,3 +322,5 @@ def test_facility_location_falls_back_to_stochastic_greedy(synthetic, answer, mo
     s = cosine(gradients(synthetic))
     value = [float(s[rows].amax(0).sum()) for rows in (exact, lazier)]
     assert 0.9 * value[0] < value[1] < value[0]
+    with pytest.raises(TimeoutError, match="facility_location would take"):  # here it is no faster
+        answer("facility_location", synthetic, 0.7)
