@@ -91,15 +91,16 @@ def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFra
 
 
 def statements(runs: pd.DataFrame, rng: np.random.Generator, draws: int = 20_000) -> list[Statement]:
-    """Test every dataset, model and keep, once with and once without s = q. Only seeds that all have are used."""
+    """Test every dataset, model and keep, without s = q and, where it was run, with it. Only shared seeds are used."""
     if runs.empty:
         raise UsageError(f"no finished runs of {METHOD}[explore=...] with explore at or above keep")
     found = []
     for (dataset, model, cell), group in runs.groupby(CELL):
         keep = float(cell)  # type: ignore[arg-type]
         wide: pd.DataFrame = group.pivot(index="seed", columns="explore", values="accuracy").dropna()
-        for uniform in (True, False):
-            scores = wide if uniform else wide.iloc[:, wide.columns.to_numpy(float) > keep]
+        above = wide.columns.to_numpy(float) > keep
+        for uniform in (False,) if above.all() else (True, False):
+            scores = wide if uniform else wide.iloc[:, above]
             if scores.shape[1] < 3 or len(scores) < MIN_SEEDS:
                 continue
             means = scores.to_numpy().mean(0)
