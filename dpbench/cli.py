@@ -229,8 +229,7 @@ def subset(
     from dpbench import runner, store, subsets
     from dpbench.spec import RunSpec, canonical, load_grid
 
-    if not 0 < keep <= 1:
-        raise UsageError(f"--keep {keep:g} is outside (0, 1]; it is the share of the samples that is kept")
+    _check_keep(keep)
     if output.suffix != ".npz":
         raise UsageError(f"--output {output}: the name ends in .npz")
     _single_threaded(1)
@@ -394,7 +393,7 @@ def tune(
     ] = None,
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, in (0, 1].")] = 0.3,
     trials: Annotated[
-        int, typer.Option("--trials", help="Complete trials of a study, earlier commands included.")
+        int, typer.Option("--trials", help="Trials of a study that are not pruned, earlier commands included.")
     ] = 30,
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds of a trial, from 1000 on.")] = 3,
     param: Annotated[list[str] | None, typer.Option("--param", help="Search only these parameters.")] = None,
@@ -421,7 +420,7 @@ def tune(
     Trials see the validation samples only, with seeds that no grid uses; for OrderDP they are the decompositions of one
     prune ratio, explore in [keep, 1]. Several machines share a study through a database:
 
-    Trials count when they are complete: pruned ones come on top, at most two for each.
+    Pruned trials do not count: they come on top, at most two for each.
 
     - `dpbench tune orderdp --dataset digits --keep 0.3 --trials 30`
     - `dpbench tune my_method.py --param start --trials 20`
@@ -604,8 +603,7 @@ def _grid(
     ].startswith("."):
         raise UsageError(f"--name {changes['name']!r}: letters, digits, '-', '_' and '.' only")
     for share in changes["keep"]:
-        if not 0 < share <= 1:
-            raise UsageError(f"--keep {share:g} is outside (0, 1]; it is the share of the samples that is kept")
+        _check_keep(share)
     if changes["seeds"] < 1:
         raise UsageError(f"--seeds {changes['seeds']}: at least 1 is needed")
     for text in changes["datasets"]:
@@ -613,6 +611,11 @@ def _grid(
     for text in changes["models"]:
         catalog.check_model(text)
     return Grid.model_validate(base.model_dump() | changes)
+
+
+def _check_keep(share: float) -> None:
+    if not 0 < share <= 1:
+        raise UsageError(f"--keep {share:g} is outside (0, 1]; it is the share of the samples that is kept")
 
 
 def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | None) -> dict[str, float]:

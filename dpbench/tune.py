@@ -1,6 +1,7 @@
 """Tune the hyper-parameters that a method declares, by Optuna: equal trials, validation accuracy, seeds of its own.
 
-A study's number of trials is that of its complete ones. Pruned trials come on top, at most TRIES - 1 for each.
+A study's number of trials is that of those that ended, complete or failed. Pruned ones come on top, at most TRIES - 1
+for each.
 
 A study's folder, $DPBENCH_HOME/tune/STUDY/, holds its journal, its figures and the grid of its best configuration. The
 cells of a trial are runs like any other: a trial that was cut off is repeated, and its finished runs are read again.
