@@ -24,6 +24,7 @@ Kernel: TypeAlias = Callable[..., Tensor]  # indices i (b,), j (m,) or all by de
 
 AHEAD = 64  # rows of a kernel computed at once for the likely next picks
 KEPT = 256  # entries of a kernel's row that are few enough to be kept
+CACHED = 16  # rows of a block that are worked on together, so that they stay in the cache
 BLOCK = 2**21  # entries of a kernel computed at once, if that is not too few rows for BLAS to be fast
 PROBED = 8  # one in so many cells is searched for approximate neighbours
 SPEED = 2.5e10  # a core's multiply-adds per second in products of matrices; where one is a vector it takes FLAT times
@@ -55,7 +56,7 @@ def guard(what: str, products: float, floats: float) -> None:
 
 @dataclass(frozen=True)
 class Factored:
-    """n matrices g_i = e_i (x) f_i, held as `e` (n, C) and `f` (n, D). A single column e is all ones."""
+    """n matrices g_i = e_i (x) f_i, held as `e` (n, C) and `f` (n, D)."""
 
     e: Tensor
     f: Tensor
@@ -71,8 +72,11 @@ class Factored:
 
     def products(self, i: Tensor, j: Tensor | slice = EVERY) -> Tensor:
         """<g_i, g_j>: (b, m)."""
-        inner = (self.f[j] @ self.f[i].T).T  # in this order BLAS is fast for few rows too
-        return inner if self.e.shape[1] == 1 else inner * (self.e[j] @ self.e[i].T).T
+        few = len(i) < 32  # for these BLAS is fast in this order
+        inner = (self.f[j] @ self.f[i].T).T if few else self.f[i] @ self.f[j].T
+        if self.e.shape[1] == 1:
+            return inner.mul_(self.e[i]).mul_(self.e[j].T)
+        return inner.mul_((self.e[j] @ self.e[i].T).T)
 
     def dot(self, matrix: Tensor) -> Tensor:
         """<g_i, matrix> for all i: (n,)."""
@@ -133,8 +137,7 @@ def euclidean(x: Tensor) -> Kernel:
 
 def unit(g: Factored) -> Factored:
     """g_i / ||g_i||."""
-    length = g.squares().clamp(min=1e-30).sqrt()[:, None]
-    return Factored(g.e, g.f / length) if g.e.shape[1] == 1 else Factored(g.e / length, g.f)
+    return Factored(g.e / g.squares().clamp(min=1e-30).sqrt()[:, None], g.f)
 
 
 def similarity(g: Factored) -> Kernel:
@@ -168,7 +171,7 @@ def directions(on: str, embedding: Tensor, logits: Tensor, labels: Tensor) -> Fa
 
 def blocks(rows: Tensor, n: int) -> tuple[Tensor, ...]:
     """Split row numbers so that a block of rows of n entries is neither too large nor too flat for BLAS."""
-    return rows.split(max(2 * AHEAD, BLOCK // n))
+    return rows.split(max(4 * AHEAD, BLOCK // n))
 
 
 def greedy(
@@ -224,27 +227,38 @@ def facility_location(kernel: Kernel, total: Tensor, k: int) -> Tensor:
     which, value = torch.zeros(n, width, dtype=torch.int32), covered.new_zeros(n, width)
     kept = torch.zeros(n, dtype=torch.bool)
 
+    def lose(gains: Tensor, block: Tensor, before: Tensor) -> None:
+        rows = kernel(block)
+        for part in torch.arange(len(block)).split(CACHED):
+            j, s, was = block[part], rows[part], before[part, None]
+            gone = torch.minimum((s - was).clamp_(min=0.0), covered[j, None] - was)
+            gains -= gone.sum(0)  # few at a time, into float64
+            keep(j, s)
+
+    def keep(j: Tensor, s: Tensor) -> None:
+        above = s.numpy() > covered[j, None].numpy()  # NumPy compares and counts several times faster
+        count = torch.tensor([np.count_nonzero(row) for row in above], dtype=torch.int64)
+        few = (count <= width).nonzero().squeeze(1)
+        j, count = j[few], count[few]
+        r = torch.arange(len(j)).repeat_interleave(count)
+        i = torch.from_numpy(np.flatnonzero(above[few.numpy()])) - n * r
+        place = torch.arange(len(r)) - (count.cumsum(0) - count)[r]
+        which[j[r], place], value[j[r], place] = i.int(), s[few[r], i]
+        kept[j] = True
+
+    def lose_kept(gains: Tensor, j: Tensor, before: Tensor) -> None:
+        s = value[j]
+        gone = (s - before[:, None]).clamp_(min=0.0) - (s - covered[j, None]).clamp_(min=0.0)
+        gains.index_add_(0, which[j].flatten(), gone.flatten().double(), alpha=-1)
+
     def cover(gains: Tensor, row: Tensor) -> Tensor:
         better = (row > covered).nonzero().squeeze(1)
         old, covered[better] = covered[better], row[better]
         known = kept[better]
         for j, before in zip(blocks(better[~known], n), blocks(old[~known], n), strict=True):
-            s, now = kernel(j), covered[j]
-            left = (s - now[:, None]).clamp_(min=0.0)
-            for part in s.sub_(before[:, None]).clamp_(min=0.0).sub_(left).split(16):
-                gains -= part.sum(0)  # few at a time, into float64
-            count = torch.sign(left, out=s).sum(1).long()
-            few = count <= width
-            left[~few] = 0.0
-            r, i = left.nonzero().T
-            count *= few
-            place = torch.arange(len(r)) - (count.cumsum(0) - count)[r]
-            which[j[r], place], value[j[r], place] = i.int(), now[r] + left[r, i]
-            kept[j[few]] = True
+            lose(gains, j, before)
         for j, before in zip(better[known].split(1024), old[known].split(1024), strict=True):
-            s = value[j]
-            gone = (s - before[:, None]).clamp_(min=0.0) - (s - covered[j, None]).clamp_(min=0.0)
-            gains.index_add_(0, which[j].flatten(), gone.flatten().double(), alpha=-1)
+            lose_kept(gains, j, before)
         return gains
 
     return greedy(total, kernel, cover, k)
@@ -256,7 +270,7 @@ def facility_location_cost(n: int, width: int) -> tuple[float, float]:
     It computes the kernel 1 + ln(n / KEPT) times where each pick covers a random share of the samples better.
     """
     passes = 1 + math.log(max(1.0, n / KEPT))
-    return passes * n * n * width, 3 * n * width + 2 * n * KEPT + 5 * max(2 * AHEAD * n, BLOCK)
+    return passes * n * n * width, 3 * n * width + 2 * n * KEPT + 3 * max(4 * AHEAD * n, BLOCK)
 
 
 def stochastic_facility_location_cost(n: int, width: int, k: int, epsilon: float) -> float:

@@ -96,15 +96,18 @@ class SubsetMethod(Static):
         self.seen: dict[str, Tensor] = {}
 
     @abstractmethod
-    def among(self, members: Tensor, k: int) -> Selection:
-        """Select k of the samples `members` (m,); indices are positions in `members`."""
+    def among(self, members: Tensor, seen: dict[str, Tensor], k: int) -> Selection:
+        """Select k of the samples `members` (m,), whose signals are `seen` (m, ...); indices are positions there."""
 
     def take(self, seen: Signals) -> None:
         self.seen = seen.values
 
     def choose(self) -> Selection:
-        parts = [(members, self.among(members, share)) for members, share in groups(self.task, self.balanced)]
-        self.seen = {}  # has served: checkpoints stay small
+        seen, self.seen = self.seen, {}  # checkpoints stay small
+        parts = []
+        for members, share in groups(self.task, self.balanced):
+            own = {name: values[members] for name, values in seen.items()} if self.balanced else seen
+            parts.append((members, self.among(members, own, share)))
         indices = torch.cat([members[part.indices] for members, part in parts])
         weights = [part.weights for _, part in parts if part.weights is not None]
         return Selection(indices, mean_one(torch.cat(weights)) if weights else None)

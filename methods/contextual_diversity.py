@@ -20,8 +20,8 @@ class ContextualDiversity(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        logits = self.seen["logits"][members]
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        logits = seen["logits"]
         guard("contextual_diversity", 2 * FLAT * logits.numel() * k, 10 * logits.numel() + 400 * len(logits))
         first = int(torch.randint(len(logits), (1,), generator=self.rng))
         return Selection(k_center(symmetric_kl(logits), len(logits), k, first))

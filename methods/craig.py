@@ -34,8 +34,8 @@ class CRAIG(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h, logits = self.seen["embedding"][members], self.seen["logits"][members]
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h, logits = seen["embedding"], seen["logits"]
         n, width = len(h), h.shape[1] + logits.shape[1]
         guard("craig", *facility_location_cost(n, width))
         g = last_layer(logits, self.labels()[members], h)

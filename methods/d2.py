@@ -30,8 +30,8 @@ class D2(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h, x = self.seen["embedding"][members], finite(self.seen["error_norm"][members]).double()
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h, x = seen["embedding"], finite(seen["error_norm"]).double()
         guard("d2", 1.5 * neighbours_cost(h, self.approximate), 3 * h.numel() + 20 * len(h) * self.near)
         start, end, distance = edges(h, self.near, self.approximate)
         density = x.index_add(0, start, (-distance).exp() * x[end])

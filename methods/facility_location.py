@@ -39,8 +39,8 @@ class FacilityLocation(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h, logits = self.seen["embedding"], self.seen["logits"]
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h, logits = seen["embedding"], seen["logits"]
         n, width = len(members), h.shape[1] + logits.shape[1]
         products, floats = facility_location_cost(n, width)
         lazier = False
@@ -57,7 +57,7 @@ class FacilityLocation(SubsetMethod):
                 f"1 - 1/e - {EPSILON} of the best, where greedy's is 1 - 1/e",
                 stacklevel=2,
             )
-        g = directions(self.on, h[members], logits[members], self.labels()[members])
+        g = directions(self.on, h, logits, self.labels()[members])
         if lazier:
             return Selection(stochastic_facility_location(similarity(g), n, k, EPSILON, self.rng))
         return Selection(facility_location(similarity(g), total_similarity(g), k))

@@ -30,8 +30,8 @@ class Glister(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h, logits, labels = self.seen["embedding"][members], self.seen["logits"][members], self.labels()[members]
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h, logits, labels = seen["embedding"], seen["logits"], self.labels()[members]
         rounds = 1 if self.deepcore_compatible else self.rounds
         guard("glister", 4 * rounds * h.numel() * logits.shape[1], 4 * h.numel() + 6 * logits.numel())
         g = last_layer(logits, labels, h)

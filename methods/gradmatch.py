@@ -28,8 +28,8 @@ class GradMatch(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h, logits = self.seen["embedding"][members], self.seen["logits"][members]
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h, logits = seen["embedding"], seen["logits"]
         flops = FLAT * k * h.numel() * logits.shape[1] + k**2 * (h.shape[1] + logits.shape[1] + k)
         guard("gradmatch", flops, 3 * h.numel() + 4 * k**2)
         g = last_layer(logits, self.labels()[members], h)

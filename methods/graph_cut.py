@@ -25,9 +25,9 @@ class GraphCut(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        width = self.seen["embedding"].shape[1] + self.seen["logits"].shape[1]
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        width = seen["embedding"].shape[1] + seen["logits"].shape[1]
         guard("graph_cut", FLAT * len(members) * k * width, 3 * len(members) * width + 400 * len(members))
-        g = directions(self.on, self.seen["embedding"][members], self.seen["logits"][members], self.labels()[members])
+        g = directions(self.on, seen["embedding"], seen["logits"], self.labels()[members])
         kernel = similarity(g)
         return Selection(greedy(self.lam * total_similarity(g), lambda i: 2 * kernel(i), torch.sub, k))

@@ -24,7 +24,7 @@ class Herding(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h = self.seen["embedding"][members]
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h = seen["embedding"]
         guard("herding", 2 * FLAT * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
         return Selection(herding(h, k, farthest=self.deepcore_compatible))

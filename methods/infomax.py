@@ -30,9 +30,9 @@ class InfoMax(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h = normalize(self.seen["embedding"][members])
-        information = self.seen["error_norm"][members].nan_to_num(0.0, 0.0, 0.0)
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h = normalize(seen["embedding"])
+        information = seen["error_norm"].nan_to_num(0.0, 0.0, 0.0)
         n = len(members)
         guard("infomax", neighbours_cost(h, self.approximate), 3 * h.numel() + 4 * n * self.near)
         _, which = neighbours(h, self.near, self.approximate)

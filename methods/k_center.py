@@ -20,8 +20,8 @@ class KCenter(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h = self.seen["embedding"][members]
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h = seen["embedding"]
         guard("k_center", 2 * len(h) * k * h.shape[1], 3 * h.numel() + 200 * len(h))
         first = int(torch.randint(len(h), (1,), generator=self.rng))
         return Selection(k_center(euclidean(h), len(h), k, first))

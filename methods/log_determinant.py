@@ -26,8 +26,8 @@ class LogDeterminant(SubsetMethod):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
-    def among(self, members: torch.Tensor, k: int) -> Selection:
-        h = self.seen["embedding"][members].double()
+    def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
+        h = seen["embedding"].double()
         n, d = h.shape
         guard("log_determinant", 2 * FLAT * n * k * d + k * d * d, 8 * n * d + 2 * d * d)
         phi = torch.cat([normalize(h), torch.ones(n, 1, dtype=h.dtype)], 1) / 2**0.5

@@ -55,7 +55,7 @@ def shown(name: str, n: int, keep: float, passes: list[dict[str, Tensor]]) -> Pr
 
 def unavoidable(name: str, x: Tensor, k: int) -> float:
     """Seconds of the products that the selection needs: n x k, for herding one column at a time, or n x n."""
-    columns = 1 if name == "herding" else 2 * greedy.AHEAD
+    columns = 1 if name == "herding" else 4 * greedy.AHEAD
     blocks = torch.arange(len(x) if name.startswith("facility") else k).split(columns)
     some = blocks[: max(1, 20 if columns > 1 else 100)]  # they cost the same each
     return cpu_seconds(lambda: [x @ x[rows].T for rows in some]) * len(blocks) / len(some)
