@@ -18,6 +18,8 @@ from dpbench.method import PruningMethod, Selection, Signals, Task, others, para
 
 Rule: TypeAlias = Callable[[Tensor, int, torch.Generator], Tensor]  # scores (m,), k -> k positions
 
+PART = 2**14  # samples that are worked on together, so that they stay in the cache
+
 
 class Static(PruningMethod):
     """A method that selects once, from whole passes over the data that a proxy training recorded.
@@ -231,6 +233,20 @@ def finite(scores: Tensor) -> Tensor:
     return scores.nan_to_num(nan=high, posinf=high, neginf=low)
 
 
+# --- logits ----------------------------------------------------------------------------------------------------------
+
+
+def classes_first(logits: Tensor) -> list[Tensor]:
+    """Logits (n, C) as parts (C, m), on which a sum over few classes is several times faster."""
+    return [part.T.contiguous() for part in logits.split(PART)]
+
+
+def rivals(logits: Tensor) -> Tensor:
+    """p_c / max p from logits (C, m), with 0 for the most probable class itself: precise for confident samples too."""
+    best, c = logits.max(0, keepdim=True)
+    return (logits - best).exp_().scatter_(0, c, 0.0)
+
+
 # --- series over epochs ----------------------------------------------------------------------------------------------
 
 
@@ -249,7 +265,7 @@ def deviation(window: Tensor) -> Tensor:
 
 def in_parts(series: list[Tensor], score: Callable[[list[Tensor]], Tensor]) -> Tensor:
     """Apply `score` to the series of some samples at a time, few enough to stay in the cache: (n,)."""
-    parts = zip(*(values.split(2**14) for values in series), strict=True)
+    parts = zip(*(values.split(PART) for values in series), strict=True)
     return torch.cat([score(list(part)) for part in parts])
 
 

@@ -1,15 +1,17 @@
 """Least confidence: keep the samples whose most probable class is least probable."""
 
+import torch
 from torch import Tensor
 
 from dpbench.method import Proxy, Signals, param
-from dpbench.scores import ScoreMethod
+from dpbench.scores import ScoreMethod, classes_first, rivals
 
 
 class LeastConfidence(ScoreMethod):
     """Keep the k samples of smallest max_c p_c under a proxy trained for `proxy_epochs` epochs.
 
-    The score is -max_c log p_c, in double precision so that confident samples do not tie. DeepCore compares max_c z_c.
+    The score is 1 - max_c p_c = r / (1 + r), r the sum of p_c / max p over the other classes. DeepCore compares
+    max_c z_c.
     """
 
     proxy_epochs: int = param(30, low=1, high=200)
@@ -23,7 +25,8 @@ class LeastConfidence(ScoreMethod):
         return Proxy(self.proxy_epochs)
 
     def take(self, seen: Signals) -> None:
-        self.score = -seen["logits"].double().log_softmax(1).amax(1)
+        rest = torch.cat([rivals(z).sum(0) for z in classes_first(seen["logits"])])
+        self.score = rest / (1 + rest)
 
     def scores(self) -> Tensor:
         return self.score

@@ -1,13 +1,17 @@
 """Margin: keep the samples whose two most probable classes are closest."""
 
+import torch
 from torch import Tensor
 
 from dpbench.method import Proxy, Signals, param
-from dpbench.scores import ScoreMethod
+from dpbench.scores import ScoreMethod, classes_first, rivals
 
 
 class Margin(ScoreMethod):
-    """Keep the k samples of smallest p_(1) - p_(2) under a proxy trained for `proxy_epochs` epochs."""
+    """Keep the k samples of smallest p_(1) - p_(2) under a proxy trained for `proxy_epochs` epochs.
+
+    The score is 1 - p_(1) + p_(2).
+    """
 
     proxy_epochs: int = param(30, low=1, high=200)
 
@@ -20,9 +24,13 @@ class Margin(ScoreMethod):
         return Proxy(self.proxy_epochs)
 
     def take(self, seen: Signals) -> None:
-        two = seen["logits"].double().softmax(1)
-        two = two.topk(min(2, two.shape[1])).values
-        self.score = two[:, -1] - two[:, 0]
+        self.score = torch.cat([self.closeness(z) for z in classes_first(seen["logits"])])
+
+    @staticmethod
+    def closeness(logits: Tensor) -> Tensor:
+        rival = rivals(logits)
+        rest = rival.sum(0)
+        return (rest + rival.amax(0)) / (1 + rest)
 
     def scores(self) -> Tensor:
         return self.score

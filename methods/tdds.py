@@ -1,12 +1,10 @@
 """TDDS, temporal dual-depth scoring: keep the samples whose predictions keep changing at a changing rate."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from dpbench.method import Proxy, Signals, Task, param
-from dpbench.scores import ScoreMethod, windows
+from dpbench.scores import ScoreMethod, classes_first, in_parts, windows
 
 
 class TDDS(ScoreMethod):
@@ -31,21 +29,22 @@ class TDDS(ScoreMethod):
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
         self.changes: list[Tensor] = []
-        self.past: list[Tensor] = []  # log p of the epoch before
+        self.past: list[Tensor] = []  # log p of the epoch before, in parts (C, m)
 
     def take(self, seen: Signals) -> None:
-        log_p = seen["logits"].log_softmax(1)
-        for past in self.past:
-            self.changes.append((log_p.exp() * (log_p - past)).abs().sum(1))
-        self.past = [log_p]
+        now = [z.log_softmax(0) for z in classes_first(seen["logits"])]
+        if self.past:
+            parts = zip(now, self.past, strict=True)
+            self.changes.append(torch.cat([(log_p.exp() * (log_p - past)).abs().sum(0) for log_p, past in parts]))
+        self.past = now
 
     def scores(self) -> Tensor:
         self.past = []
-        score = torch.zeros(self.task.n)
-        for spread in self._spreads():
-            score = self.decay * spread + (1 - self.decay) * score
-        return score
 
-    def _spreads(self) -> Iterator[Tensor]:
-        for d in windows(self.changes, self.width - 1):
-            yield (d - d.mean(0)).norm(dim=0)
+        def score(changes: list[Tensor]) -> Tensor:
+            total = torch.zeros_like(changes[0])
+            for d in windows(changes, self.width - 1):
+                total = self.decay * (d - d.mean(0)).square_().sum(0).sqrt_() + (1 - self.decay) * total
+            return total
+
+        return in_parts(self.changes, score)

@@ -132,6 +132,23 @@ def test_beta_weights():
     np.testing.assert_allclose(got / got.sum(), expected / expected.sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("n", [3, 2**14 + 5])
+def test_rivals(n):
+    logits = 5 * torch.randn(n, 7, generator=rng())
+    got = torch.cat([blocks.rivals(z).T for z in blocks.classes_first(logits)])
+    p = logits.double().softmax(1)
+    best = p.argmax(1)
+    expected = p / p.amax(1, keepdim=True)
+    expected[torch.arange(n), best] = 0
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_rivals_of_confident_and_of_tied_samples():
+    rivals = blocks.rivals(torch.tensor([[40.0, 0.0], [41.0, 0.0], [7.0, 7.0]]).T).sum(0)
+    torch.testing.assert_close(rivals, torch.tensor([np.exp(-40), np.exp(-41), 1.0]).float(), rtol=1e-6, atol=0)
+    assert rivals[0] / (1 + rivals[0]) > rivals[1] / (1 + rivals[1])  # 1 - max p is 0 for both
+
+
 def test_windows():
     series = [torch.full((2,), float(t)) for t in range(5)]
     assert [w[:, 0].tolist() for w in blocks.windows(series, 3)] == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
