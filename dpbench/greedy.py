@@ -80,7 +80,7 @@ class Factored:
 
     def dot(self, matrix: Tensor) -> Tensor:
         """<g_i, matrix> for all i: (n,)."""
-        return ((self.e @ matrix) * self.f).sum(1)
+        return ((self.f @ matrix.T) * self.e).sum(1)
 
     def sum(self, weights: Tensor | None = None) -> Tensor:
         """Sum of (weighted) g_i: (C, D)."""
@@ -379,10 +379,11 @@ def neighbours(x: Tensor, count: int, approximate: bool = False) -> tuple[Tensor
     return near, which
 
 
-def neighbours_cost(x: Tensor, approximate: bool = False) -> float:
-    """Multiply-adds that `neighbours` takes, for `guard`."""
+def neighbours_cost(x: Tensor, count: int, approximate: bool = False) -> tuple[float, float]:
+    """Multiply-adds and floats, those of x among them, that `neighbours` takes, for `guard`."""
     n = len(x)
-    return 2 * n * x.numel() * (1 / PROBED + 25 * n**-0.5 if approximate else 1)
+    products = n * x.numel() * (2 / PROBED + 50 * n**-0.5 if approximate else 1)
+    return products, 3 * x.numel() + 6 * n * count + 3 * max(4 * AHEAD * n, BLOCK)
 
 
 def _inverted_file(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

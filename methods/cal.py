@@ -33,17 +33,15 @@ class CAL(ScoreMethod):
         self.score = torch.zeros(self.task.n, dtype=torch.float64)
         for members, _ in groups(self.task, self.balanced):
             h, log_p = seen["embedding"][members], seen["logits"][members].double().log_softmax(1)
-            guard(
-                "cal",
-                neighbours_cost(h, self.approximate),
-                3 * h.numel() + 4 * len(h) * self.near * log_p.shape[1],
-            )
+            products, floats = neighbours_cost(h, self.near, self.approximate)
+            guard("cal", products, floats + 10 * log_p.numel())
             _, which = neighbours(h, self.near, self.approximate)
-            difference = log_p[which] - log_p[:, None]
-            kl = (log_p[which].exp() * difference).sum(2)
-            if self.deepcore_compatible:
-                kl = -0.5 * (kl - (log_p[:, None].exp() * difference).sum(2))
-            self.score[members] = kl.sum(1) / max(1, kl.shape[1])
+            for other in which.T:  # the nearest of all, the second nearest of all, ...
+                theirs = log_p[other]
+                weight = theirs.exp()
+                if self.deepcore_compatible:
+                    weight = 0.5 * (log_p.exp() - weight)
+                self.score[members] += (weight * (theirs - log_p)).sum(1) / which.shape[1]
 
     def scores(self) -> Tensor:
         return self.score

@@ -32,7 +32,8 @@ class D2(SubsetMethod):
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h, x = seen["embedding"], finite(seen["error_norm"]).double()
-        guard("d2", 1.5 * neighbours_cost(h, self.approximate), 3 * h.numel() + 20 * len(h) * self.near)
+        products, floats = neighbours_cost(h, self.near, self.approximate)
+        guard("d2", 2 * products, 2 * floats + 30 * len(h) * self.near)  # in double precision
         start, end, distance = edges(h, self.near, self.approximate)
         density = x.index_add(0, start, (-distance).exp() * x[end])
         density[top(x, min(int(self.cut * len(x)), len(x) - k), self.rng)] = float("-inf")

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from dpbench.greedy import guard, last_layer
+from dpbench.greedy import FLAT, guard, last_layer
 from dpbench.method import Proxy, Selection, param, top
 from dpbench.scores import SubsetMethod
 
@@ -33,7 +33,7 @@ class Glister(SubsetMethod):
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h, logits, labels = seen["embedding"], seen["logits"], self.labels()[members]
         rounds = 1 if self.deepcore_compatible else self.rounds
-        guard("glister", 4 * rounds * h.numel() * logits.shape[1], 4 * h.numel() + 6 * logits.numel())
+        guard("glister", 4 * FLAT * rounds * h.numel() * logits.shape[1], 4 * h.numel() + 6 * logits.numel())
         g = last_layer(logits, labels, h)
         one_hot = F.one_hot(labels, logits.shape[1])
         open_ = torch.ones(len(h), dtype=torch.bool)

@@ -34,9 +34,9 @@ class InfoMax(SubsetMethod):
         h = normalize(seen["embedding"])
         information = seen["error_norm"].nan_to_num(0.0, 0.0, 0.0)
         n = len(members)
-        guard("infomax", neighbours_cost(h, self.approximate), 3 * h.numel() + 4 * n * self.near)
-        _, which = neighbours(h, self.near, self.approximate)
-        similar = (h[:, None] * h[which]).sum(2)
+        guard("infomax", *neighbours_cost(h, self.near, self.approximate))
+        distance, which = neighbours(h, self.near, self.approximate)
+        similar = 1 - 0.5 * distance.square()
         x = torch.full((n,), k / n)
         for _ in range(self.rounds):
             redundancy = (similar * x[which]).sum(1).index_add_(0, which.flatten(), (similar * x[:, None]).flatten())

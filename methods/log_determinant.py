@@ -30,14 +30,14 @@ class LogDeterminant(SubsetMethod):
         h = seen["embedding"].double()
         n, d = h.shape
         guard("log_determinant", 2 * FLAT * n * k * d + k * d * d, 8 * n * d + 2 * d * d)
-        phi = torch.cat([normalize(h), torch.ones(n, 1, dtype=h.dtype)], 1) / 2**0.5
+        phi = torch.cat([normalize(h).T, torch.ones(1, n, dtype=h.dtype)]) / 2**0.5  # a sample is a column
         inverse = torch.eye(d + 1, dtype=h.dtype)
-        q = phi.square().sum(1)
+        q = phi.square().sum(0)
         picks = torch.zeros(k, dtype=torch.int64)
         for t in range(k):
             picks[t] = best = int(q.argmax())
-            direction = inverse @ phi[best] / (1 + phi[best] @ inverse @ phi[best]).sqrt()
+            direction = inverse @ phi[:, best] / (1 + q[best]).sqrt()
             inverse -= direction.outer(direction)
-            q -= (phi @ direction).square()
+            q -= (direction @ phi).square()
             q[best] = float("-inf")
         return Selection(picks)
