@@ -22,6 +22,10 @@ class ContextualDiversity(SubsetMethod):
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         logits = seen["logits"]
-        guard("contextual_diversity", 2 * FLAT * logits.numel() * k, 10 * logits.numel() + 400 * len(logits))
+        guard(
+            "contextual_diversity",
+            (2 * FLAT * logits.shape[1] + 100) * len(logits) * k,
+            10 * logits.numel() + 400 * len(logits),
+        )
         first = int(torch.randint(len(logits), (1,), generator=self.rng))
         return Selection(k_center(symmetric_kl(logits), len(logits), k, first))

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from static import large_selections, scores, static_selections
+from static import guards, large_selections, scores, static_selections
 from torch import Tensor
 
 from dpbench import catalog, ledger, runner
@@ -169,6 +170,7 @@ BENCHMARKS = {
     "html": html_page.filtering,
     "static": static_selections,
     "scores": scores,
+    "guards": guards,
     "large": large_selections,
 }
 BY_NAME_ONLY = {"large"}  # takes hours
@@ -182,7 +184,7 @@ def main(names: list[str]) -> None:
         for what, measured, unit, target in BENCHMARKS[name]():
             met = measured <= target if target > 0 else measured >= -target
             aim = f"at most {target:g}" if target > 0 else f"at least {-target:g}"
-            table.add_row(what, f"{measured:.3g} {unit}", aim, "met" if met else "[bold red]MISSED[/]")
+            table.add_row(escape(what), f"{measured:.3g} {unit}", aim, "met" if met else "[bold red]MISSED[/]")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
 import torch
@@ -26,6 +29,19 @@ SELECTIONS = {
     "graph_cut[on=embedding]": 8.0,
     "facility_location[on=embedding]": 8.0,
 }
+GUARDED = [
+    *SELECTIONS,
+    "facility_location",
+    "graph_cut",
+    "craig",
+    "glister",
+    "gradmatch",
+    "log_determinant",
+    "contextual_diversity",
+    "cal",
+    "d2",
+    "infomax",
+]
 EPOCHS = 30
 
 
@@ -61,6 +77,21 @@ def unavoidable(name: str, x: Tensor, k: int) -> float:
     return cpu_seconds(lambda: [x @ x[rows].T for rows in some]) * len(blocks) / len(some)
 
 
+@contextmanager
+def timed_products() -> Iterator[list[float]]:
+    """The CPU seconds of each product of factored gradients or embeddings."""
+    seconds, products = [], greedy.Factored.products
+
+    def timed(*args: object) -> Tensor:
+        start = time.process_time()
+        product = products(*args)  # type: ignore[arg-type]
+        seconds.append(time.process_time() - start)
+        return product
+
+    with mock.patch.object(greedy.Factored, "products", timed):
+        yield seconds
+
+
 def selections(n: int, names: list[str]) -> list[Row]:
     """Each selection as a multiple of its products, and its peak memory as a multiple of the embeddings."""
     rows = []
@@ -69,12 +100,15 @@ def selections(n: int, names: list[str]) -> list[Row]:
         method = shown(name, n, KEEP, [{"embedding": x, "logits": torch.zeros(n, CLASSES)}])
         ledger.reset_peak_memory()
         before = ledger.peak_memory_mb()
-        taken = cpu_seconds(method.choose)  # type: ignore[attr-defined]
+        with timed_products() as multiplied:
+            taken = cpu_seconds(method.choose)  # type: ignore[attr-defined]
         memory = 1 + (ledger.peak_memory_mb() - before) * 2**20 / (4 * x.numel())
         what = f"{name}, n = {n:,}, d = {WIDTH}, keep {KEEP:g}"
         limit = unavoidable(name, x, int(KEEP * n))
         rows.append((f"{what} ({taken:.3g} s) / its products in BLAS, time", taken / limit, "x", SELECTIONS[name]))
         rows.append((f"{what}: peak memory / embeddings", memory, "x", 4.0))
+        if name.startswith("facility"):  # its kernel is computed several times, since it is never held
+            rows.append((f"{what}: share of its time in matrix products", sum(multiplied) / taken, "", -0.7))
     return rows
 
 
@@ -96,7 +130,7 @@ def against_deepcore() -> list[Row]:
         "k_center": (20000, 200, lambda x, k: centre.k_center_greedy(x, k, tools.euclidean_dist, "cpu", 0, None, [])),
         "herding": (20000, 200, lambda x, k: methods.Herding.herding(herd, x, k)),
         "graph_cut[on=embedding]": (4000, 400, lambda x, k: submodular("GraphCut", x.numpy(), k)),
-        "facility_location[on=embedding]": (4000, 400, lambda x, k: submodular("FacilityLocation", x.numpy(), k)),
+        "facility_location[on=embedding]": (20000, 2000, lambda x, k: submodular("FacilityLocation", x.numpy(), k)),
     }
     rows = []
     for name, (n, k, function) in theirs.items():
@@ -113,6 +147,31 @@ def against_deepcore() -> list[Row]:
 def static_selections() -> list[Row]:
     """The selections of 20,000 samples, beside DeepCore where a checkout is named."""
     return selections(20000, list(SELECTIONS)) + (against_deepcore() if "DPBENCH_DEEPCORE" in os.environ else [])
+
+
+def guards() -> list[Row]:
+    """What the guard predicts of each selection against what it takes: the larger of the two over the smaller."""
+    n, rows = 10000, []
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(n, CLASSES, generator=rng)
+    logits[torch.arange(n), torch.arange(n) % CLASSES] += 3.0
+    signals = {"embedding": embeddings(n), "logits": logits, "error_norm": torch.rand(n, generator=rng)}
+    for name in GUARDED:
+        predicted = 0.0
+
+        def predict(what: str, products: float, floats: float) -> None:
+            nonlocal predicted
+            predicted += products / greedy.SPEED
+
+        method = shown(name, n, KEEP, [])
+        with mock.patch.object(sys.modules[type(method).__module__], "guard", predict):
+            start = time.process_time()
+            method.take(Signals(torch.arange(n), signals, 0, 0))  # type: ignore[attr-defined]
+            method.choose()  # type: ignore[attr-defined]
+            seconds = time.process_time() - start
+        off = max(predicted / seconds, seconds / predicted)
+        rows.append((f"{name}: {seconds:.2g} s, predicted {predicted:.2g} s", off, "x off", 3.0))
+    return rows
 
 
 def large_selections() -> list[Row]:
