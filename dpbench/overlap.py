@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,14 +27,19 @@ class Overlap:
 
 
 def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
-    """Compare the stored selections of finished runs; a run without them is left out."""
+    """Compare the stored selections of finished runs; a run without them, or with a damaged file, is left out."""
     masks: dict[Row, dict[int, NDArray[np.bool_]]] = {}
     for result in results:
         path = store.run_folder(result["hash"]) / "selections.npz"
         if result["status"] == "FINISHED" and path.is_file():
             spec = result["spec"]
             row = (spec["dataset"], spec["model"], spec["method"], spec["keep"])
-            masks.setdefault(row, {})[spec["seed"]] = _masks(store.read_selections(path))
+            try:
+                selections = store.read_selections(path)
+            except ValueError as error:
+                warnings.warn(f"{error}; this run is left out of the overlaps", stacklevel=2)
+                continue
+            masks.setdefault(row, {})[spec["seed"]] = _masks(selections)
     seeds = {}
     for row, runs in masks.items():
         if len(runs) > 1:

@@ -296,6 +296,12 @@ def test_overlap_of_seeds_and_methods(home: Path) -> None:
     found = overlap.of_results(board.results.values())
     assert found.seeds[("digits", "cnn", "a", 0.5)] == pytest.approx((1 / 3, 0.5 / 3.5))
     assert found.methods[["method", "other", "jaccard"]].to_numpy().tolist() == [["a", "b", pytest.approx(1 / 3)]]
+    damaged = next(key for key, spec in board.cells.items() if spec.method == "a")
+    (store.run_folder(damaged) / "selections.npz").write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match=rf"{damaged}.*is not a file of selections.*left out of the overlaps"):
+        found = overlap.of_results(board.results.values())
+    assert [method for _, _, method, _ in found.seeds] == ["b"], "a has one seed left"
+    assert len(found.methods) == 1, "which still meets b's"
 
 
 # how it is written
