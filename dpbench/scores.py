@@ -48,10 +48,14 @@ class Static(PruningMethod):
         if self.current != [signals.proxy_run, signals.epoch]:
             self._finish()
             self.current = [signals.proxy_run, signals.epoch]
+        whole = torch.equal(signals.indices, torch.arange(self.task.n))
         for name in self.needs:
             value = signals[name].float()
-            if value.dim() > 1:
+            if value.dim() > 1 and not value.sum().isfinite():
                 value = value.nan_to_num(0.0, 0.0, 0.0)  # so that one sample cannot spoil every distance
+            if whole:
+                self.gathered[name] = value
+                continue
             if name not in self.gathered:
                 self.gathered[name] = value.new_zeros(self.task.n, *value.shape[1:])
             self.gathered[name][signals.indices] = value
@@ -242,9 +246,14 @@ def classes_first(logits: Tensor) -> list[Tensor]:
 
 
 def rivals(logits: Tensor) -> Tensor:
-    """p_c / max p from logits (C, m), with 0 for the most probable class itself: precise for confident samples too."""
-    best, c = logits.max(0, keepdim=True)
-    return (logits - best).exp_().scatter_(0, c, 0.0)
+    """p_c / max p from logits (C, m) of all classes but the most probable, in no order: (C - 1, m).
+
+    Their sum tells 1 - max p with the precision that a subtraction from 1 would lose for confident samples.
+    """
+    best, rest = logits[0], logits[1:].clone()
+    for z in rest:
+        best, z[:] = torch.maximum(best, z), torch.minimum(best, z)
+    return rest.sub_(best).exp_()
 
 
 # --- series over epochs ----------------------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -17,7 +20,7 @@ from dpbench.methods.deepcore import checkout, quietly, todays_numpy
 from torch import Tensor
 
 from dpbench import catalog, greedy, ledger
-from dpbench.method import PruningMethod, Signals, Task
+from dpbench.method import Signals, Task
 
 Row = tuple[str, float, str, float]  # what, measured, unit, and the target: at most, or at least where negative
 
@@ -29,6 +32,8 @@ SELECTIONS = {
     "graph_cut[on=embedding]": 8.0,
     "facility_location[on=embedding]": 8.0,
 }
+OVER_EPOCHS = ["aum", "forgetting", "dyn_unc", "dual", "tdds"]
+SCORES = ["el2n", "grand", "entropy", "least_confidence", "margin", *OVER_EPOCHS]
 GUARDED = [
     *SELECTIONS,
     "facility_location",
@@ -59,13 +64,18 @@ def embeddings(n: int) -> Tensor:
     return torch.randn(n, WIDTH, generator=rng).mul_(0.5).add_(centres[torch.arange(n) % CLASSES])
 
 
-def shown(name: str, n: int, keep: float, passes: list[dict[str, Tensor]]) -> PruningMethod:
-    """The method, set up and with `passes` taken in, ready to choose."""
+def setup(name: str, n: int, keep: float) -> Any:
+    """The method, set up."""
     method = catalog.load_method(name)
     labels = torch.arange(n) % CLASSES
     method.setup(Task(n, EPOCHS, 128, keep, labels=labels), torch.Generator().manual_seed(0))
-    for epoch, values in enumerate(passes):
-        method.take(Signals(torch.arange(n), values, epoch, 0))  # type: ignore[attr-defined]
+    return method
+
+
+def shown(name: str, n: int, keep: float, values: dict[str, Tensor]) -> Any:
+    """The method with one pass taken in, ready to choose."""
+    method = setup(name, n, keep)
+    method.take(Signals(torch.arange(n), values, 0, 0))
     return method
 
 
@@ -97,11 +107,11 @@ def selections(n: int, names: list[str]) -> list[Row]:
     rows = []
     for name in names:
         x = embeddings(n)
-        method = shown(name, n, KEEP, [{"embedding": x, "logits": torch.zeros(n, CLASSES)}])
+        method = shown(name, n, KEEP, {"embedding": x, "logits": torch.zeros(n, CLASSES)})
         ledger.reset_peak_memory()
         before = ledger.peak_memory_mb()
         with timed_products() as multiplied:
-            taken = cpu_seconds(method.choose)  # type: ignore[attr-defined]
+            taken = cpu_seconds(method.choose)
         memory = 1 + (ledger.peak_memory_mb() - before) * 2**20 / (4 * x.numel())
         what = f"{name}, n = {n:,}, d = {WIDTH}, keep {KEEP:g}"
         limit = unavoidable(name, x, int(KEEP * n))
@@ -135,8 +145,8 @@ def against_deepcore() -> list[Row]:
     rows = []
     for name, (n, k, function) in theirs.items():
         x = embeddings(n)
-        method = shown(name, n, k / n, [{"embedding": x, "logits": torch.zeros(n, CLASSES)}])
-        ours = cpu_seconds(method.choose)  # type: ignore[attr-defined]
+        method = shown(name, n, k / n, {"embedding": x, "logits": torch.zeros(n, CLASSES)})
+        ours = cpu_seconds(method.choose)
         with quietly(), todays_numpy():
             peer = cpu_seconds(lambda: function(x, k))  # noqa: B023
         what = f"DeepCore's {peer:.3g} s / {name}, n = {n:,}, k = {k}, time"
@@ -163,11 +173,11 @@ def guards() -> list[Row]:
             nonlocal predicted
             predicted += products / greedy.SPEED
 
-        method = shown(name, n, KEEP, [])
+        method = setup(name, n, KEEP)
         with mock.patch.object(sys.modules[type(method).__module__], "guard", predict):
             start = time.process_time()
-            method.take(Signals(torch.arange(n), signals, 0, 0))  # type: ignore[attr-defined]
-            method.choose()  # type: ignore[attr-defined]
+            method.take(Signals(torch.arange(n), signals, 0, 0))
+            method.choose()
             seconds = time.process_time() - start
         off = max(predicted / seconds, seconds / predicted)
         rows.append((f"{name}: {seconds:.2g} s, predicted {predicted:.2g} s", off, "x off", 3.0))
@@ -180,32 +190,29 @@ def large_selections() -> list[Row]:
 
 
 def scores() -> list[Row]:
-    """Millions a second from signals in memory to the selection; values are (sample, epoch) pairs."""
+    """Millions a second from a record on disk, its pages cached, to the selection; values are (sample, epoch) pairs."""
     rows, n = [], 10**6
     rng = torch.Generator().manual_seed(0)
-    vector = [torch.rand(n, generator=rng) for _ in range(EPOCHS)]
-    logits = [torch.randn(n, CLASSES, generator=rng) for _ in range(3)]
-    for name in (
-        "el2n",
-        "grand",
-        "entropy",
-        "least_confidence",
-        "margin",
-        "aum",
-        "forgetting",
-        "dyn_unc",
-        "dual",
-        "tdds",
-    ):
-        (need,) = catalog.load_method(name).needs
-        over_epochs = name in ("aum", "forgetting", "dyn_unc", "dual", "tdds")
-        series = [logits[e % 3] for e in range(EPOCHS)] if need == "logits" else vector
-        series = series if over_epochs else series[:1]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"vector": [Path(folder, f"vector{e}.npy") for e in range(EPOCHS)]}
+        files["logits"] = [Path(folder, f"logits{e}.npy") for e in range(3)] * (EPOCHS // 3)
+        for name, width in (("vector", ()), ("logits", (CLASSES,))):
+            for path in set(files[name]):
+                np.save(path, torch.randn(n, *width, generator=rng).abs().numpy())
+        for name in SCORES:
+            (need,) = catalog.load_method(name).needs
+            epochs = EPOCHS if name in OVER_EPOCHS else 1
+            series = files["logits" if need == "logits" else "vector"][:epochs]
 
-        def score(name: str = name, need: str = need, series: list[Tensor] = series) -> object:
-            return shown(name, n, KEEP, [{need: value} for value in series]).choose()  # type: ignore[attr-defined]
+            def score(name: str = name, need: str = need, series: list[Path] = series) -> object:
+                method = setup(name, n, KEEP)
+                for epoch, path in enumerate(series):
+                    value = torch.from_numpy(np.load(path, mmap_mode="c"))
+                    method.observe(Signals(torch.arange(n), {need: value}, epoch, 0))
+                return method.select(0)
 
-        rate = n * len(series) / cpu_seconds(score) / 1e6
-        unit = "M values/s" if over_epochs else "M samples/s"
-        rows.append((f"{name}, {need}{f' of {EPOCHS} epochs' if over_epochs else ''}, one core", rate, unit, -10.0))
+            score()
+            rate = n * epochs / cpu_seconds(score) / 1e6
+            what = f"{name}, {need}{f' of {epochs} epochs' if epochs > 1 else ''}, one core"
+            rows.append((what, rate, "M values/s" if epochs > 1 else "M samples/s", -10.0))
     return rows
