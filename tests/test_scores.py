@@ -32,13 +32,14 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_passes_are_whole_and_in_order():
+@pytest.mark.parametrize("parts", [[[4, 1, 0], [5, 3, 2], [1, 5]], [[0, 1, 2, 3, 4, 5]], [[5, 4, 3, 2, 1, 0]]])
+def test_passes_are_whole_and_in_order(parts):
     method = Witness()
     method.setup(Task(6, 5, 2, 0.5), rng())
     values = torch.rand(2, 2, 6, generator=rng(1))
     for run in range(2):
         for epoch in range(2):
-            for part in (torch.tensor([4, 1, 0]), torch.tensor([5, 3, 2]), torch.tensor([1, 5])):
+            for part in map(torch.tensor, parts):
                 loss = values[run, epoch, part]
                 logits = torch.stack([loss, loss / 0], 1)  # the second is infinite
                 method.observe(Signals(part, {"loss": loss, "logits": logits, "other": loss}, epoch, run))
