@@ -26,7 +26,7 @@ from dpbench.ledger import Ledger
 from dpbench.method import Proxy, Signals, sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import batches, join, order
-from dpbench.signals import MEMBER
+from dpbench.signals import MEMBER, MODEL_SIGNALS
 from dpbench.spec import PROTOCOL, Recipe, RunSpec
 from dpbench.train import Learner, measure_all, train_epoch
 
@@ -148,19 +148,35 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
                 lambda step, _: optim.learning_rate(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
                 needs=in_steps,
             )
-        trained_s = time.perf_counter() - begin
+        cost = {"backward": done.backward, "train_s": time.perf_counter() - begin}
         asking = [request for request in wanted if epoch in request.epochs]
         if in_steps:
             _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
-        begin = time.perf_counter()
         passing = [request for request in asking if request.proxy.at != "steps"]
-        if passing:
-            needs = frozenset[str]().union(*(request.needs for request in passing))
-            passed = join(measure_all(learner, recorded, everything, needs), epoch)
-            passed.values[MEMBER] = member
-            _save(passing, passed)
-        cost = {"backward": done.backward, "train_s": trained_s, "pass_s": time.perf_counter() - begin}
-        store.write_json(first.folder / f"cost-{epoch:04d}.json", cost)
+        values = {MEMBER: member}
+        for label, names in _passes(passing).items():
+            begin = time.perf_counter()
+            passed = join(measure_all(learner, recorded, everything, names), epoch)
+            cost[label] = time.perf_counter() - begin
+            values |= passed.values
+        _save(passing, Signals(everything, values, epoch))
+        _add_cost(first.folder, epoch, cost)
+
+
+def _passes(wanted: list[Request]) -> dict[str, frozenset[str]]:
+    """The passes that measure what is wanted, as name in the cost: signals; what differentiates the model has its own.
+
+    Otherwise one method's costly signal would be booked to all others.
+    """
+    needs = frozenset[str]().union(*(request.needs for request in wanted))
+    own = needs & MODEL_SIGNALS.keys()
+    together = needs - own - {MEMBER}
+    return ({"pass_s": together} if together else {}) | {f"{name}_s": frozenset({name}) for name in sorted(own)}
+
+
+def _add_cost(folder: Path, epoch: int, cost: dict[str, Any]) -> None:
+    file = folder / f"cost-{epoch:04d}.json"
+    store.write_json(file, (store.read_json(file) or {}) | cost)
 
 
 def _save(wanted: list[Request], signals: Signals) -> None:
@@ -235,12 +251,15 @@ def replay(request: Request) -> Iterator[Signals]:
 
 
 def book(request: Request, n: int, ledger: Ledger) -> None:
-    """Book the record's cost as if it were made for this method alone: its training and its passes over n samples."""
+    """Book the record's cost as if it were made for this method alone: its training and its passes over n samples.
+
+    A pass for a signal that differentiates the model counts its samples once, whatever it does with them.
+    """
     for epoch in range(request.epochs[-1] + 1):
-        cost = store.read_json(request.folder / f"cost-{epoch:04d}.json")
-        if cost is None:
+        cost = store.read_json(request.folder / f"cost-{epoch:04d}.json") or {}
+        passes = _passes([request]) if request.proxy.at != "steps" and epoch in request.epochs else {}
+        if not cost.keys() >= {"backward", "train_s", *passes}:
             raise RunFailed(f"the proxy record {request.folder.name} has no cost of epoch {epoch}; remove that folder")
-        passes = n if request.proxy.at != "steps" and epoch in request.epochs else 0
         ledger.proxy_backward += cost["backward"]
-        ledger.proxy_forward += cost["backward"] + passes
-        ledger.seconds["proxy"] += cost["train_s"] + (cost["pass_s"] if passes else 0.0)
+        ledger.proxy_forward += cost["backward"] + len(passes) * n
+        ledger.seconds["proxy"] += cost["train_s"] + sum(cost[name] for name in passes)

@@ -289,6 +289,22 @@ def test_the_cost_is_that_of_a_record_of_ones_own(
     assert (ledger.forward, ledger.backward, ledger.steps) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_costly_signal_is_booked_to_who_wants_it(home: Path, spec: Spec, apart: bool) -> None:
+    plain, costly = proxy.requests(spec("made:Replayed")) + proxy.requests(spec("made:Replayed[signal=deepfool]"))
+    data = runner.load_data(plain.dataset, None)
+    for wanted in [[plain], [costly]] if apart else [[plain, costly]]:
+        proxy.record(wanted, data, CPU)
+    last = store.read_json(plain.folder / "cost-0001.json")
+    trained = store.read_json(plain.folder / "cost-0000.json")["train_s"] + last["train_s"]
+    for request, own in ((plain, "pass_s"), (costly, "deepfool_s")):
+        ledger = Ledger()
+        proxy.book(request, N, ledger)
+        assert ledger.seconds["proxy"] == pytest.approx(trained + last[own])
+        assert (ledger.proxy_backward, ledger.proxy_forward) == (2 * N, 3 * N)
+    assert min(last["deepfool_s"], last["pass_s"]) > 0
+
+
 def test_a_record_without_its_cost_is_refused(home: Path, spec: Spec) -> None:
     [request] = record(spec("made:Replayed"))
     (request.folder / "cost-0001.json").unlink()
