@@ -89,7 +89,7 @@ def prepare(name: str, setting: Setting) -> PruningMethod:
     task = Task(setting.n, setting.epochs, setting.batch_size, keep, labels_of(setting))
     call(method, "setup", method.setup, task, generator(setting.seed, "method"))
     if method.proxy is not None:
-        last = method.proxy.epochs - 1
+        last = min(method.proxy.epochs, setting.epochs) - 1
         epochs = [last] if method.proxy.at == "end" else range(last + 1)
         for run in range(method.proxy.seeds):
             for epoch in epochs:

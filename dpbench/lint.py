@@ -11,6 +11,7 @@ import pandas as pd
 from dpbench import catalog, leaderboard
 from dpbench.controls import EXEMPT, OFF_COST
 from dpbench.errors import UsageError
+from dpbench.method import Proxy
 from dpbench.overlap import Row
 from dpbench.spec import RunSpec
 from dpbench.stats import MIN_SEEDS
@@ -121,7 +122,14 @@ def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator
         yield "no forward saved", f"It forwards {forwards:.2f} times what full training does: only backward is saved."
     if catalog.parse(line["method"])[0] == "subset":
         yield "chosen elsewhere", "Its samples come from a file: what choosing them has cost is not counted."
-    if _proxy_data(line["method"]) == "holdout":
+    proxy = _proxy(line["method"])
+    if proxy is None:
+        return
+    ends = min((result["spec"]["recipe"]["epochs"] for result in finished), default=proxy.epochs)
+    asked = _proxy(catalog.parse(line["method"])[0])  # by default, which is to be as long as the recipe allows
+    if ends < proxy.epochs and proxy != asked:
+        yield "short proxy", f"Its parameters ask for a proxy of {proxy.epochs} epochs; the recipe's end after {ends}."
+    if proxy.data == "holdout":
         yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."
 
 
@@ -136,10 +144,9 @@ def _control(line: dict[str, Any]) -> str:
     return f"its control is {control}."
 
 
-def _proxy_data(method: str) -> str | None:
-    """The data that the method's proxy trains on; None without a proxy, or where its file is not at hand any more."""
+def _proxy(method: str) -> Proxy | None:
+    """The method's proxy; None without one, or where its file is not at hand any more."""
     try:
-        proxy = catalog.load_method(method).proxy
+        return catalog.load_method(method).proxy
     except UsageError:
         return None
-    return proxy.data if proxy else None

@@ -26,7 +26,7 @@ from dpbench.ledger import Ledger
 from dpbench.method import Proxy, Signals, sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import batches, join, order
-from dpbench.signals import MEMBER, MODEL_SIGNALS
+from dpbench.signals import LEARNING_RATE, MEMBER, MODEL_SIGNALS, RECORD_SIGNALS
 from dpbench.spec import PROTOCOL, Recipe, RunSpec
 from dpbench.train import Learner, measure_all, train_epoch
 
@@ -107,7 +107,7 @@ def obtain(request: Request, data: Data, device: torch.device, ledger: Ledger) -
     """
     with _locked(request.folder):
         _make([request], data, device)
-        book(request, len(data.train), ledger)
+        book(request, ledger)
         return list(replay(request))
 
 
@@ -148,16 +148,17 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
                 lambda step, _: optim.learning_rate(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
                 needs=in_steps,
             )
-        cost = {"backward": done.backward, "train_s": time.perf_counter() - begin}
+        cost: dict[str, Any] = {"backward": done.backward, "train_s": time.perf_counter() - begin}
         asking = [request for request in wanted if epoch in request.epochs]
         if in_steps:
             _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
         passing = [request for request in asking if request.proxy.at != "steps"]
-        values = {MEMBER: member}
-        for label, names in _passes(passing).items():
-            begin = time.perf_counter()
-            passed = join(measure_all(learner, recorded, everything, names), epoch)
-            cost[label] = time.perf_counter() - begin
+        values = {MEMBER: member, LEARNING_RATE: torch.full((n,), learner.optimizer.param_groups[0]["lr"])}
+        for name, needs in _passes(passing).items():
+            learner.differentiated, begin = (0, 0), time.perf_counter()
+            passed = join(measure_all(learner, recorded, everything, needs), epoch)
+            forward, backward = learner.differentiated
+            cost[name] = {"s": time.perf_counter() - begin, "forward": n + forward, "backward": backward}
             values |= passed.values
         _save(passing, Signals(everything, values, epoch))
         _add_cost(first.folder, epoch, cost)
@@ -168,10 +169,9 @@ def _passes(wanted: list[Request]) -> dict[str, frozenset[str]]:
 
     Otherwise one method's costly signal would be booked to all others.
     """
-    needs = frozenset[str]().union(*(request.needs for request in wanted))
+    needs = frozenset[str]().union(*(request.needs for request in wanted)) - RECORD_SIGNALS
     own = needs & MODEL_SIGNALS.keys()
-    together = needs - own - {MEMBER}
-    return ({"pass_s": together} if together else {}) | {f"{name}_s": frozenset({name}) for name in sorted(own)}
+    return ({"pass": needs - own} if needs - own else {}) | {name: frozenset({name}) for name in sorted(own)}
 
 
 def _add_cost(folder: Path, epoch: int, cost: dict[str, Any]) -> None:
@@ -250,16 +250,13 @@ def replay(request: Request) -> Iterator[Signals]:
         yield Signals(torch.arange(n), values, epoch, request.run)
 
 
-def book(request: Request, n: int, ledger: Ledger) -> None:
-    """Book the record's cost as if it were made for this method alone: its training and its passes over n samples.
-
-    A pass for a signal that differentiates the model counts its samples once, whatever it does with them.
-    """
+def book(request: Request, ledger: Ledger) -> None:
+    """Book the record's cost as if it were made for this method alone: its training and its passes."""
     for epoch in range(request.epochs[-1] + 1):
         cost = store.read_json(request.folder / f"cost-{epoch:04d}.json") or {}
         passes = _passes([request]) if request.proxy.at != "steps" and epoch in request.epochs else {}
         if not cost.keys() >= {"backward", "train_s", *passes}:
             raise RunFailed(f"the proxy record {request.folder.name} has no cost of epoch {epoch}; remove that folder")
-        ledger.proxy_backward += cost["backward"]
-        ledger.proxy_forward += cost["backward"] + len(passes) * n
-        ledger.seconds["proxy"] += cost["train_s"] + sum(cost[name] for name in passes)
+        ledger.proxy_backward += cost["backward"] + sum(cost[name]["backward"] for name in passes)
+        ledger.proxy_forward += cost["backward"] + sum(cost[name]["forward"] for name in passes)
+        ledger.seconds["proxy"] += cost["train_s"] + sum(cost[name]["s"] for name in passes)

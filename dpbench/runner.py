@@ -25,7 +25,7 @@ from dpbench.ledger import Ledger
 from dpbench.method import PruningMethod, Selection, Signals, Task, sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import Selector, batches, call, check_selection, join, mask, order
-from dpbench.signals import MEMBER, check_names
+from dpbench.signals import RECORD_SIGNALS, check_names
 from dpbench.spec import RunSpec
 from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
 
@@ -93,6 +93,12 @@ def reason(error: BaseException) -> str:
     return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
 
 
+def fixed_scores(method: PruningMethod) -> Tensor | None:
+    """The scores (n,) by which a static method has chosen, None where it has none."""
+    score = getattr(method, "scores", None)  # a function of static methods that are scores
+    return score() if method.kind() == "static" and callable(score) else None
+
+
 def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> PruningMethod:
     """Set the run's method up and replay the proxy it asks for, which is recorded unless it is there."""
     method = catalog.load_method(spec.method)
@@ -101,8 +107,9 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     with ledger.time("select"):
         call(method, "setup", method.setup, task, generator(spec.seed, "method"))
     check_names(method.needs)
-    if MEMBER in method.needs and (method.proxy is None or method.proxy.at == "steps"):
-        raise UsageError(f"the signal {MEMBER!r} is of a proxy with at='end' or at='epochs'")
+    alone = sorted(method.needs & RECORD_SIGNALS)
+    if alone and (method.proxy is None or method.proxy.at == "steps"):
+        raise UsageError(f"the signal {alone[0]!r} is of a proxy with at='end' or at='epochs'")
     for request in proxy.requests(spec):
         passes = proxy.obtain(request, data, device, ledger)
         with ledger.time("observe"):
@@ -163,7 +170,10 @@ class _Run:
                 store.write(self.folder / "checkpoint.pt", self._save)
                 saved = time.monotonic()
         config = {"hash": self.spec.hash} | self.spec.model_dump()
-        selections = store.Selections(self.selections, self.n, config, self.data.positions, self._fixed_weights())
+        scores = None if self.selector.asked is None else fixed_scores(self.method)
+        selections = store.Selections(
+            self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores
+        )
         store.write_selections(self.folder / "selections.npz", selections)
         return {
             "kind": self.method.kind(),
@@ -233,9 +243,12 @@ class _Run:
                 (lambda passed: self._observe([passed], epoch)) if method.online else None,
             )
         if self.needs and selection.refresh is not None and len(selection.refresh):
+            self.learner.differentiated = (0, 0)
             with ledger.time("train", device):
                 done.passed += measure_all(self.learner, self.loader, selection.refresh, self.needs)
-            done.forward += len(selection.refresh)
+            forward, backward = self.learner.differentiated
+            done.forward += len(selection.refresh) + forward
+            done.backward += backward
         if done.passed:
             with ledger.time("observe"):
                 self._observe(done.passed, epoch)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from dpbench.errors import UsageError
 from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, sample, top
 
 Rule: TypeAlias = Callable[[Tensor, int, torch.Generator], Tensor]  # scores (m,), k -> k positions
@@ -177,9 +178,9 @@ def easiest(scores: Tensor, k: int, rng: torch.Generator) -> Tensor:
 
 
 def moderate(scores: Tensor, k: int, rng: torch.Generator) -> Tensor:
-    """The k scores around the median: as many are left out above as below."""
-    skip = (len(scores) - k) // 2
-    return _ranked(scores).argsort(stable=True)[skip : skip + k]
+    """The k scores around the median: as many are left out above as below; ties are broken at random."""
+    rest = others(len(scores), easiest(scores, (len(scores) - k) // 2, rng))
+    return rest[easiest(scores[rest], k, rng)]
 
 
 def stratified(scores: Tensor, k: int, rng: torch.Generator, cut: float = 0.0, strata: int = 50) -> Tensor:
@@ -285,5 +286,7 @@ def scorer(name: str) -> ScoreMethod:
 
     method = load_method(name)
     if not isinstance(method, ScoreMethod):
-        raise ValueError(f"{name} is not a score: it does not derive from ScoreMethod")
+        raise UsageError(
+            f"score[by={name}]: {name} is not a score, as aum or el2n is: it does not derive from ScoreMethod"
+        )
     return method

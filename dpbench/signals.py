@@ -75,7 +75,7 @@ SIGNALS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = 
 FROM_EMBEDDING = frozenset({"grad_norm", "embedding"})
 
 
-def _full_grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _full_grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, int, int]:
     """The norm of the gradient of each sample's cross-entropy in all trainable parameters."""
     parameters = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
 
@@ -83,22 +83,24 @@ def _full_grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> Tenso
         return F.cross_entropy(functional_call(network, values, (image[None],)).float(), label[None])
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=32)(parameters, images, labels)
-    return torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
+    norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
+    return norms, len(images), len(images)
 
 
-def _deepfool(network: nn.Module, images: Tensor, labels: Tensor, rounds: int = 50) -> Tensor:
+def _deepfool(network: nn.Module, images: Tensor, labels: Tensor, rounds: int = 50) -> tuple[Tensor, int, int]:
     """||r||_2^2, r the sum of DeepFool's steps until the predicted class changes, at most 50.
 
     A step goes to the nearest of the linearised boundaries between the class predicted at first, a, and the others:
     r += |f| w / ||w||^2 with f = z_c - z_a, w = grad_x f, and c the class of smallest |f| / ||w||.
     """
-    result = torch.zeros(len(images), device=images.device)
+    result, forward, backward = torch.zeros(len(images), device=images.device), 0, 0
     x, rows, predicted = images.clone(), torch.arange(len(images), device=images.device), None
     for _ in range(rounds):
         with torch.enable_grad():
             x.requires_grad_()
             logits = network(x).float()
             classes = logits.shape[1]
+            forward, backward = forward + len(x), backward + len(x) * classes
             if predicted is None:
                 predicted = logits.argmax(1)
             still = logits.argmax(1) == predicted
@@ -114,22 +116,26 @@ def _deepfool(network: nn.Module, images: Tensor, labels: Tensor, rounds: int = 
         c = (f.square() / square).scatter(1, predicted[:, None], float("inf")).argmin(1)
         x = x + (f[each, c].abs() / square[each, c])[:, None].mul(w[each, c]).view_as(x)
         result[rows] = (x - images[rows]).flatten(1).square().sum(1)
-    return result
+    return result, forward, backward
 
 
 # Signals that differentiate the model: measured in passes over the data in evaluation mode, not in training steps.
-MODEL_SIGNALS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+# They return values (b,) and how many samples they sent forward and backward.
+MODEL_SIGNALS: dict[str, Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, int, int]]] = {
     "full_grad_norm": _full_grad_norm,
     "deepfool": _deepfool,
 }
 
 
-MEMBER = "member"  # 1 for the samples that the proxy was trained on, else 0: known to the record alone
+# Known to the record alone.
+MEMBER = "member"  # 1 for the samples that the proxy was trained on, else 0
+LEARNING_RATE = "learning_rate"  # that of the epoch's last step, the same for all samples
+RECORD_SIGNALS = frozenset({MEMBER, LEARNING_RATE})
 
 
 def check_names(names: Iterable[str]) -> None:
     """Refuse a signal that does not exist."""
-    known = [*SIGNALS, *MODEL_SIGNALS, MEMBER]
+    known = [*SIGNALS, *MODEL_SIGNALS, *sorted(RECORD_SIGNALS)]
     for name in names:
         if name not in known:
             raise UsageError(f"unknown signal {name!r}; known: {', '.join(known)}")
@@ -144,6 +150,16 @@ def compute(
     return {name: SIGNALS[name](logits, labels, loss, embedding) for name in names}
 
 
-def differentiate(names: Iterable[str], network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Compute those of the signals `names` that differentiate the model, which is in evaluation mode."""
-    return {name: MODEL_SIGNALS[name](network, images, labels) for name in names if name in MODEL_SIGNALS}
+def differentiate(
+    names: Iterable[str], network: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[dict[str, Tensor], int, int]:
+    """Compute those of the signals `names` that differentiate the model, which is in evaluation mode.
+
+    Also tells how many samples were sent forward and backward for it.
+    """
+    values, forward, backward = {}, 0, 0
+    for name in names:
+        if name in MODEL_SIGNALS:
+            values[name], more_forward, more_backward = MODEL_SIGNALS[name](network, images, labels)
+            forward, backward = forward + more_forward, backward + more_backward
+    return values, forward, backward

@@ -31,7 +31,6 @@ def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -
     data = runner.load_data(spec.dataset, data_root)
     method = runner.prepare(spec, data, device, Ledger())
     selection = Selector(method).select(0, 0.0, 1 / spec.recipe.epochs)
-    score = getattr(method, "scores", None)  # a function of static methods that are scores
     order = selection.indices.argsort()
     return Selections(
         epochs=[selection.indices[order]],
@@ -39,7 +38,7 @@ def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -
         config={"hash": spec.hash} | spec.model_dump(),
         positions=data.positions,
         weights=None if selection.weights is None else selection.weights[order],
-        scores=score() if callable(score) else None,
+        scores=runner.fixed_scores(method),
     )
 
 

@@ -41,6 +41,7 @@ class Learner:
         self.head = head(self.network)
         self.model: nn.Module = torch.compile(self.network) if recipe.compile else self.network  # type: ignore[assignment]
         self.optimizer = optim.optimizer(self.network, recipe)
+        self.differentiated = (0, 0)  # samples that signals which differentiate the model sent forward and backward
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (b, C) in float32."""
@@ -68,7 +69,9 @@ class Learner:
         values = signals.compute(
             needs & signals.SIGNALS.keys(), logits, labels, losses, embeddings[0] if embeddings else None
         )
-        return losses, values | signals.differentiate(needs, self.network, images, labels)
+        more, forward, backward = signals.differentiate(needs, self.network, images, labels)
+        self.differentiated = (self.differentiated[0] + forward, self.differentiated[1] + backward)
+        return losses, values | more
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
         """One optimizer step along the gradient of `loss`."""

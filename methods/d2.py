@@ -1,5 +1,7 @@
 """D2 pruning: message passing between difficulty and diversity on a nearest-neighbour graph."""
 
+import math
+
 import torch
 
 from dpbench.greedy import guard, neighbours, neighbours_cost
@@ -36,7 +38,7 @@ class D2(SubsetMethod):
         guard("d2", 2 * products, 2 * floats + 30 * len(h) * self.near)  # in double precision
         start, end, distance = edges(h, self.near, self.approximate)
         density = x.index_add(0, start, (-distance).exp() * x[end])
-        density[top(x, min(int(self.cut * len(x)), len(x) - k), self.rng)] = float("-inf")
+        density[top(x, min(math.floor(self.cut * len(x) + 1e-9), len(x) - k), self.rng)] = float("-inf")
         return Selection(reverse(density, start, end, (-self.gamma * distance).exp(), k))
 
 

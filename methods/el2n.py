@@ -10,7 +10,8 @@ from dpbench.scores import ScoreMethod
 class EL2N(ScoreMethod):
     """Score a sample by ||p - y||_2 after `at_epoch` epochs, averaged over `runs` proxy runs; keep the k largest.
 
-    The paper averages 10 runs, at epoch 20 of 200; CCS adds up epochs 0 to 9 instead, as `summed=true` does.
+    The paper averages 10 runs, at epoch 20 of 200; CCS adds up epochs 0 to 9 instead, as `summed=true` does. A proxy
+    that the recipe ends earlier is scored at its end.
     """
 
     at_epoch: int = param(10, low=1, high=50)
@@ -30,7 +31,7 @@ class EL2N(ScoreMethod):
         self.total = torch.zeros(task.n)
 
     def take(self, seen: Signals) -> None:
-        self.total += seen["error_norm"]
+        self.total += seen["error_norm"] / self.runs
 
     def scores(self) -> Tensor:
         return self.total

@@ -36,7 +36,7 @@ class GraNd(ScoreMethod):
 
     def take(self, seen: Signals) -> None:
         for norm in seen.values.values():
-            self.total += norm
+            self.total += norm / self.runs
 
     def scores(self) -> Tensor:
         return self.total

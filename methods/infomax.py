@@ -5,7 +5,7 @@ from torch.nn.functional import normalize
 
 from dpbench.greedy import guard, neighbours, neighbours_cost
 from dpbench.method import Proxy, Selection, param, top
-from dpbench.scores import SubsetMethod
+from dpbench.scores import SubsetMethod, finite
 
 
 class InfoMax(SubsetMethod):
@@ -32,7 +32,7 @@ class InfoMax(SubsetMethod):
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h = normalize(seen["embedding"])
-        information = seen["error_norm"].nan_to_num(0.0, 0.0, 0.0)
+        information = finite(seen["error_norm"])
         n = len(members)
         guard("infomax", *neighbours_cost(h, self.near, self.approximate))
         distance, which = neighbours(h, self.near, self.approximate)

@@ -30,7 +30,8 @@ class Margin(ScoreMethod):
     def closeness(logits: Tensor) -> Tensor:
         rival = rivals(logits)
         rest = rival.sum(0)
-        return (rest + rival.amax(0)) / (1 + rest)
+        second = rival.amax(0) if len(rival) else rest  # with a single class there is none
+        return (rest + second) / (1 + rest)
 
     def scores(self) -> Tensor:
         return self.score

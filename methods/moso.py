@@ -9,16 +9,15 @@ from dpbench.scores import ScoreMethod
 
 
 class MoSo(ScoreMethod):
-    """Mean over the epochs of <grad L(S without i), grad l_i>; keep the k largest.
+    """Sum over the epochs of eta_t <grad L(S without i), grad l_i>, eta_t the learning rate; keep the k largest.
 
     With g_i the gradient of l_i in the last layer and G their mean, grad L(S without i) = (n G - g_i) / (n - 1). The
-    paper uses the gradient in all parameters and weights the epochs by the learning rate; both, and the constant, are
-    assumed not to matter for the order.
+    paper uses the gradient in all parameters. A constant does not matter for the order.
     """
 
     proxy_epochs: int = param(10, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
+    needs = frozenset({"logits", "embedding", "learning_rate"})
     paper = "Tan et al., Data pruning via moving-one-sample-out (NeurIPS)"
     year = 2023
 
@@ -32,7 +31,7 @@ class MoSo(ScoreMethod):
 
     def take(self, seen: Signals) -> None:
         g = last_layer(seen["logits"], self.labels(), seen["embedding"])
-        self.total += (g.dot(g.sum()) - g.squares()) / max(1, self.task.n - 1)
+        self.total += seen["learning_rate"] * (g.dot(g.sum()) - g.squares()) / max(1, self.task.n - 1)
 
     def scores(self) -> Tensor:
         return self.total

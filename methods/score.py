@@ -13,6 +13,7 @@ from dpbench.scores import (
     beta_weights,
     draw,
     easiest,
+    finite,
     groups,
     hardest,
     moderate,
@@ -64,7 +65,8 @@ class Score(Static):
     def choose(self) -> Selection:
         scores = self.source.scores()
         if self.rule == "beta":
-            scores = beta_weights(scores, self.ease / self.passes, self.task.keep, self.c)
+            scores = finite(scores)
+            scores = beta_weights(scores - scores.min(), self.ease / self.passes, self.task.keep, self.c)
         rules: dict[str, Rule] = {
             "hardest": hardest,
             "easiest": easiest,

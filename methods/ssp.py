@@ -9,11 +9,11 @@ from dpbench.scores import ScoreMethod
 
 
 class SSP(ScoreMethod):
-    """Score a sample by its cosine distance to the nearest k-means centre; keep the k farthest (`prefer="far"`).
+    """Score a sample by its cosine distance to its cluster's centre; keep the k farthest (`prefer="far"`).
 
-    The paper clusters a self-supervised embedding (SwAV); here it is the proxy's, which knows the labels, since no
-    other is at hand. Near samples are better when data is scarce, far ones when it abounds. `clusters` = 0 takes as
-    many as there are classes.
+    The clusters are k-means', by Euclidean distance. The paper clusters a self-supervised embedding (SwAV); here it is
+    the proxy's, which knows the labels, since no other is at hand. Near samples are better when data is scarce, far
+    ones when it abounds. `clusters`=0 takes as many as there are classes.
     """
 
     clusters: int = param(0, low=0, high=1000)

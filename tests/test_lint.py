@@ -57,6 +57,15 @@ def test_a_proxy_on_validation_data() -> None:
     assert badges(board) == [("uses validation data", "rho_loss")]
 
 
+@pytest.mark.parametrize("method", ["el2n", "el2n[at_epoch=2]", "el2n[at_epoch=20]", "el2n[at_epoch=20,runs=2]"])
+def test_a_proxy_longer_than_the_recipe(method: str) -> None:
+    """Unless it is so by default: defaults are for long recipes."""
+    board = make(CONTROLS | {(method, 0.5): around(0.9)})
+    marked = "at_epoch=20" in method
+    assert badges(board) == [("short proxy", method)] * marked
+    assert not marked or "20 epochs; the recipe's end after 4" in board.findings[0].text
+
+
 def test_a_subset_from_a_file() -> None:
     board = make(CONTROLS | {("subset[id=mine-0123]", 0.5): around(0.9)})
     assert badges(board) == [("chosen elsewhere", "subset[id=mine-0123]")]

@@ -44,7 +44,8 @@ def test_the_network_is_that_of_the_reference(gold, network, images):
 def test_full_grad_norm(gold, network, images):
     labels = torch.from_numpy(gold["digits/labels"]).long()[:40]
     with torch.no_grad():
-        got = differentiate(["full_grad_norm", "loss"], network, images[:40], labels)
+        got, forward, backward = differentiate(["full_grad_norm", "loss"], network, images[:40], labels)
+    assert (forward, backward) == (40, 40)
     assert got.keys() == {"full_grad_norm"}
     for i in range(40):
         loss = nn.functional.cross_entropy(network(images[i : i + 1]), labels[i : i + 1])
@@ -74,16 +75,18 @@ def one_by_one(network, image):
 def test_deepfool(network, images):
     labels = torch.zeros(30, dtype=torch.int64)
     with torch.no_grad():
-        got = differentiate(["deepfool"], network, images[:30], labels)["deepfool"]
+        values, forward, backward = differentiate(["deepfool"], network, images[:30], labels)
     expected = [one_by_one(network, image) for image in images[:30]]
-    np.testing.assert_allclose(got, expected, rtol=0.02, atol=1e-5)
+    np.testing.assert_allclose(values["deepfool"], expected, rtol=0.02, atol=1e-5)
+    assert forward >= 2 * 30, "a step and a look at what it did"
+    assert backward == 10 * forward
     assert min(expected) > 0
 
 
 def test_deepfool_agrees_with_deepcore(gold, network, images):
     """Nearly: at the last step, rounding decides whether the class has changed already."""
     with torch.no_grad():
-        got = differentiate(["deepfool"], network, images, torch.zeros(1797, dtype=torch.int64))["deepfool"]
+        got = differentiate(["deepfool"], network, images, torch.zeros(1797, dtype=torch.int64))[0]["deepfool"]
     nearest = set(got.argsort()[:180].tolist())
     assert len(nearest & set(gold["deepcore/DeepFool/f0.1_bal0/indices"].tolist())) >= 176
 

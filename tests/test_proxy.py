@@ -282,7 +282,7 @@ def test_the_cost_is_that_of_a_record_of_ones_own(
     record(spec("made:Replayed[upto=4,at=epochs]"))
     ledger = Ledger()
     for request in record(spec(f"made:Replayed[{params}]")):
-        proxy.book(request, N, ledger)
+        proxy.book(request, ledger)
     assert ledger.proxy_backward == backward
     assert ledger.proxy_forward == backward + passes * N
     assert ledger.seconds["proxy"] > 0
@@ -297,17 +297,29 @@ def test_a_costly_signal_is_booked_to_who_wants_it(home: Path, spec: Spec, apart
         proxy.record(wanted, data, CPU)
     last = store.read_json(plain.folder / "cost-0001.json")
     trained = store.read_json(plain.folder / "cost-0000.json")["train_s"] + last["train_s"]
-    for request, own in ((plain, "pass_s"), (costly, "deepfool_s")):
+    for request, own in ((plain, last["pass"]), (costly, last["deepfool"])):
         ledger = Ledger()
-        proxy.book(request, N, ledger)
-        assert ledger.seconds["proxy"] == pytest.approx(trained + last[own])
-        assert (ledger.proxy_backward, ledger.proxy_forward) == (2 * N, 3 * N)
-    assert min(last["deepfool_s"], last["pass_s"]) > 0
+        proxy.book(request, ledger)
+        assert ledger.seconds["proxy"] == pytest.approx(trained + own["s"])
+        assert ledger.proxy_forward == 2 * N + own["forward"]
+        assert ledger.proxy_backward == 2 * N + own["backward"]
+        assert own["s"] > 0
+    assert (last["pass"]["forward"], last["pass"]["backward"]) == (N, 0)
+    rounds = last["deepfool"]["forward"] - N  # samples, over rounds, after the pass's own forward
+    assert rounds >= 2 * N, "a step and a look at what it did"
+    assert last["deepfool"]["backward"] == data.classes * rounds
+
+
+def test_the_learning_rate_is_that_of_the_last_step(spec: Spec, replayed: Any) -> None:
+    steps = -(-N // spec().recipe.batch_size)
+    for _, epoch, _, rates in replayed(at="epochs", upto=3, signal="learning_rate"):
+        last = optim.learning_rate(spec().recipe, (epoch + (steps - 1) / steps) / spec().recipe.epochs)
+        assert rates.tolist() == pytest.approx([last] * N)
 
 
 def test_a_record_without_its_cost_is_refused(home: Path, spec: Spec) -> None:
     [request] = record(spec("made:Replayed"))
     (request.folder / "cost-0001.json").unlink()
     with pytest.raises(RunFailed, match=r"has no cost of epoch 1; remove that folder"):
-        proxy.book(request, N, Ledger())
+        proxy.book(request, Ledger())
     assert store.read_json(request.folder / "cost-0000.json")["backward"] == N

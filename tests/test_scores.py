@@ -92,6 +92,8 @@ def test_simple_rules():
     assert sorted(blocks.moderate(scores, 2, rng()).tolist()) == [3, 4]
     assert sorted(blocks.moderate(scores, 3, rng()).tolist()) == [1, 3, 4]
     assert blocks.easiest(torch.tensor([1.0, float("inf"), float("nan")]), 1, rng()).tolist() == [0]
+    tied = [blocks.moderate(torch.zeros(10), 4, rng(seed)).tolist() for seed in range(200)]
+    assert set(np.bincount(np.ravel(tied), minlength=10) > 40) == {True}, "each is kept 80 times on average"
 
 
 def test_stratified_draws_uniformly_within_its_strata():

@@ -43,6 +43,9 @@ def test_the_subset_is_the_one_that_the_run_trains_on(spec: Spec, run: Any, meth
     if found.weights is not None:
         assert torch.equal(found.weights, trained.weights)
         assert found.weights.std() > 0
+    assert (found.scores is None) == (trained.scores is None) == (not method.startswith("el2n"))
+    if found.scores is not None:
+        assert torch.equal(found.scores, trained.scores)
 
 
 def test_scores_rank_what_was_chosen_first(spec: Spec, home: Path) -> None:

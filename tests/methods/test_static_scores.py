@@ -10,12 +10,13 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from dpbench import load_method
+from dpbench.errors import UsageError
 from dpbench.greedy import kronecker_inverse, last_layer
 from dpbench.ledger import Ledger
 from dpbench.method import Signals, others
 from dpbench.runner import load_data, prepare
 from dpbench.scores import beta_weights, strata_budgets
-from dpbench.signals import compute
+from dpbench.signals import RECORD_SIGNALS, compute
 from dpbench.spec import Recipe, RunSpec
 
 EPOCHS, N = 20, 400
@@ -59,7 +60,8 @@ def play(make):
         for epoch in [last] if asked.proxy.at == "end" else range(last + 1):
             logits = data.logits[epoch]
             loss = torch.nn.functional.cross_entropy(logits, data.labels, reduction="none")
-            values = compute(method.needs, logits, data.labels, loss, data.embedding)
+            values = compute(method.needs - RECORD_SIGNALS, logits, data.labels, loss, data.embedding)
+            values["learning_rate"] = torch.full((n,), epoch + 1.0)
             method.observe(Signals(torch.arange(n), values, epoch, 0))
         return method
 
@@ -112,7 +114,9 @@ def formulas(history):
         "dual": window_means(p_y, 10, lambda w: w.std(0, ddof=1) * (1 - w.mean(0))),
         "tdds": sum(0.9 * 0.1 ** (10 - w) * spread[w] for w in range(11)),
         "supervised_prototypes": 1 - (unit * means[labels]).sum(1),
-        "moso[proxy_epochs=20]": sum(((x.sum(0) - x) * x).sum(1) / (N - 1) for x in g),  # <the others' mean, own>
+        "moso[proxy_epochs=20]": sum(  # learning rate <the others' mean, own>
+            (epoch + 1) * ((x.sum(0) - x) * x).sum(1) / (N - 1) for epoch, x in enumerate(g)
+        ),
     }
 
 
@@ -442,9 +446,41 @@ def test_any_score_with_any_rule(history, play, rule, balanced):
         assert (np.abs(share - 0.3) * np.bincount(history.labels.numpy()) < 1).all()
 
 
+@pytest.mark.parametrize("shift", [0.0, -100.0])
+def test_beta_counts_scores_from_the_lowest(history, make, shift):
+    """DUAL's draw, of scores of any sign: the higher of two as easy samples is kept more often, by its score."""
+    n, rng = 400, torch.Generator().manual_seed(1)
+    scores, ease = torch.rand(n, generator=rng), torch.full((n,), 0.5)
+    method = make("score[by=entropy,rule=beta]", n=n, keep=0.05, labels=history.labels)
+    counts = torch.zeros(n)
+    method.observe(Signals(torch.arange(n), {"entropy": scores + shift, "prob_y": ease}, 0, 0))
+    for _ in range(600):
+        counts[method.select(0).indices] += 1
+    expected = draws(scores - scores.min(), 20, 600)
+    assert spearmanr(counts, scores)[0] > 0.9
+    bins = scores.argsort().view(10, 40)
+    torch.testing.assert_close(counts[bins].sum(1), expected[bins].sum(1), rtol=0.1, atol=60)
+
+
+def draws(weights, k, times):
+    """How often each is among k drawn one after the other in proportion to `weights`."""
+    rng, p = np.random.default_rng(0), (weights.double() + 1e-12).numpy()
+    counts = np.zeros(len(p), dtype=np.float32)
+    for _ in range(times):
+        counts[rng.choice(len(p), k, replace=False, p=p / p.sum())] += 1
+    return torch.from_numpy(counts)
+
+
+def test_tdds_of_one_epoch_has_nothing_to_tell(history, make):
+    method = make("tdds", n=N, keep=0.3, labels=history.labels)
+    method.observe(Signals(torch.arange(N), {"logits": history.logits[0]}, 0, 0))
+    assert len(chosen(method)) == 120
+    assert method.scores().eq(0).all()
+
+
 def test_score_takes_user_scores_and_refuses_the_rest(make, history, play):
     assert chosen(play("score[by=entropy]", history)) == chosen(play("entropy", history))
-    with pytest.raises(ValueError, match="uniform is not a score"):
+    with pytest.raises(UsageError, match="uniform is not a score"):
         make("score[by=uniform]")
 
 
