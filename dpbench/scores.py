@@ -286,7 +286,5 @@ def scorer(name: str) -> ScoreMethod:
 
     method = load_method(name)
     if not isinstance(method, ScoreMethod):
-        raise UsageError(
-            f"score[by={name}]: {name} is not a score, as aum or el2n is: it does not derive from ScoreMethod"
-        )
+        raise UsageError(f"score[by={name}]: {name} is not a score, as aum is: it does not derive from ScoreMethod")
     return method
