@@ -106,19 +106,38 @@ def test_rows_that_are_kept_are_not_computed_again():
     assert rows < 4 * 600
 
 
-def test_stochastic_greedy_keeps_its_bound():
-    """1 - 1/e - epsilon of the best in expectation, and the best is at most 1 / (1 - 1/e) times exact greedy's."""
+@pytest.mark.parametrize("epsilon", [0.1, 0.5])
+def test_stochastic_greedy_keeps_its_bound(epsilon):
+    """1 - 1/e - epsilon of the best in expectation, which random sets miss: few samples are in one of the clusters."""
+    size = torch.tensor([70, 40, 30, 20])
+    best, bound = float(size.sum()), 1 - 1 / np.e - epsilon
+    lazy, random = [], []
+    for seed in range(10):
+        rng = torch.Generator().manual_seed(seed)
+        group = torch.cat([torch.arange(4).repeat_interleave(size), torch.arange(4, 2844)])  # the others are alone
+        group = group[torch.randperm(3000, generator=rng)]
+
+        def kernel(i, j=blocks.EVERY, group=group):
+            return (group[i][:, None] == group[j]).float()
+
+        picks = blocks.stochastic_facility_location(kernel, 3000, 4, epsilon, rng)
+        lazy.append(float(kernel(picks).amax(0).sum()) / best)
+        for _ in range(80):
+            random.append(float(kernel(torch.randperm(3000, generator=rng)[:4]).amax(0).sum()) / best)
+    assert np.mean(random) < bound - 4 * np.std(random) / len(random) ** 0.5
+    assert np.mean(lazy) >= bound
+
+
+def test_stochastic_greedy_is_random_and_exact_where_the_sample_is_everything():
     for seed in range(5):
         kernel, total, s = similarities(seed=seed)
         exact = float(s[blocks.facility_location(kernel, total, 8)].amax(0).sum())
+        rng = torch.Generator().manual_seed(seed)
         for epsilon in (0.1, 0.5):
-            rng = torch.Generator().manual_seed(seed)
             sets = [blocks.stochastic_facility_location(kernel, 50, 8, epsilon, rng) for _ in range(20)]
-            values = [float(s[picks].amax(0).sum()) for picks in sets]
-            assert np.mean(values) >= (1 - 1 / np.e - epsilon) / (1 - 1 / np.e) * exact
             assert len({tuple(picks.tolist()) for picks in sets}) > 10
             assert all(len(picks.unique()) == 8 for picks in sets)
-        whole = blocks.stochastic_facility_location(kernel, 50, 8, np.exp(-8), rng)  # the sample is everything
+        whole = blocks.stochastic_facility_location(kernel, 50, 8, np.exp(-8), rng)
         assert float(s[whole].amax(0).sum()) == pytest.approx(exact)
 
 
@@ -204,6 +223,26 @@ def test_approximate_neighbours():
     assert recall > 0.95
     assert not torch.equal(which, exact[1]), "the exact search has not run"
     torch.testing.assert_close(many[0], blocks.neighbours(x, 1500)[0], atol=1e-2, rtol=1e-4)
+
+
+def gaussian(n):
+    return points(n, 4)
+
+
+def in_a_subspace(n):
+    return points(n, 5) @ points(5, 64, 3)
+
+
+def unequal_clusters(n):
+    return points(n, 32) + 3 * points(30, 32, 1)[(30 * torch.linspace(0, 0.999, n) ** 2).long()]
+
+
+@pytest.mark.parametrize("made", [gaussian, in_a_subspace, unequal_clusters])
+def test_approximate_neighbours_miss_few(made):
+    pytest.importorskip("faiss")
+    x = made(3000)
+    exact, got = (blocks.neighbours(x, 5, approximate)[1].tolist() for approximate in (False, True))
+    assert np.mean([len(set(a) & set(b)) / 5 for a, b in zip(got, exact, strict=True)]) >= 0.95
 
 
 def test_without_faiss_approximate_neighbours_are_refused(monkeypatch):

@@ -348,6 +348,25 @@ def test_ssp_measures_the_cosine_to_the_nearest_centre(history, play):
     assert len(chosen(play("ssp[clusters=1,prefer=near]", history)) & highest(-distance, 120)) >= 119
 
 
+@pytest.mark.parametrize("name", ["ssp", "ssp[clusters=3]"])
+def test_ssp_takes_the_centre_of_the_own_cluster(name, make):
+    """Three clusters far apart, found from one start or another; by default there are as many as classes."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    h = (30 * np.eye(3)[labels] * [1, 2, 3] + rng.normal(size=(90, 3))).astype(np.float32)
+    means = np.stack([h[labels == c].mean(0, dtype=np.float64) for c in range(3)])[labels]
+    expected = 1 - (h * means).sum(1) / np.linalg.norm(h, axis=1) / np.linalg.norm(means, axis=1)
+    found = 0
+    for seed in range(20):
+        method = make(name, seed, n=90, keep=0.3, labels=torch.from_numpy(labels if name == "ssp" else labels % 2))
+        method.observe(Signals(torch.arange(90), {"embedding": torch.from_numpy(h)}, 29, 0))
+        picks = chosen(method)
+        if np.allclose(method.scores(), expected, atol=1e-6):
+            found += 1
+            assert len(picks & highest(expected, 27)) >= 26
+    assert found >= 2
+
+
 def test_influence_is_the_mean_gradient_times_the_inverse_hessian(history, play):
     data = SimpleNamespace(**{**vars(history), "logits": history.logits[-1:]})
     method = play("influence[damping=0.1]", data)
@@ -380,6 +399,37 @@ def test_dp_prunes_what_cancels(history, play):
     for _ in range(20):
         random = torch.rand(N, generator=rng).argsort() < 280
         assert norm(~kept) < norm(random)
+
+
+def anneal(x, pruned, kept):
+    load_method("dp")._anneal(np.ones((len(x), 1)), x, pruned, kept)
+    assert sorted([*pruned, *kept]) == list(range(len(x)))
+
+
+def after_each_swap(x, pruned, kept):
+    """||sum of the pruned x||^2 after each swap of a pruned and a kept one."""
+    return np.sum((x[pruned].sum(0) + x[kept][:, None] - x[pruned]) ** 2, 2)
+
+
+def test_dp_leaves_a_minimum_that_every_swap_makes_worse():
+    """From 1, the first of two swaps to 0 takes the squared norm up by 0.005, half of the first temperature."""
+    x = np.array([[0.5, 0, -5], [0.5, 0, 5], [0, 0.755**0.5, -5], [0, -(0.755**0.5), 5]])
+    pruned, kept = np.array([0, 1]), np.array([2, 3])
+    assert np.sum(x[pruned].sum(0) ** 2) == 1
+    np.testing.assert_allclose(np.sort(after_each_swap(x, pruned, kept).ravel())[:3], [1.005, 1.005, 101.005])
+    anneal(x, pruned, kept)
+    np.testing.assert_allclose(x[pruned].sum(0), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dp_ends_where_no_swap_helps(seed):
+    x = np.random.default_rng(seed).normal(size=(20, 6))
+    pruned, kept = np.split(np.argsort((x**2).sum(1)), 2)
+    start = np.sum(x[pruned].sum(0) ** 2)
+    anneal(x, pruned, kept)
+    end = np.sum(x[pruned].sum(0) ** 2)
+    assert end < 0.9 * start
+    assert after_each_swap(x, pruned, kept).min() >= end - 1e-4 * start
 
 
 def test_infomax_trades_information_for_redundancy(history, play):

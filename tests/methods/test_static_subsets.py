@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 
 from dpbench import greedy as blocks
 from dpbench.method import Signals
@@ -289,6 +290,60 @@ def test_d2_cut(synthetic, answer):
     error = (synthetic.logits.softmax(1) - torch.eye(10)[synthetic.labels]).norm(dim=1)
     picks = answer("d2[cut=0.2]", synthetic, 0.3).indices
     assert not set(picks.tolist()) & set(error.topk(80).indices.tolist())
+
+
+def nearest(x, near):
+    """The distances (n, n), and which are to one of a row's `near` nearest others."""
+    d = torch.cdist(x, x)
+    which = d.clone().fill_diagonal_(np.inf).argsort(1)[:, :near]
+    return d, torch.zeros_like(d, dtype=torch.bool).scatter_(1, which, True)
+
+
+@pytest.mark.parametrize(("cut", "keep", "hard"), [(0.0, 0.3, 0), (0.114, 0.3, 45), (0.2, 0.9, 40)])
+def test_d2_passes_messages_as_with_whole_matrices(cut, keep, hard, synthetic, answer):
+    small = SimpleNamespace(**{**vars(synthetic), "embedding": 0.1 * synthetic.embedding})  # distances below 1
+    error = (small.logits.double().softmax(1) - torch.eye(10)[small.labels]).norm(dim=1)
+    d, joined = nearest(small.embedding.double(), 5)
+    joined = joined | joined.T
+    x = error + (joined * torch.exp(-d)) @ error
+    x[error.topk(hard).indices] = -np.inf
+    expected: list[int] = []
+    for _ in range(int(keep * N)):
+        expected.append(int(x.argmax()))
+        x = x - joined[expected[-1]] * torch.exp(-0.5 * d[expected[-1]]) * x[expected[-1]]
+        x[expected] = -np.inf
+    assert answer(f"d2[cut={cut},gamma=0.5]", small, keep).indices.tolist() == expected
+
+
+@pytest.mark.parametrize("rounds", [1, 20])
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_infomax_iterates_as_with_the_whole_kernel(rounds, alpha, synthetic, answer):
+    unit = torch.nn.functional.normalize(synthetic.embedding.double())
+    k = torch.where(nearest(unit, 5)[1], unit @ unit.T, 0.0)
+    information = (synthetic.logits.double().softmax(1) - torch.eye(10)[synthetic.labels]).norm(dim=1)
+    x = torch.full((N,), 0.3, dtype=torch.float64)
+    for _ in range(rounds):
+        value = information - alpha * (k + k.T) @ x
+        x = (120 * value.softmax(0)).clamp(max=1.0)
+    picks = answer(f"infomax[alpha={alpha},rounds={rounds}]", synthetic, 0.3).indices
+    assert same(picks, value.topk(120).indices)
+
+
+@pytest.mark.parametrize("lam", [0.01, 0.3])
+def test_gradmatch_weights_are_the_ridge_solution_in_each_class(lam, synthetic, answer):
+    rows = ((synthetic.labels < 5) | (torch.arange(N) % 3 == 0)).nonzero().squeeze(1)  # classes of unequal sizes
+    data = SimpleNamespace(**{name: value[rows] for name, value in vars(synthetic).items()})
+    selection = answer(f"gradmatch[lam={lam}]", data, 0.3)
+    full, expected = gradients(data), torch.zeros(len(rows), dtype=torch.float64)
+    for c in range(10):
+        members = (data.labels == c).nonzero().squeeze(1)
+        g, support = full[members], selection.indices[data.labels[selection.indices] == c]
+        ridge = lam * g.square().sum(1).mean() * torch.eye(len(support), dtype=torch.float64)
+        stacked = torch.cat([full[support].T, ridge.sqrt()])
+        target = torch.cat([g.mean(0), torch.zeros(len(support), dtype=torch.float64)])
+        expected[support] = len(members) * torch.from_numpy(nnls(stacked.numpy(), target.numpy())[0])
+    expected = expected[selection.indices]
+    np.testing.assert_allclose(selection.weights, expected / expected.mean(), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [*FROM_ZERO, "k_center", "contextual_diversity", "log_determinant"])
