@@ -162,6 +162,23 @@ def test_the_highest_scores_are_kept(name, history, play):
         assert len(set(kept) & {int(members[i]) for i in highest(scores[members], len(kept))}) >= len(kept) - 1
 
 
+@pytest.mark.parametrize("name", ["el2n[runs=2]", "el2n[runs=2,at_epoch=3,summed=true]", "grand[runs=2]"])
+def test_scores_are_means_over_runs(name, history, make):
+    p, labels = history.p, history.labels.numpy()
+    error = np.linalg.norm(p - np.eye(10)[labels], axis=2)
+    each = {"el2n": error, "grand": error * np.sqrt((history.embedding.double().numpy() ** 2).sum(1) + 1)}
+    passes = [[2, 3, 4], [11, 12, 13]] if "summed" in name else [[3], [12]]
+    method = make(name, n=N, keep=0.3, labels=history.labels)
+    for run, epochs in enumerate(passes):
+        for epoch in epochs:
+            loss = torch.nn.functional.cross_entropy(history.logits[epoch], history.labels, reduction="none")
+            values = compute(method.needs, history.logits[epoch], history.labels, loss, history.embedding)
+            method.observe(Signals(torch.arange(N), values, epoch - epochs[0], run))
+    method.select(0)
+    expected = np.mean([each[name.partition("[")[0]][epochs].sum(0) for epochs in passes], 0)
+    np.testing.assert_allclose(method.scores(), expected, rtol=1e-4, atol=1e-5 * expected.max())
+
+
 def test_forgetting_keeps_what_was_never_learnt_where_deepcore_drops_it(history, play, gold):
     """DEFECT of DeepCore: samples that are never right count no event, and go first; the paper ranks them on top."""
     never = ~history.correct.any(0)
