@@ -299,7 +299,7 @@ def nearest(x, near):
     return d, torch.zeros_like(d, dtype=torch.bool).scatter_(1, which, True)
 
 
-@pytest.mark.parametrize(("cut", "keep", "hard"), [(0.0, 0.3, 0), (0.114, 0.3, 45), (0.2, 0.9, 40)])
+@pytest.mark.parametrize(("cut", "keep", "hard"), [(0.0, 0.3, 0), (0.114, 0.3, 45), (0.145, 0.3, 58), (0.2, 0.9, 40)])
 def test_d2_passes_messages_as_with_whole_matrices(cut, keep, hard, synthetic, answer):
     small = SimpleNamespace(**{**vars(synthetic), "embedding": 0.1 * synthetic.embedding})  # distances below 1
     error = (small.logits.double().softmax(1) - torch.eye(10)[small.labels]).norm(dim=1)
@@ -308,7 +308,7 @@ def test_d2_passes_messages_as_with_whole_matrices(cut, keep, hard, synthetic, a
     x = error + (joined * torch.exp(-d)) @ error
     x[error.topk(hard).indices] = -np.inf
     expected: list[int] = []
-    for _ in range(int(keep * N)):
+    for _ in range(round(keep * N)):
         expected.append(int(x.argmax()))
         x = x - joined[expected[-1]] * torch.exp(-0.5 * d[expected[-1]]) * x[expected[-1]]
         x[expected] = -np.inf
