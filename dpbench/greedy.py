@@ -364,7 +364,8 @@ def non_negative(matrix: Tensor, along: Tensor, start: Tensor) -> Tensor:
 def neighbours(x: Tensor, count: int, approximate: bool = False) -> tuple[Tensor, Tensor]:
     """The `count` nearest others of each x_i by Euclidean distance: distances and indices (n, count).
 
-    If `approximate` they are found by faiss in a fraction of the time, and a few are missed.
+    If `approximate` they are found by faiss in a fraction of the time: nearly all of them where x has clusters or few
+    dimensions, half of them in noise of 100 dimensions, where the others that are found are 3 % farther away.
     """
     n, distance = len(x), euclidean(x)
     count = min(count, n - 1)
