@@ -256,6 +256,7 @@ def check(
     from dpbench import catalog, conformance
 
     name = catalog.resolve(method)
+    catalog.load_method(name).ready()
     report = conformance.check(name)
     for title, findings in report.items():
         out.print(f"{title:<14}", "[red]FAILED[/]" if findings else "ok")
@@ -429,8 +430,8 @@ def tune(
     if every == (method is not None):
         raise UsageError("name a method to tune, or give --all")
     _single_threaded(1)
+    from dpbench import catalog, runner, tuned
     from dpbench import grid as grids
-    from dpbench import runner, tuned
     from dpbench.spec import load_grid
     from dpbench.track import Tracker
     from dpbench.tune import Plan, tunable
@@ -454,6 +455,8 @@ def tune(
         for name in (tunable() if every else [method or ""])
     ]
     runner.load_data(dataset, data_root)  # a missing file is told before any work
+    if method:
+        catalog.load_method(catalog.resolve(method)).ready()
     found = tuned.run(plans, jobs or grids.default_jobs(device), Tracker(tracking_uri), err)
     out.print(tuned.table(found))
     for study in found:

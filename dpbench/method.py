@@ -174,6 +174,9 @@ class PruningMethod(ABC):
         self.task = task
         self.rng = rng
 
+    def ready(self) -> None:  # noqa: B027 - most methods need nothing
+        """Raise UsageError where something outside dpbench is missing; asked before anything is trained."""
+
     @abstractmethod
     def select(self, epoch: int) -> Selection:
         """Choose the samples of `epoch`, before it starts."""

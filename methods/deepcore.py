@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpbench.method import Proxy, Selection, Signals, param, sample
+from dpbench.errors import UsageError
+from dpbench.method import Proxy, Selection, Signals, Task, param, sample
 from dpbench.scores import Static, mean_one
 
 NETWORK = "DpbenchRecord"  # the name under which their methods find the network
+REFUSED = {"CoresetMethod", "EarlyTrain", "Forgetting"}  # base classes, and what must see a training of its own
 
 
 class DeepCore(Static):
@@ -30,7 +32,9 @@ class DeepCore(Static):
     layer that maps them to the recorded logits, found by least squares. So embeddings, logits and gradients of the
     last layer are those of our record; DeepFool moves, and Cal finds neighbours, among embeddings. `option` is what
     Submodular calls function and Uncertainty selection_method. All samples go through in one batch, where some of
-    its defects do not show. Budgets are rounded class by class if `balanced`, so k is not kept exactly.
+    its defects do not show. Budgets are rounded class by class if `balanced`, so k is not kept exactly; Full keeps all.
+    Forgetting is refused, since it counts what happens in a training of its own. It runs on the GPU where there is
+    one, GradMatch always on the CPU.
     """
 
     name: str = param("kCenterGreedy")
@@ -47,21 +51,28 @@ class DeepCore(Static):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
+    def ready(self) -> None:
+        names = {method.__name__ for method in theirs().values()}
+        if self.name.lower() not in theirs():
+            raise UsageError(
+                f"deepcore has no method {self.name!r} that selects from a record; known: {', '.join(sorted(names))}"
+            )
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        self.ready()
+        super().setup(task, rng)
+
     def take(self, seen: Signals) -> None:
-        methods, nets = checkout()
-        theirs = {name.lower(): value for name, value in vars(methods).items() if isinstance(value, type)}
-        if self.name == "Forgetting" or self.name.lower() not in theirs:
-            raise ValueError(f"deepcore has no method {self.name!r} that selects from a record")
         if self.task.k in (1, self.task.n):  # where several of its methods fail
             self.found = {"indices": sample(self.task.n, self.task.k, self.rng)}
             return
         options = {"function": self.option, "selection_method": self.option} if self.option else {}
         seed = int(torch.randint(2**31, (1,), generator=self.rng))
         with quietly(), todays_numpy():
-            vars(nets)[NETWORK] = LastLayer(seen["embedding"], seen["logits"]).build
-            method = theirs[self.name.lower()](
+            vars(checkout()[1])[NETWORK] = LastLayer(seen["embedding"], seen["logits"]).build
+            method = theirs()[self.name.lower()](
                 Rows(seen["embedding"].requires_grad_(self.name == "DeepFool"), self.labels()),  # edits in place
-                arguments(self.task.n, seen["logits"].shape[1]),
+                arguments(self.task.n, seen["logits"].shape[1], device(self.name)),
                 fraction=self.task.keep,
                 random_seed=seed,
                 epochs=0,
@@ -148,16 +159,35 @@ def checkout() -> tuple[ModuleType, ModuleType]:
     """Import the methods and networks of the user's checkout."""
     root = os.environ.get("DPBENCH_DEEPCORE", "")
     if not (Path(root) / "deepcore" / "methods").is_dir() or not root:
-        raise ValueError(f"DPBENCH_DEEPCORE = {root!r} is not a checkout of github.com/PatrickZH/DeepCore")
+        raise UsageError(
+            f"DPBENCH_DEEPCORE = {root!r} is not a checkout of github.com/PatrickZH/DeepCore; "
+            "set it to the path of yours, the folder that has deepcore/methods"
+        )
     if root not in sys.path:
         sys.path.insert(0, root)
-    return importlib.import_module("deepcore.methods"), importlib.import_module("deepcore.nets")
+    try:
+        return importlib.import_module("deepcore.methods"), importlib.import_module("deepcore.nets")
+    except Exception as error:
+        raise UsageError(f"DPBENCH_DEEPCORE = {root!r}: importing it raised {type(error).__name__}: {error}") from error
 
 
-def arguments(n: int, classes: int) -> Namespace:
+def theirs() -> dict[str, type]:
+    """The checkout's selection methods that can select from a record, by name in lower case."""
+    found = {name: value for name, value in vars(checkout()[0]).items() if name[0] != "_" and name not in REFUSED}
+    return {
+        name.lower(): value for name, value in found.items() if isinstance(value, type) and hasattr(value, "select")
+    }
+
+
+def device(name: str) -> str:
+    """The GPU where there is one; GradMatch's own code for it calls torch.lstsq, which torch has no more."""
+    return "cuda" if torch.cuda.is_available() and name.lower() != "gradmatch" else "cpu"
+
+
+def arguments(n: int, classes: int, device: str) -> Namespace:
     """What DeepCore's command line would set."""
     return Namespace(
-        device="cpu",
+        device=device,
         gpu=None,
         workers=0,
         print_freq=n,

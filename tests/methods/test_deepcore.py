@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dpbench.methods import deepcore
 
 from dpbench import conformance, load_method
+from dpbench.errors import UsageError
 from dpbench.method import Signals
 from dpbench.spec import canonical
 
@@ -80,14 +82,32 @@ def test_a_name_after_a_colon_is_a_method_of_its_own(make, record):
     assert pickle.loads(pickle.dumps(method)) is method
 
 
-@pytest.mark.parametrize("name", ["Forgetting", "kCenterGreed"])
-def test_unknown_names(make, record, name):
-    with pytest.raises(ValueError, match=f"no method '{name}'"):
-        answer(make, record, f"deepcore[name={name}]")
+@pytest.mark.parametrize("name", ["Forgetting", "EarlyTrain", "_Method", "kCenterGreed"])
+def test_unknown_names_are_told_before_any_training(make, name):
+    known = "known: Craig, Uncertainty, kCenterGreedy"
+    for refuse in (load_method(f"deepcore[name={name}]").ready, lambda: make(f"deepcore[name={name}]")):
+        with pytest.raises(UsageError, match=f"no method '{name}' that selects from a record; {known}"):
+            refuse()
 
 
-def test_no_checkout(make, record, monkeypatch, tmp_path):
+def test_no_checkout_is_told_before_any_training(make, monkeypatch, tmp_path):
     for value in ("", str(tmp_path)):
         monkeypatch.setenv("DPBENCH_DEEPCORE", value)
-        with pytest.raises(ValueError, match="DPBENCH_DEEPCORE"):
-            answer(make, record, "deepcore")
+        for refuse in (load_method("deepcore").ready, lambda: make("deepcore")):
+            with pytest.raises(UsageError, match=f"DPBENCH_DEEPCORE = '{value}' is not a checkout .*; set it to the"):
+                refuse()
+
+
+def test_a_checkout_that_cannot_be_imported(monkeypatch):
+    def fail(name):
+        raise ImportError("no module named torchvision")
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(UsageError, match="importing it raised ImportError: no module named torchvision"):
+        deepcore.checkout()
+
+
+def test_it_runs_where_the_gpu_is(monkeypatch):
+    for available, devices in ((False, ["cpu", "cpu"]), (True, ["cuda", "cpu"])):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert [deepcore.device(name) for name in ("Craig", "GradMatch")] == devices
