@@ -18,11 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from dpbench.errors import UsageError
+from dpbench.greedy import guard
 from dpbench.method import Proxy, Selection, Signals, Task, param, sample
 from dpbench.scores import Static, mean_one
 
 NETWORK = "DpbenchRecord"  # the name under which their methods find the network
 REFUSED = {"CoresetMethod", "EarlyTrain", "Forgetting"}  # base classes, and what must see a training of its own
+
+# What their code holds at once, as measured: copies of n x n numbers, of n gradients of C (d + 1), of n x k numbers
+PAIRS = {"cal": 5, "craig": 7, "submodular": 6}
+GRADIENTS = {"craig": 6, "deepfool": 6, "glister": 6, "gradmatch": 10, "grand": 6, "submodular": 6}
+DISTANCES = {"contextualdiversity": 3, "kcentergreedy": 3, "herding": 0}  # these copy all embeddings at each pick
+SOLVED = {"gradmatch": 5, "submodular": 20}  # multiply-adds by k^4: a system of all picks is solved anew at each pick
 
 
 class DeepCore(Static):
@@ -66,6 +73,7 @@ class DeepCore(Static):
         if self.task.k in (1, self.task.n):  # where several of its methods fail
             self.found = {"indices": sample(self.task.n, self.task.k, self.rng)}
             return
+        self.affordable(seen["logits"].shape[1], seen["embedding"].shape[1])
         options = {"function": self.option, "selection_method": self.option} if self.option else {}
         seed = int(torch.randint(2**31, (1,), generator=self.rng))
         with quietly(), todays_numpy():
@@ -84,6 +92,14 @@ class DeepCore(Static):
             )
             found = method.select()
         self.found = {key: torch.tensor(np.array(found[key])) for key in ("indices", "weights") if key in found}
+
+    def affordable(self, classes: int, d: int) -> None:
+        """Refuse what their code is predicted to take too long for, or too much memory."""
+        whole = not self.balanced or self.name.lower() in ("deepfool", "grand")  # these score all samples at once
+        n = self.task.n if whole else int(self.labels().bincount().max())
+        k = max(1, round(self.task.keep * n))
+        products, floats = cost(self.name.lower(), self.option, n, k, classes, d)
+        guard(f"deepcore:{self.name}", products * self.task.n / n, floats)
 
     def choose(self) -> Selection:
         weights = self.found.get("weights")
@@ -177,6 +193,15 @@ def theirs() -> dict[str, type]:
     return {
         name.lower(): value for name, value in found.items() if isinstance(value, type) and hasattr(value, "select")
     }
+
+
+def cost(name: str, option: str, n: int, k: int, classes: int, d: int) -> tuple[float, float]:
+    """Multiply-adds and floats that their code takes to choose k of n samples, for `guard`; roughly, as measured."""
+    products = 5e4 * n * n * (name in PAIRS) + 100 * n * k * d * (name in DISTANCES)
+    if option not in ("FacilityLocation", "GraphCut"):
+        products += SOLVED.get(name, 0) * k**4
+    copies = PAIRS.get(name, 0) * n + GRADIENTS.get(name, 0) * classes * (d + 1) + DISTANCES.get(name, 0) * k
+    return products, n * copies
 
 
 def device(name: str) -> str:

@@ -98,6 +98,42 @@ def test_no_checkout_is_told_before_any_training(make, monkeypatch, tmp_path):
                 refuse()
 
 
+def test_what_would_not_fit_or_take_too_long_is_refused(make, record, monkeypatch):
+    for name in ("kCenterGreedy", "Craig", "Uncertainty"):
+        answer(make, record, f"deepcore:{name}")
+    monkeypatch.setenv("DPBENCH_SELECT_GB", "1e-6")  # 268 numbers; 60 x 24 or 60 x 60 are needed
+    answer(make, record, "deepcore:Uncertainty")
+    for name in ("kCenterGreedy", "Craig"):
+        with pytest.raises(MemoryError, match=f"deepcore:{name} would take"):
+            answer(make, record, f"deepcore:{name}")
+    monkeypatch.setenv("DPBENCH_SELECT_HOURS", "1e-12")
+    with pytest.raises(TimeoutError, match="deepcore:Craig would take"):
+        answer(make, record, "deepcore:Craig")
+
+
+def test_costs_grow_as_their_code_s():
+    def grows(name, option="", **changes):
+        sizes = {"n": 50_000, "k": 15_000, "classes": 10, "d": 512}
+        before, after = (deepcore.cost(name, option, **sizes | more) for more in ({}, changes))
+        return [b / a if a else 1.0 for a, b in zip(before, after, strict=True)]
+
+    assert grows("craig", n=100_000) == pytest.approx([4, 4], rel=0.05)
+    assert grows("cal", k=30_000) == [1, 1]
+    assert grows("kcentergreedy", k=30_000) == [2, 2]
+    assert grows("gradmatch", k=30_000) == [16, 1]
+    assert grows("submodular", k=30_000) == pytest.approx([16, 1], rel=0.01)
+    assert grows("submodular", "GraphCut", k=30_000) == [1, 1]
+    assert grows("grand", classes=20) == [1, 2]
+    assert grows("uncertainty", n=100_000) == [1, 1]
+
+
+def test_a_class_costs_less_than_all(make, record, monkeypatch):
+    monkeypatch.setenv("DPBENCH_SELECT_GB", str(8000 * 4 / 2**30))  # all 60 hold 36,000 numbers, 15 of a class 4,000
+    answer(make, record, "deepcore:Craig[balanced=true]")
+    with pytest.raises(MemoryError):
+        answer(make, record, "deepcore:Craig")
+
+
 def test_a_checkout_that_cannot_be_imported(monkeypatch):
     def fail(name):
         raise ImportError("no module named torchvision")
