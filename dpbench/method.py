@@ -1,7 +1,7 @@
 """The one interface: what a pruning method is told, what it answers, and the draws it is built from.
 
 A method file imports this module and, for static methods, the building blocks `dpbench.scores` and `dpbench.greedy`;
-nothing else of dpbench.
+`dpbench.errors` for what the user has to set right; nothing else of dpbench.
 """
 
 from __future__ import annotations
