@@ -297,4 +297,6 @@ def _unknown(what: str, name: str, names: list[str]) -> UsageError:
     """Say what is not known and which names come nearest."""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+    if near and what in ("method", "dataset", "model", "grid"):
+        hint += f" dpbench list {what}s shows all"
     return UsageError(f"unknown {what} {name!r}; {hint}")

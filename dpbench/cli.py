@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -226,12 +227,13 @@ def subset(
 
     - `dpbench subset el2n --dataset fashion_mnist --grid fashion_mnist --keep 0.3 -o el2n.npz`
     """
-    from dpbench import runner, store, subsets
+    from dpbench import catalog, runner, store, subsets
     from dpbench.spec import RunSpec, canonical, load_grid
 
     _check_keep(keep)
     if output.suffix != ".npz":
         raise UsageError(f"--output {output}: the name ends in .npz")
+    _check_writable(output)
     _single_threaded(1)
     base = load_grid(grid)
     spec = RunSpec(
@@ -245,6 +247,11 @@ def subset(
     )
     found = subsets.choose(spec, runner.default_device(), data_root)
     store.write_selections(output, found)
+    own = catalog.load_method(spec.method).keep
+    if own is not None and own != keep:
+        out.print(
+            escape(f"{spec.method} keeps its own share of the samples, {own:g}; --keep is not used"), soft_wrap=True
+        )
     out.print(f"{len(found.epochs[0]):,} of {found.n:,} samples, hash {found.digest}: {output}", soft_wrap=True)
 
 
@@ -256,6 +263,7 @@ def check(
     from dpbench import catalog, conformance
 
     name = catalog.resolve(method)
+    catalog.load_method(name).ready()
     report = conformance.check(name)
     for title, findings in report.items():
         out.print(f"{title:<14}", "[red]FAILED[/]" if findings else "ok")
@@ -429,8 +437,8 @@ def tune(
     if every == (method is not None):
         raise UsageError("name a method to tune, or give --all")
     _single_threaded(1)
+    from dpbench import catalog, runner, tuned
     from dpbench import grid as grids
-    from dpbench import runner, tuned
     from dpbench.spec import load_grid
     from dpbench.track import Tracker
     from dpbench.tune import Plan, tunable
@@ -454,6 +462,8 @@ def tune(
         for name in (tunable() if every else [method or ""])
     ]
     runner.load_data(dataset, data_root)  # a missing file is told before any work
+    if method:
+        catalog.load_method(catalog.resolve(method)).ready()
     found = tuned.run(plans, jobs or grids.default_jobs(device), Tracker(tracking_uri), err)
     out.print(tuned.table(found))
     for study in found:
@@ -512,14 +522,14 @@ def cache_list() -> None:
     from dpbench import proxy
 
     found = proxy.records()
-    view = Table("record", "dataset", "model", "seed", "run", "epochs", "signals", "MB", box=None)
+    view = Table("record", "dataset", "model", "seed", "run", "epochs", "signals", "size", box=None)
     for record in found:
         of = record.training
         named = [str(of.get(name, "?")) for name in ("dataset", "model", "seed", "run")]
-        size = f"{record.size / 1e6:.1f}"
-        view.add_row(record.folder.name, *map(escape, named), str(record.epochs), ", ".join(record.signals), size)
+        numbers = (str(record.epochs), ", ".join(record.signals), _size(record.size))
+        view.add_row(record.folder.name, *map(escape, named), *numbers)
     out.print(view) if found else None
-    out.print(f"proxy records: {len(found)}, {sum(record.size for record in found) / 1e6:.1f} MB")
+    out.print(f"proxy records: {len(found)}, {_size(sum(record.size for record in found))}")
 
 
 @cache.command("clear")
@@ -535,7 +545,7 @@ def cache_clear(
         raise UsageError(f"no proxy record {unknown[0]!r}; dpbench cache list shows what there is")
     chosen = [found[name] for name in names or found]
     removed = [record for record in chosen if proxy.remove(record)]
-    out.print(f"proxy records removed: {len(removed)}, {sum(record.size for record in removed) / 1e6:.1f} MB")
+    out.print(f"proxy records removed: {len(removed)}, {_size(sum(record.size for record in removed))}")
     kept = [record.folder.name for record in chosen if record not in removed]
     if kept:
         raise RunFailed(f"{', '.join(kept)}: in use by a run; kept")
@@ -616,6 +626,22 @@ def _grid(
 def _check_keep(share: float) -> None:
     if not 0 < share <= 1:
         raise UsageError(f"--keep {share:g} is outside (0, 1]; it is the share of the samples that is kept")
+
+
+def _check_writable(output: Path) -> None:
+    """Try it before any work, in the nearest folder there is: permissions do not tell all."""
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror} in {folder}); give a path in a folder that you may write to"
+        raise UsageError(f"--output {output}: {reason}") from None
+
+
+def _size(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} KB"
 
 
 def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | None) -> dict[str, float]:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpbench.errors import UsageError
 from dpbench.method import sample
 
 EVERY = slice(None)
@@ -38,17 +39,29 @@ def guard(what: str, products: float, floats: float) -> None:
     DPBENCH_SELECT_HOURS (12) and DPBENCH_SELECT_GB (all of the machine's memory).
     """
     hours = products / SPEED / torch.get_num_threads() / 3600
-    allowed = float(os.environ.get("DPBENCH_SELECT_HOURS", 12))
+    allowed = _limit("DPBENCH_SELECT_HOURS", 12)
     if hours > allowed:
         raise TimeoutError(
             f"{what} would take about {hours:.3g} hours, above DPBENCH_SELECT_HOURS = {allowed:g}; "
-            "balanced=true divides this by about the number of classes"
+            "choosing class by class (balanced=true) takes less than over all samples"
         )
     gigabytes = 4 * floats / 2**30
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    room = float(os.environ.get("DPBENCH_SELECT_GB", installed))
+    room = _limit("DPBENCH_SELECT_GB", installed)
     if gigabytes > room:
         raise MemoryError(f"{what} would take about {gigabytes:.3g} GB of memory, above the {room:.3g} GB there are")
+
+
+def _limit(variable: str, default: float) -> float:
+    """The positive number that an environment variable holds."""
+    written = os.environ.get(variable, str(default))
+    try:
+        value = float(written)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise UsageError(f"{variable} = {written!r} is not a positive number")
+    return value
 
 
 # --- gradients of the last layer -------------------------------------------------------------------------------------
@@ -396,6 +409,7 @@ def _inverted_file(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     rows, cells = (x - x.mean(0)).float().contiguous().numpy(), max(1, round(len(x) ** 0.5))
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(x.shape[1]), x.shape[1], cells)
     faiss.omp_set_num_threads(torch.get_num_threads())
+    index.cp.min_points_per_centroid = 1  # sqrt(n) samples a cell are few for faiss, which would warn
     index.train(rows)
     index.add(rows)
     index.nprobe = max(1, cells // PROBED)

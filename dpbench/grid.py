@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dpbench import controls, proxy, runner, store
+from dpbench import catalog, controls, proxy, runner, store
 from dpbench.errors import UsageError
 from dpbench.executors import run_all
 from dpbench.proxy import Request
@@ -150,6 +150,8 @@ def run_grid(
     for dataset in grid.datasets:
         runner.load_data(dataset, data_root)  # a missing file is told before any work
     cells = {spec.hash: spec for spec in grid.runs()}
+    for method in {spec.method: None for key, spec in cells.items() if not store.is_done(key)}:
+        catalog.load_method(method).ready()
     manifest = write_manifest(grid, cells)
     _run(grid.name, cells, console, jobs, threads, device, data_root)
     added = controls.plan(manifest.cells, results(manifest.cells))

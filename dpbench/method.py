@@ -1,7 +1,7 @@
 """The one interface: what a pruning method is told, what it answers, and the draws it is built from.
 
 A method file imports this module and, for static methods, the building blocks `dpbench.scores` and `dpbench.greedy`;
-nothing else of dpbench.
+`dpbench.errors` for what the user has to set right; nothing else of dpbench.
 """
 
 from __future__ import annotations
@@ -173,6 +173,9 @@ class PruningMethod(ABC):
         """Start afresh for `task`; `rng` is a CPU generator that is this method's alone."""
         self.task = task
         self.rng = rng
+
+    def ready(self) -> None:  # noqa: B027 - most methods need nothing
+        """Raise UsageError where something outside dpbench is missing; asked before anything is trained."""
 
     @abstractmethod
     def select(self, epoch: int) -> Selection:

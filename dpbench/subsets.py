@@ -74,7 +74,11 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
 
 def _list(file: Path, dataset: str, data: Data) -> Selections:
     """Read a plain list of positions among the dataset's own training samples."""
-    listed = np.load(file) if file.suffix == ".npy" else np.loadtxt(file, dtype=np.int64, ndmin=1)
+    try:
+        listed = np.load(file) if file.suffix == ".npy" else np.loadtxt(file, dtype=np.int64, ndmin=1)
+    except (ValueError, EOFError) as error:
+        form = "an array of" if file.suffix == ".npy" else "one position a line,"
+        raise ValueError(f"{' '.join(str(error).split())}; it should hold {form} whole numbers") from None
     total = len(data.train) + len(data.validation)
     if listed.ndim != 1 or not np.issubdtype(listed.dtype, np.integer):
         raise ValueError(f"{listed.dtype} of shape {listed.shape}; a list of whole numbers is needed")

@@ -17,10 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpbench.method import Proxy, Selection, Signals, param, sample
+from dpbench.errors import UsageError
+from dpbench.greedy import guard
+from dpbench.method import Proxy, Selection, Signals, Task, param, sample
 from dpbench.scores import Static, mean_one
 
 NETWORK = "DpbenchRecord"  # the name under which their methods find the network
+REFUSED = {"CoresetMethod", "EarlyTrain", "Forgetting"}  # base classes, and what must see a training of its own
+
+# What their code holds at once, as measured: copies of n x n numbers, of n gradients of C (d + 1), of n x k numbers
+PAIRS = {"cal": 5, "craig": 7, "submodular": 6}
+GRADIENTS = {"craig": 6, "deepfool": 6, "glister": 6, "gradmatch": 10, "grand": 6, "submodular": 6}
+DISTANCES = {"contextualdiversity": 3, "kcentergreedy": 3, "herding": 0}  # these copy all embeddings at each pick
+SOLVED = {"gradmatch": 5, "submodular": 20}  # multiply-adds by k^4: a system of all picks is solved anew at each pick
 
 
 class DeepCore(Static):
@@ -30,7 +39,9 @@ class DeepCore(Static):
     layer that maps them to the recorded logits, found by least squares. So embeddings, logits and gradients of the
     last layer are those of our record; DeepFool moves, and Cal finds neighbours, among embeddings. `option` is what
     Submodular calls function and Uncertainty selection_method. All samples go through in one batch, where some of
-    its defects do not show. Budgets are rounded class by class if `balanced`, so k is not kept exactly.
+    its defects do not show. Budgets are rounded class by class if `balanced`, so k is not kept exactly; Full keeps all.
+    Forgetting is refused, since it counts what happens in a training of its own. It runs on the GPU where there is
+    one, GradMatch always on the CPU.
     """
 
     name: str = param("kCenterGreedy")
@@ -47,21 +58,29 @@ class DeepCore(Static):
     def proxy(self) -> Proxy:
         return Proxy(self.proxy_epochs)
 
+    def ready(self) -> None:
+        names = {method.__name__ for method in theirs().values()}
+        if self.name.lower() not in theirs():
+            raise UsageError(
+                f"deepcore has no method {self.name!r} that selects from a record; known: {', '.join(sorted(names))}"
+            )
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        self.ready()
+        super().setup(task, rng)
+
     def take(self, seen: Signals) -> None:
-        methods, nets = checkout()
-        theirs = {name.lower(): value for name, value in vars(methods).items() if isinstance(value, type)}
-        if self.name == "Forgetting" or self.name.lower() not in theirs:
-            raise ValueError(f"deepcore has no method {self.name!r} that selects from a record")
         if self.task.k in (1, self.task.n):  # where several of its methods fail
             self.found = {"indices": sample(self.task.n, self.task.k, self.rng)}
             return
+        self.affordable(seen["logits"].shape[1], seen["embedding"].shape[1])
         options = {"function": self.option, "selection_method": self.option} if self.option else {}
         seed = int(torch.randint(2**31, (1,), generator=self.rng))
         with quietly(), todays_numpy():
-            vars(nets)[NETWORK] = LastLayer(seen["embedding"], seen["logits"]).build
-            method = theirs[self.name.lower()](
+            vars(checkout()[1])[NETWORK] = LastLayer(seen["embedding"], seen["logits"]).build
+            method = theirs()[self.name.lower()](
                 Rows(seen["embedding"].requires_grad_(self.name == "DeepFool"), self.labels()),  # edits in place
-                arguments(self.task.n, seen["logits"].shape[1]),
+                arguments(self.task.n, seen["logits"].shape[1], device(self.name)),
                 fraction=self.task.keep,
                 random_seed=seed,
                 epochs=0,
@@ -73,6 +92,14 @@ class DeepCore(Static):
             )
             found = method.select()
         self.found = {key: torch.tensor(np.array(found[key])) for key in ("indices", "weights") if key in found}
+
+    def affordable(self, classes: int, d: int) -> None:
+        """Refuse what their code is predicted to take too long for, or too much memory."""
+        whole = not self.balanced or self.name.lower() in ("deepfool", "grand")  # these score all samples at once
+        n = self.task.n if whole else int(self.labels().bincount().max())
+        k = max(1, round(self.task.keep * n))
+        products, floats = cost(self.name.lower(), self.option, n, k, classes, d)
+        guard(f"deepcore:{self.name}", products * self.task.n / n, floats)
 
     def choose(self) -> Selection:
         weights = self.found.get("weights")
@@ -148,16 +175,44 @@ def checkout() -> tuple[ModuleType, ModuleType]:
     """Import the methods and networks of the user's checkout."""
     root = os.environ.get("DPBENCH_DEEPCORE", "")
     if not (Path(root) / "deepcore" / "methods").is_dir() or not root:
-        raise ValueError(f"DPBENCH_DEEPCORE = {root!r} is not a checkout of github.com/PatrickZH/DeepCore")
+        raise UsageError(
+            f"DPBENCH_DEEPCORE = {root!r} is not a checkout of github.com/PatrickZH/DeepCore; "
+            "set it to the path of yours, the folder that has deepcore/methods"
+        )
     if root not in sys.path:
         sys.path.insert(0, root)
-    return importlib.import_module("deepcore.methods"), importlib.import_module("deepcore.nets")
+    try:
+        return importlib.import_module("deepcore.methods"), importlib.import_module("deepcore.nets")
+    except Exception as error:
+        raise UsageError(f"DPBENCH_DEEPCORE = {root!r}: importing it raised {type(error).__name__}: {error}") from error
 
 
-def arguments(n: int, classes: int) -> Namespace:
+def theirs() -> dict[str, type]:
+    """The checkout's selection methods that can select from a record, by name in lower case."""
+    found = {name: value for name, value in vars(checkout()[0]).items() if name[0] != "_" and name not in REFUSED}
+    return {
+        name.lower(): value for name, value in found.items() if isinstance(value, type) and hasattr(value, "select")
+    }
+
+
+def cost(name: str, option: str, n: int, k: int, classes: int, d: int) -> tuple[float, float]:
+    """Multiply-adds and floats that their code takes to choose k of n samples, for `guard`; roughly, as measured."""
+    products = 5e4 * n * n * (name in PAIRS) + 100 * n * k * d * (name in DISTANCES)
+    if option not in ("FacilityLocation", "GraphCut"):
+        products += SOLVED.get(name, 0) * k**4
+    copies = PAIRS.get(name, 0) * n + GRADIENTS.get(name, 0) * classes * (d + 1) + DISTANCES.get(name, 0) * k
+    return products, n * copies
+
+
+def device(name: str) -> str:
+    """The GPU where there is one; GradMatch's own code for it calls torch.lstsq, which torch has no more."""
+    return "cuda" if torch.cuda.is_available() and name.lower() != "gradmatch" else "cpu"
+
+
+def arguments(n: int, classes: int, device: str) -> Namespace:
     """What DeepCore's command line would set."""
     return Namespace(
-        device="cpu",
+        device=device,
         gpu=None,
         workers=0,
         print_freq=n,

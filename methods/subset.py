@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from dpbench import store
+from dpbench.errors import UsageError
 from dpbench.method import PruningMethod, Selection, Task, param
 
 
@@ -30,13 +31,15 @@ class Subset(PruningMethod):
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
+        if not self.id:
+            raise UsageError("subset: no file is named; give yours by dpbench run --from FILE")
         if not self.file.is_file():
-            raise ValueError(
-                f"no file {self.id}.npz under $DPBENCH_HOME/subsets; give yours by dpbench run --from FILE"
+            raise UsageError(
+                f"subset: no file {self.id}.npz under $DPBENCH_HOME/subsets; give yours by dpbench run --from FILE"
             )
         found = store.read_selections(self.file)
         if found.n != task.n:
-            raise ValueError(f"{self.id} is a subset of {found.n} samples, not of {task.n}")
+            raise UsageError(f"subset: {self.id} is a subset of {found.n} samples, not of {task.n}")
         self.indices, self.weights = found.epochs[0], found.weights
 
     def select(self, epoch: int) -> Selection:

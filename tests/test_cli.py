@@ -451,6 +451,14 @@ def test_a_subset_is_written_and_trained_on(
     ("arguments", "message"),
     [
         (["subset", "orderdp", "-o", "x.npz"], "orderdp chooses anew while it trains"),
+        (["subset", "deepcore:NoSuch", "-o", "x.npz"], "deepcore has no method 'NoSuch' that selects from a record"),
+        (["run", "--method", "deepcore:NoSuch"], "known: Craig, Uncertainty, kCenterGreedy"),
+        (["tune", "deepcore[name=NoSuch]"], "known: Craig, Uncertainty, kCenterGreedy"),
+        (["check", "deepcore[name=NoSuch]"], "known: Craig, Uncertainty, kCenterGreedy"),
+        (["subset", "subset", "-o", "x.npz"], "subset: no file is named; give yours by dpbench run --from FILE"),
+        (["subset", "subset[id=gone]", "-o", "x.npz"], "subset: no file gone.npz under $DPBENCH_HOME/subsets"),
+        (["subset", "el2", "-o", "x.npz"], "unknown method 'el2'; did you mean el2n? dpbench list methods shows all"),
+        (["subset", "el2n", "-o", "/proc/y.npz"], "--output /proc/y.npz: cannot be written"),
         (["subset", "el2n", "-o", "x.txt"], "the name ends in .npz"),
         (["subset", "el2n", "-o", "x.npz", "--keep", "0"], "--keep 0 is outside (0, 1]"),
         (["run", "--from", "nowhere.npz"], "--from nowhere.npz: no such file"),
@@ -459,18 +467,34 @@ def test_a_subset_is_written_and_trained_on(
     ],
 )
 def test_a_wrong_subset_or_record_is_told(
-    home: Path, dpbench: Callable[..., Said], arguments: list[str], message: str
+    home: Path, dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
+    monkeypatch.setenv("DPBENCH_DEEPCORE", str(Path(__file__).parent / "data" / "deepcore_standin"))
     said = dpbench(*arguments)
     assert said.code == 2
     assert message in " ".join(said.err.split())
+    assert not (home / "proxy").exists(), "nothing was trained"
+
+
+def test_a_missing_checkout_is_told(home: Path, dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DPBENCH_DEEPCORE", raising=False)
+    check_line(dpbench("run", "--method", "deepcore"), 2, "set it to the path of yours")
+    assert not list(home.glob("grids/*")), "no grid is begun"
+
+
+def test_a_method_with_its_own_share_says_so(home: Path, dpbench: Callable[..., Said], tmp_path: Path) -> None:
+    for method, own in (("full", True), ("uniform", False)):
+        said = dpbench("subset", method, "--dataset", "synthetic[n=100]", "--keep", 0.3, "-o", tmp_path / "s.npz")
+        assert said.code == 0, said.err
+        assert ("full keeps its own share of the samples, 1; --keep is not used" in said.out) == own
 
 
 def test_proxy_records_are_listed_and_cleared(own_copy: Path, dpbench: Callable[..., Said]) -> None:
     said = dpbench("cache", "list")
     assert said.code == 0
     assert "error_norm" in said.out
-    assert re.search(r"proxy records: 2, \d+\.\d MB", said.out)
+    assert re.search(r"proxy records: 2, \d+\.\d KB", said.out)
+    assert "0.0 " not in said.out
     assert "proxy records removed: 2" in dpbench("cache", "clear").out
-    assert "proxy records: 0, 0.0 MB" in dpbench("cache", "list").out
+    assert "proxy records: 0, 0.0 KB" in dpbench("cache", "list").out
     assert dpbench("leaderboard", "tiny").code == 0

@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import nnls
 
 from dpbench import greedy as blocks
+from dpbench.errors import UsageError
 from dpbench.greedy import vectors
 
 
@@ -245,6 +246,12 @@ def test_approximate_neighbours_miss_few(made):
     assert np.mean([len(set(a) & set(b)) / 5 for a, b in zip(got, exact, strict=True)]) >= 0.95
 
 
+def test_approximate_neighbours_of_few_samples_print_nothing(capfd):
+    pytest.importorskip("faiss")
+    blocks.neighbours(points(200, 4), 5, approximate=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_without_faiss_approximate_neighbours_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ValueError, match="approximate=true needs faiss: pip install"):
@@ -272,3 +279,9 @@ def test_guard(monkeypatch):
         blocks.guard("wide", 1, 1e12)
     monkeypatch.setenv("DPBENCH_SELECT_GB", "1e5")
     blocks.guard("wide", 1, 1e12)
+    for variable in ("DPBENCH_SELECT_HOURS", "DPBENCH_SELECT_GB"):
+        for written in ("abc", "0", "-1", "nan", ""):
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, written)
+                with pytest.raises(UsageError, match=f"{variable} = '{written}' is not a positive number"):
+                    blocks.guard("small", 1, 1)

@@ -15,7 +15,8 @@ import dpbench
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("methods", "datasets", "leaderboards")
-ALLOWED = ("dpbench.method", "dpbench.scores", "dpbench.greedy")  # the interface, and static methods' building blocks
+# the interface, what it may raise, and static methods' building blocks
+ALLOWED = ("dpbench.method", "dpbench.errors", "dpbench.scores", "dpbench.greedy")
 
 
 def listed() -> list[str]:

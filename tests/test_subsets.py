@@ -131,6 +131,18 @@ def test_a_list_that_is_none_is_refused(take: Any, tmp_path: Path, values: Any, 
         take(listed(tmp_path, np.array(values)))
 
 
+def test_a_file_of_anything_else_says_what_is_right(take: Any, tmp_path: Path) -> None:
+    for name, content, right in (
+        ("wrong.txt", "these are\nno numbers\n", "it should hold one position a line, whole numbers"),
+        ("wrong.txt", "1.5\n2\n", "it should hold one position a line, whole numbers"),
+        ("wrong.npy", "no array", "it should hold an array of whole numbers"),
+        ("wrong.npy", "", "it should hold an array of whole numbers"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UsageError, match=f"--from .*{name}: .*; {right}$"):
+            take(tmp_path / name)
+
+
 def test_a_subset_of_something_else_is_refused(spec: Spec, home: Path, take: Any, tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     store.write_selections(path, store.Selections([torch.arange(3)], 5, {"dataset": "digits"}))

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dpbench.methods import deepcore
 
 from dpbench import conformance, load_method
+from dpbench.errors import UsageError
 from dpbench.method import Signals
 from dpbench.spec import canonical
 
@@ -80,14 +82,68 @@ def test_a_name_after_a_colon_is_a_method_of_its_own(make, record):
     assert pickle.loads(pickle.dumps(method)) is method
 
 
-@pytest.mark.parametrize("name", ["Forgetting", "kCenterGreed"])
-def test_unknown_names(make, record, name):
-    with pytest.raises(ValueError, match=f"no method '{name}'"):
-        answer(make, record, f"deepcore[name={name}]")
+@pytest.mark.parametrize("name", ["Forgetting", "EarlyTrain", "_Method", "kCenterGreed"])
+def test_unknown_names_are_told_before_any_training(make, name):
+    known = "known: Craig, Uncertainty, kCenterGreedy"
+    for refuse in (load_method(f"deepcore[name={name}]").ready, lambda: make(f"deepcore[name={name}]")):
+        with pytest.raises(UsageError, match=f"no method '{name}' that selects from a record; {known}"):
+            refuse()
 
 
-def test_no_checkout(make, record, monkeypatch, tmp_path):
+def test_no_checkout_is_told_before_any_training(make, monkeypatch, tmp_path):
     for value in ("", str(tmp_path)):
         monkeypatch.setenv("DPBENCH_DEEPCORE", value)
-        with pytest.raises(ValueError, match="DPBENCH_DEEPCORE"):
-            answer(make, record, "deepcore")
+        for refuse in (load_method("deepcore").ready, lambda: make("deepcore")):
+            with pytest.raises(UsageError, match=f"DPBENCH_DEEPCORE = '{value}' is not a checkout .*; set it to the"):
+                refuse()
+
+
+def test_what_would_not_fit_or_take_too_long_is_refused(make, record, monkeypatch):
+    for name in ("kCenterGreedy", "Craig", "Uncertainty"):
+        answer(make, record, f"deepcore:{name}")
+    monkeypatch.setenv("DPBENCH_SELECT_GB", "1e-6")  # 268 numbers; 60 x 24 or 60 x 60 are needed
+    answer(make, record, "deepcore:Uncertainty")
+    for name in ("kCenterGreedy", "Craig"):
+        with pytest.raises(MemoryError, match=f"deepcore:{name} would take"):
+            answer(make, record, f"deepcore:{name}")
+    monkeypatch.setenv("DPBENCH_SELECT_HOURS", "1e-12")
+    with pytest.raises(TimeoutError, match="deepcore:Craig would take"):
+        answer(make, record, "deepcore:Craig")
+
+
+def test_costs_grow_as_their_code_s():
+    def grows(name, option="", **changes):
+        sizes = {"n": 50_000, "k": 15_000, "classes": 10, "d": 512}
+        before, after = (deepcore.cost(name, option, **sizes | more) for more in ({}, changes))
+        return [b / a if a else 1.0 for a, b in zip(before, after, strict=True)]
+
+    assert grows("craig", n=100_000) == pytest.approx([4, 4], rel=0.05)
+    assert grows("cal", k=30_000) == [1, 1]
+    assert grows("kcentergreedy", k=30_000) == [2, 2]
+    assert grows("gradmatch", k=30_000) == [16, 1]
+    assert grows("submodular", k=30_000) == pytest.approx([16, 1], rel=0.01)
+    assert grows("submodular", "GraphCut", k=30_000) == [1, 1]
+    assert grows("grand", classes=20) == [1, 2]
+    assert grows("uncertainty", n=100_000) == [1, 1]
+
+
+def test_a_class_costs_less_than_all(make, record, monkeypatch):
+    monkeypatch.setenv("DPBENCH_SELECT_GB", str(8000 * 4 / 2**30))  # all 60 hold 36,000 numbers, 15 of a class 4,000
+    answer(make, record, "deepcore:Craig[balanced=true]")
+    with pytest.raises(MemoryError):
+        answer(make, record, "deepcore:Craig")
+
+
+def test_a_checkout_that_cannot_be_imported(monkeypatch):
+    def fail(name):
+        raise ImportError("no module named torchvision")
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(UsageError, match="importing it raised ImportError: no module named torchvision"):
+        deepcore.checkout()
+
+
+def test_it_runs_where_the_gpu_is(monkeypatch):
+    for available, devices in ((False, ["cpu", "cpu"]), (True, ["cuda", "cpu"])):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert [deepcore.device(name) for name in ("Craig", "GradMatch")] == devices

@@ -26,8 +26,8 @@ class _Method:
         self.model.no_grad = True
         with self.model.embedding_recorder:
             for inputs, _ in loader:
-                outputs.append(self.model(inputs))
-                embeddings.append(self.model.embedding_recorder.embedding)
+                outputs.append(self.model(inputs.to(self.args.device)).cpu())
+                embeddings.append(self.model.embedding_recorder.embedding.cpu())
         self.model.no_grad = False
         assert self.model.get_last_layer().in_features == embeddings[0].shape[1]
         return self.finish(torch.cat(embeddings), torch.cat(outputs))
