@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from static import guards, large_selections, scores, static_selections
+from static import guards, in_fresh_process, large_selections, scores, static_selections
 from torch import Tensor
 
 from dpbench import catalog, ledger, runner
 from dpbench.data import Loader, Split
-from dpbench.method import PruningMethod, Signals, Task
+from dpbench.method import Signals, Task
 from dpbench.spec import Budget, Probe, Recipe, RunSpec
 
 REPEATS = 5
@@ -130,29 +130,29 @@ def loader_against_torchvision() -> list[Row]:
 
 def orderdp_select() -> list[Row]:
     """OrderDP's select against one argpartition of its candidates; peak memory a sample above the state before it."""
-    rows = []
-    for n in (10**6, 10**7):
-        method = catalog.load_method("orderdp")
-        method.setup(Task(n, 10, 128, 0.3), torch.Generator().manual_seed(0))
-        losses = torch.rand(n)
-        method.observe(Signals(torch.arange(n), {"loss": losses}, 0))
-        candidates = losses[: int(0.8 * n)].numpy()
-        kth = len(candidates) - int(0.3 * n)
+    return [row for n in (10**6, 10**7) for row in in_fresh_process(orderdp_select_of, n)]
 
-        def select(method: PruningMethod = method) -> object:
-            return method.select(1)
 
-        def partition(candidates: np.ndarray = candidates, kth: int = kth) -> object:
-            return np.argpartition(candidates, kth)
-
-        ratios = [seconds(select) / seconds(partition) for _ in range(REPEATS)]
-        rows.append((f"OrderDP select / argpartition of its candidates, n = {n:.0e}, time", median(ratios), "x", 2.0))
-        ledger.reset_peak_memory()
-        before = ledger.peak_memory_mb()
-        method.select(2)
-        used = (ledger.peak_memory_mb() - before) * 2**20 / n + 4  # and the scores it keeps
-        rows.append((f"OrderDP memory with its scores, n = {n:.0e}", used, "bytes a sample", 25.0))
-    return rows
+def orderdp_select_of(n: int) -> list[Row]:
+    """The same for n samples."""
+    torch.set_num_threads(1)
+    method = catalog.load_method("orderdp")
+    method.setup(Task(n, 10, 128, 0.3), torch.Generator().manual_seed(0))
+    losses = torch.rand(n)
+    method.observe(Signals(torch.arange(n), {"loss": losses}, 0))
+    ledger.reset_peak_memory()
+    before = ledger.peak_memory_mb()
+    method.select(1)
+    used = (ledger.peak_memory_mb() - before) * 2**20 / n + 4  # and the scores it keeps
+    candidates = losses[: int(0.8 * n)].numpy()
+    kth = len(candidates) - int(0.3 * n)
+    ratios = [
+        seconds(lambda: method.select(1)) / seconds(lambda: np.argpartition(candidates, kth)) for _ in range(REPEATS)
+    ]
+    return [
+        (f"OrderDP select / argpartition of its candidates, n = {n:.0e}, time", median(ratios), "x", 2.0),
+        (f"OrderDP memory with its scores, n = {n:.0e}", used, "bytes a sample", 25.0),
+    ]
 
 
 def help_time() -> list[Row]:
