@@ -27,7 +27,7 @@ from dpbench.spec import Recipe, RunSpec, load_grid, read_grid
 GRID = """\
 datasets: ["synthetic[n=2000,n_test=100,d=64]"]
 models: ["mlp[width=16]"]
-methods: [full, uniform, orderdp, infobatch, "el2n[at_epoch=2]", selective_backprop]
+methods: [full, uniform, orderdp, infobatch, "el2n[at_epoch=8]", selective_backprop]
 keep: [0.4]
 seeds: 2
 recipe: {epochs: 8, batch_size: 16, lr: 0.05}
@@ -110,10 +110,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         return {key: numbers(result) for key, result in found.items()}
 
 
-def stop_in_the_middle(home: Path, how: signal.Signals) -> tuple[int, list[int]]:
-    """Run the grid until a few cells are done, then signal its process; return its exit code and its workers."""
+def stop_in_the_middle(home: Path, how: signal.Signals, reached: Callable[[], Any]) -> tuple[int, list[int]]:
+    """Run the grid until something is reached, then signal its process; return its exit code and its workers."""
     process = start(home)
-    wait_until(lambda: len(done(home)) >= 3 or process.poll() is not None)
+    wait_until(lambda: reached() or process.poll() is not None)
     workers = children(process.pid)
     process.send_signal(how)
     code = process.wait()
@@ -122,7 +122,7 @@ def stop_in_the_middle(home: Path, how: signal.Signals) -> tuple[int, list[int]]
 
 
 def test_kill_9_and_the_same_command_again(small: Path, undisturbed: dict[str, str]) -> None:
-    _, workers = stop_in_the_middle(small, signal.SIGKILL)
+    _, workers = stop_in_the_middle(small, signal.SIGKILL, lambda: len(done(small)) >= 3)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
     finished = done(small)
     assert 3 <= len(finished) < CELLS
@@ -138,8 +138,18 @@ def test_kill_9_and_the_same_command_again(small: Path, undisturbed: dict[str, s
     assert not list(small.glob("runs/*/.*")), "no half-written files"
 
 
+def test_kill_9_during_the_proxy(small: Path, undisturbed: dict[str, str]) -> None:
+    _, workers = stop_in_the_middle(small, signal.SIGKILL, lambda: list(small.glob("proxy/*/cost-0000.json")))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
+    assert not list(small.glob("proxy/*/cost-0007.json")), "no proxy has come to its end"
+    assert not list(small.glob("proxy/*/pass-*.npy")), "nor to what is wanted of it"
+    assert start(small).wait() == 0, (small / "output").read_text()
+    assert {key: numbers(result) for key, result in results(small).items()} == undisturbed
+    assert {len(list(folder.glob("cost-*"))) for folder in small.glob("proxy/*")} == {8}
+
+
 def test_ctrl_c_stops_cleanly(small: Path, undisturbed: dict[str, str]) -> None:
-    code, workers = stop_in_the_middle(small, signal.SIGINT)
+    code, workers = stop_in_the_middle(small, signal.SIGINT, lambda: len(done(small)) >= 3)
     output = (small / "output").read_text()
     assert code == 130, output
     assert "stopped; finished runs are kept, the same command continues" in output
