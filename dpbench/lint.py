@@ -126,8 +126,8 @@ def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator
     if proxy is None:
         return
     ends = min((result["spec"]["recipe"]["epochs"] for result in finished), default=proxy.epochs)
-    asked = _proxy(catalog.parse(line["method"])[0])  # by default, which is to be as long as the recipe allows
-    if ends < proxy.epochs and proxy != asked:
+    usual = _proxy(catalog.parse(line["method"])[0])  # which is to be as long as the recipe allows
+    if ends < proxy.epochs and (usual is None or proxy.epochs != usual.epochs):
         yield "short proxy", f"Its parameters ask for a proxy of {proxy.epochs} epochs; the recipe's end after {ends}."
     if proxy.data == "holdout":
         yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."

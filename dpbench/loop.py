@@ -60,6 +60,7 @@ class PruningSampler(Sampler[list[int]]):
         if labels is not None and labels.shape != (n,):
             raise UsageError(f"PruningSampler: labels have shape {tuple(labels.shape)}; ({n},) is needed")
         task = Task(n, epochs, batch_size * replicas, keep if self.method.keep is None else self.method.keep, labels)
+        self.method.ready()
         self.method.setup(task, generator(seed, "method"))
         self.task, self.seed, self.drop_last, self.rank, self.replicas = task, seed, drop_last, rank, replicas
         self.batch_size = batch_size * self.method.pool

@@ -92,7 +92,7 @@ class Proxy:
     "steps" the signals of the training batches themselves, epoch by epoch. `data`: the proxy trains on the
     training samples ("train") or on the validation samples ("holdout"); it is always the training samples
     that are recorded. `share` of the training samples, drawn anew for each seed, are trained on; which ones is
-    the signal `member`.
+    the signal `member`; the learning rate of an epoch's last step is the signal `learning_rate`.
     """
 
     epochs: int

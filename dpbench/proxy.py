@@ -150,8 +150,6 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
             )
         cost: dict[str, Any] = {"backward": done.backward, "train_s": time.perf_counter() - begin}
         asking = [request for request in wanted if epoch in request.epochs]
-        if in_steps:
-            _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
         passing = [request for request in asking if request.proxy.at != "steps"]
         values = {MEMBER: member, LEARNING_RATE: torch.full((n,), learner.optimizer.param_groups[0]["lr"])}
         for name, needs in _passes(passing).items():
@@ -160,8 +158,10 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
             forward, backward = learner.differentiated
             cost[name] = {"s": time.perf_counter() - begin, "forward": n + forward, "backward": backward}
             values |= passed.values
+        _add_cost(first.folder, epoch, cost)  # first, so that what is there has a cost
         _save(passing, Signals(everything, values, epoch))
-        _add_cost(first.folder, epoch, cost)
+        if in_steps:
+            _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
 
 
 def _passes(wanted: list[Request]) -> dict[str, frozenset[str]]:

@@ -25,6 +25,7 @@ from dpbench.ledger import Ledger
 from dpbench.method import PruningMethod, Selection, Signals, Task, sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import Selector, batches, call, check_selection, join, mask, order
+from dpbench.scores import ScoreMethod
 from dpbench.signals import RECORD_SIGNALS, check_names
 from dpbench.spec import RunSpec
 from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
@@ -95,13 +96,13 @@ def reason(error: BaseException) -> str:
 
 def fixed_scores(method: PruningMethod) -> Tensor | None:
     """The scores (n,) by which a static method has chosen, None where it has none."""
-    score = getattr(method, "scores", None)  # a function of static methods that are scores
-    return score() if method.kind() == "static" and callable(score) else None
+    return call(method, "scores", method.scores) if isinstance(method, ScoreMethod) else None
 
 
 def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> PruningMethod:
     """Set the run's method up and replay the proxy it asks for, which is recorded unless it is there."""
     method = catalog.load_method(spec.method)
+    method.ready()
     n = len(data.train)
     task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels)
     with ledger.time("select"):
@@ -243,12 +244,9 @@ class _Run:
                 (lambda passed: self._observe([passed], epoch)) if method.online else None,
             )
         if self.needs and selection.refresh is not None and len(selection.refresh):
-            self.learner.differentiated = (0, 0)
             with ledger.time("train", device):
                 done.passed += measure_all(self.learner, self.loader, selection.refresh, self.needs)
-            forward, backward = self.learner.differentiated
-            done.forward += len(selection.refresh) + forward
-            done.backward += backward
+            done.forward += len(selection.refresh)
         if done.passed:
             with ledger.time("observe"):
                 self._observe(done.passed, epoch)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dpbench import catalog
 from dpbench.errors import UsageError
 
-PROTOCOL = 1  # raised when the runner changes what a number means, so that old results are not taken for new ones
+PROTOCOL = 2  # raised when the runner changes what a number means, so that old results are not taken for new ones
 
 
 class _Model(BaseModel):

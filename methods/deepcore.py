@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dpbench.errors import UsageError
 from dpbench.greedy import guard
-from dpbench.method import Proxy, Selection, Signals, Task, param, sample
+from dpbench.method import Proxy, Selection, Signals, param, sample
 from dpbench.scores import Static, mean_one
 
 NETWORK = "DpbenchRecord"  # the name under which their methods find the network
@@ -65,10 +65,6 @@ class DeepCore(Static):
                 f"deepcore has no method {self.name!r} that selects from a record; known: {', '.join(sorted(names))}"
             )
 
-    def setup(self, task: Task, rng: torch.Generator) -> None:
-        self.ready()
-        super().setup(task, rng)
-
     def take(self, seen: Signals) -> None:
         if self.task.k in (1, self.task.n):  # where several of its methods fail
             self.found = {"indices": sample(self.task.n, self.task.k, self.rng)}
@@ -78,8 +74,9 @@ class DeepCore(Static):
         seed = int(torch.randint(2**31, (1,), generator=self.rng))
         with quietly(), todays_numpy():
             vars(checkout()[1])[NETWORK] = LastLayer(seen["embedding"], seen["logits"]).build
+            edited = self.name.lower() == "deepfool"  # in place
             method = theirs()[self.name.lower()](
-                Rows(seen["embedding"].requires_grad_(self.name == "DeepFool"), self.labels()),  # edits in place
+                Rows(seen["embedding"].requires_grad_(edited), self.labels()),
                 arguments(self.task.n, seen["logits"].shape[1], device(self.name)),
                 fraction=self.task.keep,
                 random_seed=seed,

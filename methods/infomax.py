@@ -36,7 +36,8 @@ class InfoMax(SubsetMethod):
         n = len(members)
         guard("infomax", *neighbours_cost(h, self.near, self.approximate))
         distance, which = neighbours(h, self.near, self.approximate)
-        similar = 1 - 0.5 * distance.square()
+        square = h.square().sum(1)  # 1, or 0 for an embedding of zeros
+        similar = 0.5 * (square[:, None] + square[which] - distance.square())
         x = torch.full((n,), k / n)
         for _ in range(self.rounds):
             redundancy = (similar * x[which]).sum(1).index_add_(0, which.flatten(), (similar * x[:, None]).flatten())

@@ -9,10 +9,11 @@ from dpbench.scores import ScoreMethod
 
 
 class MoSo(ScoreMethod):
-    """Sum over the epochs of eta_t <grad L(S without i), grad l_i>, eta_t the learning rate; keep the k largest.
+    """Sum over the epochs of eta_t <grad L(S without i), grad l_i>; keep the k largest.
 
-    With g_i the gradient of l_i in the last layer and G their mean, grad L(S without i) = (n G - g_i) / (n - 1). The
-    paper uses the gradient in all parameters. A constant does not matter for the order.
+    eta_t is the learning rate of the epoch's last step. With g_i the gradient of l_i in the last layer and G their
+    mean, grad L(S without i) = (n G - g_i) / (n - 1). The paper uses the gradient in all parameters. A constant does
+    not matter for the order.
     """
 
     proxy_epochs: int = param(10, low=1, high=200)

@@ -57,7 +57,9 @@ def test_a_proxy_on_validation_data() -> None:
     assert badges(board) == [("uses validation data", "rho_loss")]
 
 
-@pytest.mark.parametrize("method", ["el2n", "el2n[at_epoch=2]", "el2n[at_epoch=20]", "el2n[at_epoch=20,runs=2]"])
+@pytest.mark.parametrize(
+    "method", ["el2n", "el2n[runs=2]", "el2n[at_epoch=2]", "el2n[at_epoch=20]", "el2n[at_epoch=20,runs=2]"]
+)
 def test_a_proxy_longer_than_the_recipe(method: str) -> None:
     """Unless it is so by default: defaults are for long recipes."""
     board = make(CONTROLS | {(method, 0.5): around(0.9)})

@@ -206,7 +206,7 @@ def test_a_crash_leaves_no_half_file_and_is_made_good(home: Path, spec: Spec, mo
         with pytest.raises(KeyboardInterrupt):
             record(wanted)
     [request] = proxy.requests(wanted)
-    names = ["cost-0000.json", "lock", "pass-0000-loss.npy", "training.json"]
+    names = ["cost-0000.json", "cost-0001.json", "lock", "pass-0000-loss.npy", "training.json"]
     assert sorted(path.name for path in request.folder.iterdir()) == names
     assert request.missing()
     (request.folder / ".123.pass-0001-loss.npy").write_bytes(b"left by a killed process")
@@ -233,7 +233,7 @@ def test_kill_9_leaves_a_usable_record(home: Path, spec: Spec, monkeypatch: pyte
     process.wait()
     assert request.missing(), "it was killed in the middle"
     left = [np.load(path) for path in request.folder.glob("[!.]*.npy")]
-    assert len(left) > 10
+    assert len(left) >= 10
     assert {values.shape for values in left} == {(N,)}
     record(wanted)
     mine = [signals["margin"].clone() for signals in proxy.replay(request)]

@@ -173,7 +173,7 @@ BENCHMARKS = {
     "guards": guards,
     "large": large_selections,
 }
-BY_NAME_ONLY = {"large"}  # takes hours
+BY_NAME_ONLY = {"large"}  # takes an hour
 
 
 def main(names: list[str]) -> None:

@@ -199,7 +199,7 @@ def guards() -> list[Row]:
 
 
 def large_selections() -> list[Row]:
-    """The selections of 200,000 samples: hours, of which exact facility location takes most."""
+    """The selections of 200,000 samples: an hour, of which facility location takes most."""
     return selections(200000, list(SELECTIONS))
 
 

@@ -317,7 +317,11 @@ def test_d2_passes_messages_as_with_whole_matrices(cut, keep, hard, synthetic, a
 
 @pytest.mark.parametrize("rounds", [1, 20])
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
-def test_infomax_iterates_as_with_the_whole_kernel(rounds, alpha, synthetic, answer):
+@pytest.mark.parametrize("empty", [0, 2])
+def test_infomax_iterates_as_with_the_whole_kernel(rounds, alpha, empty, synthetic, answer):
+    embedding = synthetic.embedding.clone()
+    embedding[:empty] = 0.0  # similar to nothing, not even to each other
+    synthetic = SimpleNamespace(**{**vars(synthetic), "embedding": embedding})
     unit = torch.nn.functional.normalize(synthetic.embedding.double())
     k = torch.where(nearest(unit, 5)[1], unit @ unit.T, 0.0)
     information = (synthetic.logits.double().softmax(1) - torch.eye(10)[synthetic.labels]).norm(dim=1)
