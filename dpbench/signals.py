@@ -72,6 +72,7 @@ SIGNALS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = 
     "logits": _logits,
     "embedding": _embedding,
 }
+SETTLED = 1e-5
 FROM_EMBEDDING = frozenset({"grad_norm", "embedding"})
 
 
@@ -91,7 +92,8 @@ def _deepfool(network: nn.Module, images: Tensor, labels: Tensor, rounds: int = 
     """||r||_2^2, r the sum of DeepFool's steps until the predicted class changes, at most 50.
 
     A step goes to the nearest of the linearised boundaries between the class predicted at first, a, and the others:
-    r += |f| w / ||w||^2 with f = z_c - z_a, w = grad_x f, and c the class of smallest |f| / ||w||.
+    r += |f| w / ||w||^2 with f = z_c - z_a, w = grad_x f, and c the class of smallest |f| / ||w||. Many samples end on
+    the boundary without crossing it: they are done when a step is SETTLED times as long as r.
     """
     result, forward, backward = torch.zeros(len(images), device=images.device), 0, 0
     x, rows, predicted = images.clone(), torch.arange(len(images), device=images.device), None
@@ -114,8 +116,11 @@ def _deepfool(network: nn.Module, images: Tensor, labels: Tensor, rounds: int = 
         w, f = slopes - slopes[each, predicted][:, None], logits - logits[each, predicted][:, None]
         square = w.square().sum(2).clamp(min=1e-24)
         c = (f.square() / square).scatter(1, predicted[:, None], float("inf")).argmin(1)
-        x = x + (f[each, c].abs() / square[each, c])[:, None].mul(w[each, c]).view_as(x)
+        step = (f[each, c].abs() / square[each, c])[:, None] * w[each, c]
+        x = x + step.view_as(x)
         result[rows] = (x - images[rows]).flatten(1).square().sum(1)
+        going = step.norm(dim=1) > SETTLED * result[rows].sqrt()
+        x, rows, predicted = x[going], rows[going], predicted[going]
     return result, forward, backward
 
 
