@@ -172,9 +172,9 @@ def run(
     board = boards.load(asked.name)
     _publish(board, tracker)
     out.print(render.screen(board))
-    size = sum(record.size for record in proxy.records()) / 1e6
-    if size >= 1:
-        out.print(f"Proxy records take {size:.1f} MB; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
+    size = sum(record.size for record in proxy.records())
+    if size >= 1e6:
+        out.print(f"Proxy records take {_size(size)}; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
     results = board.results | board.controls
     failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
     where = escape(f" --tracking-uri {tracking_uri}") if tracking_uri else ""
