@@ -134,7 +134,7 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
     size = round(first.proxy.share * len(loader))
     trained = sample(len(loader), max(1, size), generator(seed, "members"))
     member = torch.zeros(n).index_fill_(0, trained, 1.0) if first.proxy.data == "train" else torch.zeros(n)
-    in_steps = frozenset[str]().union(*(request.needs for request in wanted if request.proxy.at == "steps"))
+    in_steps = _needs([request for request in wanted if request.proxy.at == "steps"])
     for epoch in range(max(request.epochs[-1] for request in wanted) + 1):
         begin = time.perf_counter()
         loader.start_epoch(generator(seed, "augment", epoch))
@@ -164,12 +164,17 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
             _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
 
 
+def _needs(wanted: list[Request]) -> frozenset[str]:
+    """All signals that the requests want."""
+    return frozenset().union(*(request.needs for request in wanted))
+
+
 def _passes(wanted: list[Request]) -> dict[str, frozenset[str]]:
     """The passes that measure what is wanted, as name in the cost: signals; what differentiates the model has its own.
 
     Otherwise one method's costly signal would be booked to all others.
     """
-    needs = frozenset[str]().union(*(request.needs for request in wanted)) - RECORD_SIGNALS
+    needs = _needs(wanted) - RECORD_SIGNALS
     own = needs & MODEL_SIGNALS.keys()
     return ({"pass": needs - own} if needs - own else {}) | {name: frozenset({name}) for name in sorted(own)}
 
