@@ -1,4 +1,4 @@
-"""The two ways a command can fail, and the exit code of each."""
+"""The ways a command or a run can fail, and the exit code of each."""
 
 
 class DpbenchError(Exception):
@@ -11,3 +11,7 @@ class UsageError(DpbenchError):
 
 class RunFailed(DpbenchError):
     """A run could not be carried to its end (exit code 1)."""
+
+
+class Diverged(RunFailed):
+    """A training diverged: a final result of the method and recipe, no error."""

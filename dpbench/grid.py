@@ -182,7 +182,7 @@ def _run(
     todo.sort(key=lambda spec: bool(proxy.requests(spec)))
     work: list[RunSpec | list[Request]] = [requests for requests in wanted.values() if requests]
     work += todo
-    failed = 0
+    lost = {"FAILED": 0, "DIVERGED": 0}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -200,8 +200,10 @@ def _run(
             if isinstance(outcome, BaseException):
                 outcome = runner.blank(job.work) | {"status": "FAILED", "reason": runner.reason(outcome)}
                 store.write_json(store.run_folder(job.work.hash) / "result.json", outcome)
-            if outcome["status"] == "FAILED":
-                failed += 1
+            status = outcome["status"]
+            if status in lost:
+                lost[status] += 1
                 line = escape(f"{job.work.title}: {outcome['reason']}")
-                progress.console.print(f"[red]FAILED[/] {line}", soft_wrap=True)
-            progress.update(bar, advance=1, description=f"{title}, {failed} failed" if failed else title)
+                progress.console.print(f"[red]{status}[/] {line}", soft_wrap=True)
+            counts = [f"{count} {name.lower()}" for name, count in lost.items() if count]
+            progress.update(bar, advance=1, description=", ".join([title, *counts]))

@@ -145,7 +145,7 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
                 learner,
                 loader,
                 parts,
-                lambda step, _: optim.learning_rate(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
+                lambda step, _: optim.schedule(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
                 needs=in_steps,
             )
         cost: dict[str, Any] = {"backward": done.backward, "train_s": time.perf_counter() - begin}

@@ -20,7 +20,7 @@ import dpbench
 from dpbench import catalog, optim, probes, proxy, store
 from dpbench import ledger as ledgers
 from dpbench.data import Data, Loader
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import Diverged, RunFailed, UsageError
 from dpbench.ledger import Ledger
 from dpbench.method import PruningMethod, Selection, Signals, Task, sample
 from dpbench.rng import derive, generator, seeded
@@ -57,7 +57,8 @@ def run(
 ) -> dict[str, Any]:
     """Carry a run to its end, or continue it where it stopped; return its result, read again if it was done.
 
-    A failure is a result too: status FAILED with a one-line reason, and the traceback in the run's folder.
+    A failure is a result too: status FAILED with a one-line reason, and the traceback in the run's folder; it is tried
+    again. A training that diverged is final: status DIVERGED with its reason and the epochs up to there.
     A checkpoint is written at the end of an epoch when the last is `checkpoint_s` seconds old.
     """
     folder = store.run_folder(spec.hash)
@@ -66,17 +67,22 @@ def run(
         if store.is_done(spec.hash):
             return store.read_json(folder / "result.json")
         result = blank(spec)
+        records: list[dict[str, Any]] = []
         try:
-            result |= {"status": "FINISHED"} | _Run(spec, device or default_device(), data_root, folder).train(
-                checkpoint_s, on_epoch
-            )
+            training = _Run(spec, device or default_device(), data_root, folder)
+            records = training.records
+            result |= training.train(checkpoint_s, on_epoch)
+            why = diverged(result["metrics"]["accuracy"], training.data.test.labels)
+            result |= {"status": "DIVERGED", "reason": why} if why else {"status": "FINISHED"}
+        except Diverged as error:
+            result |= {"status": "DIVERGED", "reason": reason(error), "epochs": records}
         except Exception as error:
             report = traceback.format_exc()
             store.write(folder / "traceback.txt", lambda file: file.write_text(report))
             result |= {"status": "FAILED", "reason": reason(error)}
         result["ended"] = time.time()
         store.write_json(folder / "result.json", result)
-        if result["status"] == "FINISHED":
+        if result["status"] != "FAILED":
             store.write(folder / "done", lambda file: file.touch())
             (folder / "checkpoint.pt").unlink(missing_ok=True)
             (folder / "traceback.txt").unlink(missing_ok=True)
@@ -92,6 +98,18 @@ def reason(error: BaseException) -> str:
     """One line for people; the type is named where the message is not ours."""
     text = " ".join(str(error).split())
     return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
+
+
+def diverged(accuracy: float, labels: Tensor) -> str | None:
+    """Why a training that ended with this test accuracy counts as diverged, None if it does not.
+
+    It learnt nothing if naming the most frequent of the test `labels` would do as well. The other way to diverge, a
+    loss that is not finite, ends the training: `train_epoch` raises Diverged.
+    """
+    constant = int(labels.bincount().max()) / len(labels)
+    if accuracy > constant:
+        return None
+    return f"test accuracy ended at {accuracy:.1%}; naming the most frequent class has {constant:.1%}"
 
 
 def fixed_scores(method: PruningMethod) -> Tensor | None:
@@ -112,7 +130,10 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     if alone and (method.proxy is None or method.proxy.at == "steps"):
         raise UsageError(f"the signal {alone[0]!r} is of a proxy with at='end' or at='epochs'")
     for request in proxy.requests(spec):
-        passes = proxy.obtain(request, data, device, ledger)
+        try:
+            passes = proxy.obtain(request, data, device, ledger)
+        except Diverged as error:
+            raise Diverged(f"in the proxy {error}") from error
         with ledger.time("observe"):
             for signals in passes:
                 call(method, "observe", method.observe, signals)
@@ -229,15 +250,15 @@ class _Run:
             rows = order(selection.indices, self.n, generator(spec.seed, "order", epoch)).to(device)
             parts = batches(rows, self.recipe.batch_size * method.pool)
 
-            def rate(step: int, done: Epoch) -> float | None:
+            def schedule(step: int, done: Epoch) -> optim.Step | None:
                 progress = self._progress(epoch, step / len(parts), done)
-                return optim.learning_rate(self.recipe, progress) * selection.lr_scale if progress < 1 else None
+                return optim.schedule(self.recipe, progress, selection.lr_scale) if progress < 1 else None
 
             done = train_epoch(
                 self.learner,
                 self.loader,
                 parts,
-                rate,
+                schedule,
                 self.needs,
                 self._weights(selection),
                 (lambda rows, values: self._pick(rows, values, epoch, rng)) if method.picks() else None,
@@ -435,7 +456,7 @@ class _Run:
         self.method.load_state_dict(_to_cpu(state["method"]))
         self.selector.load_state_dict(_to_cpu(state["selector"]))
         self.ledger.load_state_dict(state["ledger"])
-        self.records = state["records"]
+        self.records[:] = state["records"]
         self.selections = _to_cpu(state["selections"])
 
 

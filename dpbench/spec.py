@@ -10,25 +10,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dpbench import catalog
 from dpbench.errors import UsageError
 
-PROTOCOL = 2  # raised when the runner changes what a number means, so that old results are not taken for new ones
+PROTOCOL = 3  # raised when the runner changes what a number means, so that old results are not taken for new ones
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+Momentum = Annotated[
+    tuple[Share, Share], BeforeValidator(lambda value: (value, value) if isinstance(value, int | float) else value)
+]
+
+
 class Recipe(_Model):
-    """How a model is trained."""
+    """How a model is trained.
+
+    `momentum` belongs to the schedule: `onecycle` cycles it over a range [low, high], by default torch's 0.85 to 0.95;
+    `cosine` has one number, by default 0.9. One number is a constant in either.
+    """
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     lr: float = Field(gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: Momentum = (0.85, 0.95)
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["onecycle", "cosine"] = "onecycle"
@@ -39,9 +49,19 @@ class Recipe(_Model):
     channels_last: bool = False
     compile: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_momentum(cls, given: Any) -> Any:
+        return {"momentum": 0.9} | given if isinstance(given, dict) and given.get("schedule") == "cosine" else given
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.nesterov and self.momentum == 0:
+        low, high = self.momentum
+        if low > high:
+            raise ValueError("momentum is one number or a range [low, high]")
+        if self.schedule == "cosine" and low != high:
+            raise ValueError("the cosine schedule has one momentum; a range is for onecycle")
+        if self.nesterov and low == 0:
             raise ValueError("nesterov needs a momentum above 0")
         if (self.augment == "none") != (self.pad == 0):
             raise ValueError("augment and pad go together: pad is the number of pixels that a crop may move")

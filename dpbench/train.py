@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpbench import catalog, optim, signals
 from dpbench.data import Loader
-from dpbench.errors import RunFailed
+from dpbench.errors import Diverged
 from dpbench.models import head
 from dpbench.rng import derive, seeded
 from dpbench.sampler import batches
@@ -73,10 +73,10 @@ class Learner:
         self.differentiated = (self.differentiated[0] + forward, self.differentiated[1] + backward)
         return losses, values | more
 
-    def step(self, loss: Tensor, learning_rate: float) -> None:
-        """One optimizer step along the gradient of `loss`."""
+    def step(self, loss: Tensor, at: optim.Step) -> None:
+        """One optimizer step along the gradient of `loss`, at the schedule's learning rate and momentum."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"], group["momentum"] = at
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -103,7 +103,7 @@ def train_epoch(
     learner: Learner,
     loader: Loader,
     parts: Iterable[Tensor],
-    rate: Callable[[int, Epoch], float | None],
+    schedule: Callable[[int, Epoch], optim.Step | None],
     needs: frozenset[str] = frozenset(),
     weights: Tensor | None = None,
     pick: Pick | None = None,
@@ -111,15 +111,15 @@ def train_epoch(
 ) -> Epoch:
     """Train one epoch on the batches `parts`, each a tensor of rows on the device.
 
-    `rate` gives a step's learning rate, or None when the budget is spent. `weights` (n,) multiply the losses. `pick`
-    chooses what goes backward after a scoring pass over the batch in evaluation mode; the chosen rows are forwarded
-    again to be trained on. `online` receives each step's signals; else they gather in the result.
+    `schedule` gives a step's learning rate and momentum, or None when the budget is spent. `weights` (n,) multiply the
+    losses. `pick` chooses what goes backward after a scoring pass over the batch in evaluation mode; the chosen rows
+    are forwarded again to be trained on. `online` receives each step's signals; else they gather in the result.
     """
     done = Epoch()
     needs &= signals.SIGNALS.keys()
     for number, rows in enumerate(parts):
-        learning_rate = rate(number, done)
-        if learning_rate is None:
+        at = schedule(number, done)
+        if at is None:
             break
         images, labels = loader.batch(rows)
         weight = None if weights is None else weights[rows]
@@ -139,7 +139,7 @@ def train_epoch(
             learner.model.train(len(chosen) > 1)  # a single sample has no batch statistics
             losses, trained_values = learner.measure(images, labels, frozenset() if pick else needs)
             loss = losses.mean() if weight is None else (losses * weight).mean()
-            learner.step(loss, learning_rate)
+            learner.step(loss, at)
             if pick is None:
                 values = trained_values
             done.forward += len(chosen)
@@ -153,7 +153,7 @@ def train_epoch(
             else:
                 done.passed.append((rows, values))
     if done.losses and not isfinite(done.loss):
-        raise RunFailed(f"the training loss became {done.loss}; a smaller learning rate may help")
+        raise Diverged(f"the training loss became {done.loss}; a smaller learning rate may help")
     return done
 
 

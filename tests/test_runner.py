@@ -611,10 +611,57 @@ def test_a_fault_fails_the_run_in_one_line(spec: Spec, run: Run, method: str, re
     assert not (folder / "done").exists()
 
 
-def test_a_loss_that_explodes_fails_the_run(spec: Spec, run: Run) -> None:
-    result = run(spec("full", lr=1e30, epochs=2))
-    assert result["status"] == "FAILED"
+def test_a_loss_that_explodes_has_diverged_for_good(spec: Spec, run: Run) -> None:
+    exploding = spec("full", lr=1e30, epochs=2)
+    result = run(exploding)
+    assert result["status"] == "DIVERGED"
     assert re.fullmatch("the training loss became (nan|inf); a smaller learning rate may help", result["reason"])
+    assert result["epochs"] == []
+    assert "metrics" not in result
+    assert sorted(p.name for p in store.run_folder(result["hash"]).iterdir()) == ["done", "lock", "result.json"]
+    assert run(exploding)["ended"] == result["ended"], "it is not run again"
+
+
+def test_the_epochs_before_a_divergence_are_kept(spec: Spec, run: Run, plugin: Callable[[str], str]) -> None:
+    source = """
+    class Exploding(PruningMethod):
+        def select(self, epoch):
+            rate = 1e30 if epoch == 2 else 1.0
+            return Selection(torch.arange(self.task.n), lr_scale=rate)
+    """
+    result = run(spec(plugin(source)))
+    assert (result["status"], column(result, "epoch")) == ("DIVERGED", [0, 1])
+
+
+def test_a_proxy_that_diverges_is_named(spec: Spec, run: Run) -> None:
+    result = run(spec("el2n[at_epoch=2]", lr=1e30))
+    assert result["status"] == "DIVERGED"
+    assert result["reason"].startswith("in the proxy the training loss became")
+
+
+def blind(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+    """A model that sees nothing, so that it names one class for all."""
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Threshold(1e9, 0.0), torch.nn.Linear(shape[1] * shape[2], classes)
+    )
+
+
+def test_a_training_that_learnt_nothing_has_diverged(spec: Spec, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpbench.models.MODELS", {"blind": blind})
+    result = run(spec("full", model="blind", epochs=1))
+    labels = runner.load_data(result["spec"]["dataset"], None).test.labels
+    constant = int(labels.bincount().max()) / len(labels)
+    assert result["metrics"]["accuracy"] <= constant
+    assert result["status"] == "DIVERGED"
+    assert re.fullmatch(r"test accuracy ended at .*%; naming the most frequent class has .*%", result["reason"])
+    assert len(result["epochs"]) == 1
+    assert store.is_done(result["hash"])
+
+
+def test_diverged_is_no_better_than_the_most_frequent_class() -> None:
+    labels = torch.tensor([0, 1, 1, 1, 2, 2, 2])  # 3 of 7
+    assert runner.diverged(3 / 7, labels) == "test accuracy ended at 42.9%; naming the most frequent class has 42.9%"
+    assert runner.diverged(4 / 7, labels) is None
 
 
 @pytest.mark.parametrize("unit", ["steps", "samples"])

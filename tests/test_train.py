@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpbench.data import Loader, Split
-from dpbench.errors import RunFailed
+from dpbench.errors import Diverged
+from dpbench.optim import Step
 from dpbench.spec import Recipe
 from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
 
@@ -47,8 +48,8 @@ def gradients(of: Learner, loader: Loader, rows: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def always(step: int, done: Epoch) -> float:
-    return RATE
+def always(step: int, done: Epoch) -> Step:
+    return Step(RATE, 0.0)
 
 
 # one step
@@ -182,25 +183,26 @@ def test_online_gets_each_step_as_it_was_made(loader: Loader) -> None:
     assert done.passed == []
 
 
-def test_the_rate_is_asked_at_each_step_and_ends_the_epoch(loader: Loader) -> None:
+def test_the_schedule_is_asked_at_each_step_and_ends_the_epoch(loader: Loader) -> None:
     asked: list[tuple[int, int]] = []
 
-    def rate(step: int, done: Epoch) -> float | None:
+    def schedule(step: int, done: Epoch) -> Step | None:
         asked.append((step, done.backward))
-        return None if step == 2 else 0.1 * (step + 1)
+        return None if step == 2 else Step(0.1 * (step + 1), 0.3 * (step + 1))
 
     found = learner()
-    done = train_epoch(found, loader, torch.arange(N).split(4), rate)
+    done = train_epoch(found, loader, torch.arange(N).split(4), schedule)
     assert asked == [(0, 0), (1, 4), (2, 8)]
     assert (done.forward, done.backward, done.steps) == (8, 8, 2)
     assert found.optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+    assert found.optimizer.param_groups[0]["momentum"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run(loader: Loader, bad: float) -> None:
     weights = torch.ones(N)
     weights[2] = bad
-    with pytest.raises(RunFailed, match=r"^the training loss became (nan|inf); a smaller learning rate may help$"):
+    with pytest.raises(Diverged, match=r"^the training loss became (nan|inf); a smaller learning rate may help$"):
         train_epoch(learner(), loader, [torch.arange(4)], always, weights=weights)
 
 
