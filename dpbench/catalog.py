@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import dpbench
+from dpbench import plain_yaml
 from dpbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,8 +35,14 @@ if TYPE_CHECKING:
     from dpbench.method import PruningMethod
 
 
+NAME = 1000  # characters of a name with its parameters; they are listed in tables and sent to MLflow
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """Split `name[key=value,...]` into the name and its parameters, values read as YAML."""
+    if len(text) > NAME or not text.isprintable():
+        reason = f"more than {NAME} characters" if len(text) > NAME else "a character that cannot be printed"
+        raise UsageError(f"cannot read {plain_yaml.brief(text)}: it has {reason}")
     match = re.fullmatch(r"([^\[\]]+?)(?:\[([^\[\]]*)\])?", text.strip())
     if match is None:
         raise UsageError(f"cannot read {text!r}; write name or name[key=value,...]")
@@ -64,9 +71,12 @@ def _value(written: str, text: str) -> Any:
     if _EXPONENT.fullmatch(written):
         return float(written)
     try:
-        return yaml.safe_load(written)
-    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
-        raise UsageError(f"cannot read the value {written!r} in {text!r}") from None
+        value, _ = plain_yaml.load(written, text)
+    except UsageError:
+        value = [written]
+    if isinstance(value, list | dict):
+        raise UsageError(f"cannot read the value {written!r} in {text!r}; it is a number, a word, true, false or null")
+    return value
 
 
 def _plain(value: Any) -> str:

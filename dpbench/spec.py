@@ -5,21 +5,48 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
+import re
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from dpbench import catalog
+from dpbench import catalog, plain_yaml
 from dpbench.errors import UsageError
+from dpbench.plain_yaml import brief
 
+CELLS = 100_000  # of a grid
+FAULTS = 10  # of a grid file, told at once
+NAME = 120  # bytes of a grid's name, which becomes part of file names
+MOST = 2**31 - 1  # of whole numbers that torch is given
 PROTOCOL = 3  # raised when the runner changes what a number means, so that old results are not taken for new ones
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true where a number stands; pydantic reads 1 in it."""
+        flags = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bool)]
+        if flags and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError(f"{str(flags[0]).lower()} does not fit here; it is a value for what is on or off")
+        return value
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -35,8 +62,8 @@ class Recipe(_Model):
     `cosine` has one number, by default 0.9. One number is a constant in either.
     """
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=1_000_000)
+    batch_size: int = Field(ge=1, le=MOST)
     lr: float = Field(gt=0)
     momentum: Momentum = (0.85, 0.95)
     nesterov: bool = True
@@ -44,7 +71,7 @@ class Recipe(_Model):
     schedule: Literal["onecycle", "cosine"] = "onecycle"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augment: Literal["none", "crop", "crop_flip"] = "none"
-    pad: int = Field(0, ge=0)
+    pad: int = Field(0, ge=0, le=10_000)
     amp: bool = False
     channels_last: bool = False
     compile: bool = False
@@ -71,8 +98,8 @@ class Recipe(_Model):
 class Probe(_Model):
     """Gradients are probed before every `every`-th epoch on `samples` fixed training samples; 0 never probes."""
 
-    every: int = Field(1, ge=0)
-    samples: int = Field(512, ge=2)
+    every: int = Field(1, ge=0, le=MOST)
+    samples: int = Field(512, ge=2, le=MOST)
 
 
 class Budget(_Model):
@@ -127,16 +154,24 @@ class RunSpec(_Model):
 
 
 def _unique(values: list[Any]) -> list[Any]:
-    twice = {str(value) for value in values if values.count(value) > 1}
+    twice = [brief(value) for value, count in Counter(values).items() if count > 1]
     if twice:
-        raise ValueError(f"{', '.join(sorted(twice))} is given twice")
+        raise ValueError(f"{', '.join(sorted(twice)[:3])} is given twice")
     return values
+
+
+def check_name(name: str) -> str:
+    """Return the name of a grid; ValueError for one that cannot name its files."""
+    if len(name.encode(errors="replace")) > NAME or not re.fullmatch(r"\w[\w.-]*", name):
+        allowed = f"letters, digits, '-', '_' and '.' only, beginning with a letter or a digit, at most {NAME} bytes"
+        raise ValueError(f"{brief(name)} cannot name a grid: {allowed}")
+    return name
 
 
 class Grid(_Model):
     """dataset x model x method x keep x seed, with one recipe."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$")  # it names files too
+    name: Annotated[str, AfterValidator(check_name)]
     description: str = ""
     datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
     models: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
@@ -150,6 +185,14 @@ class Grid(_Model):
     tuned: dict[
         str, Annotated[int, Field(ge=1)]
     ] = {}  # trials that chose a method's parameters, as `dpbench tune` does
+
+    @model_validator(mode="after")
+    def _affordable(self) -> Grid:
+        parts = (len(self.datasets), len(self.models), len(self.methods), len(self.keep), self.seeds)
+        if math.prod(parts) > CELLS:
+            counts = "{} datasets x {} models x {} methods x {} keeps x {} seeds".format(*parts)
+            raise ValueError(f"{counts} are {math.prod(parts):,} cells; a grid has at most {CELLS:,}")
+        return self
 
     def runs(self) -> list[RunSpec]:
         """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row."""
@@ -186,33 +229,34 @@ def canonical(text: str) -> str:
 def load_grid(name: str) -> Grid:
     """Read a built-in grid by name, or a grid file by path."""
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"no file {name}")
-        return read_grid(path.read_text(), name, path.stem)
+        return read_grid(plain_yaml.read(Path(name)), name, Path(name).stem)
     if name not in catalog.grid_names():
         near = difflib.get_close_matches(name, catalog.grid_names(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(catalog.grid_names())}"
-        raise UsageError(f"unknown grid {name!r}; {hint} A file's name ends in .yaml")
-    return read_grid(
-        files("dpbench.leaderboards").joinpath(f"{name}.yaml").read_text(), f"leaderboards/{name}.yaml", name
-    )
+        raise UsageError(f"unknown grid {brief(name)}; {hint} A file's name ends in .yaml")
+    file = files("dpbench.leaderboards").joinpath(f"{name}.yaml")
+    return read_grid(file.read_text("utf-8"), f"leaderboards/{name}.yaml", name)
 
 
 def read_grid(text: str, where: str, name: str) -> Grid:
     """Validate a grid's YAML; errors name file, line, key and what is allowed."""
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    content, node = plain_yaml.load(text, where)
     if not isinstance(content, dict):
         raise UsageError(f"{where}: a grid is a mapping of {', '.join(_keys(Grid))}")
     try:
         return Grid.model_validate({"name": name} | content)
     except ValidationError as error:
-        lines = [_explain(where, node, problem) for problem in error.errors()]
-        raise UsageError("\n".join(lines)) from None
+        told = [_explain(where, node, problem) for problem in error.errors()[:FAULTS]]
+        more = error.error_count() - FAULTS
+        raise UsageError("\n".join(told + [f"{where}: and {more} more faults"] * (more > 0))) from None
+
+
+def change_grid(grid: Grid, changes: dict[str, Any]) -> Grid:
+    """Give a grid other values, by key; errors name the key and what is allowed."""
+    try:
+        return Grid.model_validate(grid.model_dump() | changes)
+    except ValidationError as error:
+        raise UsageError("; ".join(_reason(problem) for problem in error.errors()[:FAULTS])) from None
 
 
 _PARTS: dict[str, type[BaseModel]] = {"recipe": Recipe, "budget": Budget, "probe": Probe}
@@ -230,7 +274,7 @@ def _explain(where: str, node: Any, problem: Any) -> str:
     for part in location:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                if key.value == part:
+                if key.value == str(part):
                     line, node = key.start_mark.line + 1, value
                     break
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
@@ -238,14 +282,26 @@ def _explain(where: str, node: Any, problem: Any) -> str:
             line = node.start_mark.line + 1
         if problem["type"] == "extra_forbidden" and part != location[-1]:
             model = _PARTS.get(str(part), model)
-    key = ".".join(map(str, location)) or "grid"
+    key = ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _keys(model), n=1)
         hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(_keys(model))}"
-        return f"{where}:{line}: unknown key {key}; {hint}"
+        return f"{where}:{line}: unknown key {_shown(key)}; {hint}"
+    return f"{where}:{line}: {_reason(problem)}"
+
+
+def _reason(problem: Any) -> str:
+    """What is wrong with a value, without its place in a file."""
+    key = _shown(".".join(map(str, problem["loc"])))
     if problem["type"] == "missing":
-        return f"{where}:{line}: {key} is missing"
+        return f"{key} is missing"
     told = problem["type"] == "value_error" or isinstance(problem["input"], dict)
-    given = "" if told else f", not {problem['input']!r}"
+    given = "" if told else f", not {brief(problem['input'])}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}:{line}: {key}: {message[0].lower() + message[1:]}{given}"
+    message = message[0].lower() + message[1:] + given
+    return f"{key}: {message}" if key else message
+
+
+def _shown(key: str) -> str:
+    """A key, readable though it may be a stranger's."""
+    return key if key.isprintable() and len(key) <= 80 else brief(key)

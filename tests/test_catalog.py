@@ -56,11 +56,19 @@ def test_parse() -> None:
     ("text", "message"),
     [("", "cannot read ''"), ("a[", "cannot read 'a['"), ("a[b]", "write key=value"), ("a[b=1]]", "cannot read"),
      ("a[=1]", "write key=value"), ("a[b=1,b=2]", "gives 'b' twice"), ("a[b={]", "cannot read the value '{'"),
-     ("a[b=2020-13-45]", "cannot read the value '2020-13-45'")],
+     ("a[b={c: 1}]", "cannot read the value '{c: 1}'"), ("a[b=&c 1]", "cannot read the value '&c 1'"),
+     ("a[b=!!int x]", "cannot read the value"), (f"a[b={'9' * 200}]", "cannot read the value"),
+     ("a[b=0x_]", "cannot read the value"), ("a[b=1\n]", "a character that cannot be printed"),
+     ("\0", "a character that cannot be printed"), ("\udcff", "a character that cannot be printed"),
+     ("a" * 1001, "more than 1000 characters")],
 )  # fmt: skip
 def test_what_cannot_be_read(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         catalog.parse(text)
+
+
+def test_a_date_is_a_word() -> None:
+    assert catalog.parse("a[b=2020-13-45,c=2020-12-24]")[1] == {"b": "2020-13-45", "c": "2020-12-24"}
 
 
 def test_load_method_gives_an_object_ready_for_setup() -> None:

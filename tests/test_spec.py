@@ -1,5 +1,6 @@
 """Content hashes, canonical names, and what a wrong grid file is told."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -166,8 +167,25 @@ def test_a_file_is_a_grid(tmp_path: Path) -> None:
         ("lr: 0.05", "lr: 0.05\n  momentum: 0", "my.yaml:6: recipe: nesterov needs a momentum above 0"),
         ("lr: 0.05", "lr: 0.05\n  augment: crop", "my.yaml:6: recipe: augment and pad go together"),
         ("seeds: 2", "seeds: 2\nbudget: {unit: time}", "my.yaml:6: budget: seconds goes with unit: time"),
-        ("seeds: 2", "seeds: 2\nname: ../up", "my.yaml:6: name: string should match"),
-        ("seeds: 2", "seeds: [", "my.yaml: not YAML: "),
+        ("seeds: 2", "seeds: 2\nname: ../up", "my.yaml:6: name: '../up' cannot name a grid: letters, digits"),
+        ("seeds: 2", "seeds: 2\nname: " + "x" * 121, "my.yaml:6: name: 'xxx"),
+        ("seeds: 2", "seeds: [", "my.yaml:7: not YAML: "),
+        ("seeds: 2", "seeds: 2\nseeds: 3", "my.yaml:6: the key 'seeds' is given twice"),
+        ("seeds: 2", "seeds: true", "my.yaml:5: seeds: true does not fit here"),
+        ("[0.3, 0.5]", "[0.3, true]", "my.yaml:4: keep: true does not fit here"),
+        ("seeds: 2", "seeds: 1_000_000", "my.yaml:1: 1 datasets x 1 models x 2 methods x 2 keeps x 1000000 seeds are "
+         "4,000,000 cells; a grid has at most 100,000"),
+        ("seeds: 2", f"seeds: 1{'0' * 5000}", "my.yaml:5: '10000"),
+        ("seeds: 2", f"seeds: 0x{'f' * 99}", "my.yaml:5: '0xfff"),
+        ("seeds: 2", "seeds: 0x_", "my.yaml:5: '0x_' cannot be read as a number"),
+        ("seeds: 2", f"seeds: {'[' * 5000}", "my.yaml:5: lists and mappings are nested more than 20 deep"),
+        ("seeds: 2", "seeds: 2\ntuned: {? [a] : 1}", "my.yaml:6: a key is a word, no list and no mapping"),
+        ("seeds: 2", "seeds: 2\ntuned: {orderdp: {a: 1}}", "my.yaml:6: tuned.orderdp: input should be a valid integer"),
+        ("seeds: 2", "seeds: 2\ntuned: {1: 1}", "my.yaml:6: tuned.1.[key]: input should be a valid string, not 1"),
+        ("seeds: 2", "seeds: 2\n1: 1", "my.yaml:6: 1: keys should be strings"),
+        ("seeds: 2", "seeds: 2\ndescription: &a x", "my.yaml:6: anchors and aliases (& and *) are not read"),
+        ("seeds: 2", "seeds: 2\n<<: {delta: 1}", "my.yaml:6: unknown key <<; allowed: "),
+        ("batch_size: 32", "batch_size: 99999999999999999999", "my.yaml:8: recipe.batch_size: input should be less"),
     ],
 )  # fmt: skip
 def test_a_wrong_grid_is_told_file_line_key_and_what_is_allowed(old: str, new: str, message: str) -> None:
@@ -185,12 +203,79 @@ def test_every_mistake_has_its_line() -> None:
     assert [line.split(": ")[0] for line in lines] == ["my.yaml:1", "my.yaml:9", "my.yaml:5"]
 
 
-@pytest.mark.parametrize("text", ["", "3", "[a, b]", "&a [*a]"])
+def test_of_many_mistakes_ten_are_told() -> None:
+    with pytest.raises(UsageError) as caught:
+        read(GRID.replace("[0.3, 0.5]", str([2 + i for i in range(5000)])))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "my.yaml: and 4990 more faults"
+
+
+def test_a_long_list_is_checked_at_once() -> None:
+    with pytest.raises(UsageError, match=r"keep: 1\.0 is given twice") as caught:
+        read(GRID.replace("[0.3, 0.5]", str([1] * 30_000)))
+    assert len(str(caught.value)) < 500
+
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in itertools.pairwise("abcdefghijklmnopqrs"))
+
+
+@pytest.mark.parametrize("text", [BOMB, BOMB + "methods: *s\n" + GRID, "&a [*a]", "{<<: &x {a: *x}}"])
+def test_aliases_are_not_expanded(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^my\.yaml:1: anchors and aliases"):
+        read(text)
+
+
+@pytest.mark.parametrize("stem", ["a b", ".x", "-x", "x" * 121, "\u00e9" * 61, ""])
+def test_a_file_whose_name_cannot_name_a_grid(stem: str) -> None:
+    with pytest.raises(UsageError, match=r"^my\.yaml:1: name: .* cannot name a grid"):
+        read_grid(GRID, "my.yaml", stem)
+    assert read_grid(GRID + "name: mine", "my.yaml", stem).name == "mine"
+
+
+def test_the_most_that_is_taken() -> None:
+    assert len(read(GRID + f"name: {'x' * 120}").name) == 120
+    assert read(GRID.replace("seeds: 2", "seeds: 25_000")).seeds == 25_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe" + GRID.encode("utf-16-le"), "byte 1 is not UTF-8"),
+        (GRID.encode() + b"name: caf\xe9", "byte 142 is not UTF-8"),
+        (b"x" * 100_001, "has 100,001 bytes; at most 100,000 are read"),
+        (GRID.encode() + b"name: \x00", "not YAML: unacceptable character #x0000"),
+        (None, "is not a file"),
+    ],
+)
+def test_files_that_are_not_read(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        load_grid(str(file))
+    assert str(caught.value).startswith(str(file))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["\0.yaml", "x" * 300 + ".yaml", "\n", "", "x" * 5000])
+def test_names_that_are_no_grid(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_grid(name)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbf" + GRID.encode())
+    assert load_grid(str(tmp_path / "mine.yaml")).seeds == 2
+
+
+@pytest.mark.parametrize("text", ["", "3", "[a, b]"])
 def test_a_grid_is_a_mapping(text: str) -> None:
     with pytest.raises(UsageError, match=r"my\.yaml: a grid is a mapping of description, datasets"):
         read(text)
 
 
 def test_yaml_makes_no_objects() -> None:
-    with pytest.raises(UsageError, match="not YAML"):
+    with pytest.raises(UsageError, match="tags"):
         read("name: !!python/object/apply:os.system ['true']")
