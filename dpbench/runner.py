@@ -17,14 +17,14 @@ from filelock import FileLock
 from torch import Tensor
 
 import dpbench
-from dpbench import catalog, optim, probes, proxy, store
+from dpbench import catalog, optim, probes, proxy, sampler, store
 from dpbench import ledger as ledgers
 from dpbench.data import Data, Loader
 from dpbench.errors import Diverged, RunFailed, UsageError
 from dpbench.ledger import Ledger
-from dpbench.method import PruningMethod, Selection, Signals, Task, sample
+from dpbench.method import PruningMethod, Selection, Task, sample
 from dpbench.rng import derive, generator, seeded
-from dpbench.sampler import Selector, batches, call, check_selection, join, mask, order
+from dpbench.sampler import Selector, batches, call, mask, needed_in_training, order, spread, to_cpu, training_epochs
 from dpbench.scores import ScoreMethod
 from dpbench.signals import RECORD_SIGNALS, check_names
 from dpbench.spec import RunSpec
@@ -140,12 +140,6 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     return method
 
 
-def needed_in_training(method: PruningMethod) -> frozenset[str]:
-    """The signals that the training must compute: none for a method that has selected for good before it."""
-    decided = method.period == 0 and method.window[0] == 0 and not method.picks()
-    return frozenset() if decided else method.needs
-
-
 class _Run:
     """The state of one run."""
 
@@ -159,7 +153,7 @@ class _Run:
         self.records: list[dict[str, Any]] = []
         self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
         self.method = prepare(spec, self.data, device, self.ledger)
-        self.epochs = self._epochs()
+        self.epochs = training_epochs(self.method)
         self.needs = needed_in_training(self.method)
         self.selector = Selector(self.method)
         recipe, images = self.recipe, self.data.train.images
@@ -169,14 +163,6 @@ class _Run:
         self.test = Loader(self.data.test, images, device, channels_last=recipe.channels_last)
         probed = sample(self.n, min(self.n, max(2, spec.probe.samples)), generator(spec.seed, "probe"))
         self.probed = probed.to(device)
-
-    def _epochs(self) -> int:
-        """How many epochs the method trains."""
-        method = self.method
-        epochs = call(method, "epochs", method.epochs, method.task)
-        if not isinstance(epochs, int) or epochs < 1:
-            raise RunFailed(f"{type(method).__name__}.epochs returned {epochs!r}; at least 1 is needed")
-        return epochs
 
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
@@ -237,8 +223,6 @@ class _Run:
         end = start + 1 / self.epochs if spec.budget.unit == "epochs" else start
         with ledger.time("select"):
             selection = self.selector.select(epoch, start, end)
-        if len(selection.indices) == 0:
-            raise RunFailed(f"{type(method).__name__}.select(epoch={epoch}) selected no samples")
         rng = generator(spec.seed, "pick", epoch, 0)
         probe = {}
         if spec.probe.every and epoch % spec.probe.every == 0:
@@ -297,24 +281,17 @@ class _Run:
 
     def _weights(self, selection: Selection) -> Tensor | None:
         """The selection's weights as (n,) on the device."""
-        if selection.weights is None:
-            return None
-        weights = torch.zeros(self.n)
-        weights[selection.indices] = selection.weights.float()
-        return weights.to(self.device)
+        weights = spread(selection, self.n)
+        return None if weights is None else weights.to(self.device)
 
     def _pick(
         self, rows: Tensor, values: dict[str, Tensor], epoch: int, rng: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """Ask the method which rows of a batch go backward."""
-        signals = join([(rows, values)], epoch) if values else Signals(rows.cpu(), {}, epoch)
-        picked = call(self.method, f"pick(epoch={epoch})", self.method.pick, signals, rng)
-        check_selection(picked, len(rows), f"{type(self.method).__name__}.pick(epoch={epoch})")
-        weights = None if picked.weights is None else picked.weights.float().to(self.device)
-        return picked.indices.to(self.device), weights
+        return sampler.pick(self.method, rows, values, epoch, rng)
 
     def _observe(self, passed: list[Passed], epoch: int) -> None:
-        call(self.method, f"observe(epoch={epoch})", self.method.observe, join(passed, epoch))
+        sampler.observe(self.method, passed, epoch)
 
     def _probe(self, epoch: int, selection: Selection) -> dict[str, float]:
         """Compare the gradient of what is trained on with that of all data, on the probed samples."""
@@ -453,20 +430,11 @@ class _Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.learner.network.load_state_dict(state["model"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state_dict(_to_cpu(state["method"]))
-        self.selector.load_state_dict(_to_cpu(state["selector"]))
+        self.method.load_state_dict(to_cpu(state["method"]))
+        self.selector.load_state_dict(to_cpu(state["selector"]))
         self.ledger.load_state_dict(state["ledger"])
         self.records[:] = state["records"]
-        self.selections = _to_cpu(state["selections"])
-
-
-def _to_cpu(value: Any) -> Any:
-    """Move all tensors in nested lists and dicts to the CPU."""
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    return [_to_cpu(item) for item in value] if isinstance(value, list) else value
+        self.selections = to_cpu(state["selections"])
 
 
 @cache

@@ -16,12 +16,11 @@ from dpbench.data import Loader
 from dpbench.errors import Diverged
 from dpbench.models import head
 from dpbench.rng import derive, seeded
-from dpbench.sampler import batches
+from dpbench.sampler import Passed, batches
 from dpbench.spec import Recipe
 
 EVALUATION_BATCH = 500
 
-Passed: TypeAlias = tuple[Tensor, dict[str, Tensor]]  # rows on the device and the signals measured on them
 Pick: TypeAlias = Callable[
     [Tensor, dict[str, Tensor]], tuple[Tensor, Tensor | None]
 ]  # -> positions in the batch, weights

@@ -8,9 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpbench import PruningMethod, Selection, Task, load_method
+from dpbench import PruningMethod, Selection, Signals, Task, load_method
 from dpbench.errors import RunFailed, UsageError
-from dpbench.sampler import Selector, batches, call, check_selection, everything, join, mask, order
+from dpbench.sampler import (
+    Selector,
+    batches,
+    call,
+    check_selection,
+    everything,
+    join,
+    mask,
+    order,
+    pick,
+    spread,
+    to_cpu,
+    training_epochs,
+)
 
 N = 10
 GOOD = Selection(torch.tensor([7, 0, 3]), torch.tensor([0.0, 1.0, 2.5]), torch.tensor([1, 2]), 0.5)
@@ -105,13 +118,33 @@ def test_order_is_a_permutation_that_the_seed_decides() -> None:
 
 @pytest.mark.parametrize(
     ("n", "size", "sizes"),
-    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (5, 4, [5]), (3, 1, [1, 2]), (4, 9, [4])],
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (5, 4, [5]), (3, 1, [1, 1, 1]), (4, 9, [4])],
 )
 def test_batches(n: int, size: int, sizes: list[int]) -> None:
     rows = torch.arange(n) * 2
     parts = batches(rows, size)
     assert [len(part) for part in parts] == sizes
     assert torch.equal(torch.cat(parts), rows)
+
+
+def test_dropped_last_batches() -> None:
+    assert [len(part) for part in batches(torch.arange(9), 4, drop_last=True)] == [4, 4]
+    assert batches(torch.arange(3), 4, drop_last=True) == []
+
+
+def test_weights_are_spread() -> None:
+    found = spread(GOOD, N)
+    assert found is not None
+    assert found.tolist() == [1.0, 0, 0, 2.5, 0, 0, 0, 0.0, 0, 0]
+    assert spread(everything(N), N) is None
+
+
+def test_nested_states_move_to_the_cpu() -> None:
+    state = {"a": [torch.ones(2, device="meta"), (1, "x")], "b": (3, [True])}
+    with pytest.raises(NotImplementedError, match="meta"):  # it is the tensor that was to be moved
+        to_cpu(state)
+    state["a"][0] = torch.ones(2)  # type: ignore[index]
+    assert str(to_cpu(state)) == str(state)
 
 
 def test_join_and_mask() -> None:
@@ -182,6 +215,66 @@ def test_period(period: int, window: tuple[float, float], asked: list[int]) -> N
     inside = [epoch for epoch in range(10) if window[0] * 10 <= epoch < window[1] * 10]
     for epoch in inside:
         assert seen[epoch] == max(a for a in asked if a <= epoch), "the selection in force is kept"
+
+
+@pytest.mark.parametrize(("period", "asked"), [(1, [0, 1, 2, 3]), (3, [0, 3]), (0, [])])
+def test_a_training_that_goes_back_is_given_new_selections(period: int, asked: list[int]) -> None:
+    found, method = selector(10, period, (0, 1))
+    walk(found, 10)
+    method.asked = []
+    walk(found, 4)
+    assert method.asked == asked  # a static method selects once
+
+
+@pytest.mark.parametrize(("period", "asked"), [(1, [2, 2]), (3, [0, 2]), (0, [0])])
+def test_an_epoch_again_is_given_a_new_selection(period: int, asked: list[int]) -> None:
+    found, method = selector(10, period, (0, 1))
+    found.select(2 if period == 1 else 0, 0.2, 0.3)
+    found.select(2, 0.2, 0.3, again=True)
+    assert method.asked == asked
+
+
+class Answers(PruningMethod):
+    """Answers what it is told to."""
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        super().setup(task, rng)
+        self.answer = Selection(torch.arange(0))
+
+    def select(self, epoch: int) -> Selection:
+        return self.answer
+
+    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+        return self.answer
+
+    def epochs(self, task: Task) -> int:
+        return 0
+
+
+def answers() -> Answers:
+    method = Answers()
+    method.setup(Task(N, 10, 4, 0.5), generator())
+    return method
+
+
+def test_an_empty_selection_is_refused_and_an_empty_pick_is_not() -> None:
+    method = answers()
+    with pytest.raises(RunFailed, match=r"^Answers\.select\(epoch=0\) selected no samples$"):
+        Selector(method).select(0, 0.0, 0.1)
+    positions, weights = pick(method, torch.arange(4), {}, 0, generator())
+    assert (len(positions), weights) == (0, None)
+
+
+def test_a_bad_pick_is_refused_by_method_and_call() -> None:
+    method = answers()
+    method.answer = Selection(torch.tensor([4]))
+    with pytest.raises(RunFailed, match=r"^Answers\.pick\(epoch=1\) returned indices with 4, which is outside 0\.\.3$"):
+        pick(method, torch.arange(4), {}, 1, generator())
+
+
+def test_no_epochs_are_refused() -> None:
+    with pytest.raises(RunFailed, match=r"^Answers\.epochs returned 0; at least 1 is needed$"):
+        training_epochs(answers())
 
 
 def test_a_stored_selector_keeps_the_selection_in_force() -> None:
