@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from dpbench import catalog, controls, proxy, runner, store
 from dpbench.errors import UsageError
 from dpbench.executors import run_all
 from dpbench.proxy import Request
+from dpbench.results import is_done, read_result
 from dpbench.spec import Grid, RunSpec
 
 
@@ -69,56 +71,82 @@ def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
     no new cell takes their place, as one with a changed source does.
     """
     specs = set(cells.values())
-    old = store.read_json(manifest_path(grid.name)) or {}
-    kept = {key: spec for key, spec in _listed(old, "cells", grid).items() if spec not in specs}
-    manifest = Manifest(grid, cells | kept, _listed(old, "controls", grid))
-    manifest.save()
+    with locked(grid.name):
+        old = _read(grid.name)
+        parts = (old.cells, old.controls) if old else ({}, {})
+        listed, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid)} for part in parts)
+        kept = {key: spec for key, spec in listed.items() if spec not in specs}
+        manifest = Manifest(grid, cells | kept, controls_)
+        manifest.save()
     return manifest
 
 
-def _listed(manifest: dict[str, Any], part: str, grid: Grid) -> dict[str, RunSpec]:
-    """The runs of an older manifest that were made with the grid's present settings."""
-    found = {}
-    for key, content in manifest.get(part, {}).items():
-        try:
-            spec = RunSpec.model_validate(content)
-        except ValueError:
-            continue  # written by another version
-        if (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe):
-            found[key] = spec
-    return found
+def _fits(spec: RunSpec, grid: Grid) -> bool:
+    """Whether a run was made with the grid's present settings."""
+    return (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe)
+
+
+def _add_controls(name: str) -> dict[str, RunSpec]:
+    """List the controls at realised cost of all that is finished by now, by whichever command; return them."""
+    with locked(name):
+        manifest = read_manifest(name)
+        added = controls.plan(manifest.cells, results(manifest.cells))
+        manifest._replace(controls=added).save()
+    return added
+
+
+def locked(name: str) -> AbstractContextManager[None]:
+    """Hold a grid's manifest, so that several commands that add to it lose nothing of each other's."""
+    return store.locked(manifest_path(name).with_name(f".{name}.lock"))
+
+
+def _read(name: str) -> Manifest | None:
+    """The manifest of a grid, None if there is none, or none that can be read."""
+    return store.read_json(manifest_path(name), parse_manifest)
 
 
 def read_manifest(name: str) -> Manifest:
     """Read a grid that was run here, and its cells by hash."""
-    content = store.read_json(manifest_path(name))
-    if content is None:
+    manifest = _read(name)
+    if manifest is None:
         known = sorted(path.stem for path in manifest_path("x").parent.glob("*.json"))
         hint = f"grids that were: {', '.join(known)}" if known else f"try: dpbench run {name}"
         raise UsageError(f"no grid {name!r} was run under {store.home()}; {hint}")
-    return parse_manifest(content)
+    if not manifest.cells:
+        raise UsageError(f"the grid {name!r} was run by another version of dpbench; try: dpbench run {name}")
+    return manifest
 
 
 def parse_manifest(content: dict[str, Any]) -> Manifest:
-    """Validate what `Manifest.save` wrote; a manifest of before there were controls has none."""
-    parts = [
-        {key: RunSpec.model_validate(spec) for key, spec in part.items()}
-        for part in (content["cells"], content.get("controls", {}))
-    ]
-    return Manifest(Grid.model_validate(content["grid"]), *parts)
+    """Validate what `Manifest.save` wrote, without runs that are written as another version does; ValueError."""
+    grid = Grid.model_validate(content["grid"])
+    return Manifest(grid, _runs(content["cells"]), _runs(content.get("controls", {})))
+
+
+def _runs(part: dict[str, Any]) -> dict[str, RunSpec]:
+    found = {}
+    for key, content in part.items():
+        if not store.HASH.fullmatch(key):
+            raise ValueError(f"{key!r} is no hash of a run")
+        try:
+            found[key] = RunSpec.model_validate(content)
+        except ValueError:
+            continue
+    return found
 
 
 def last() -> str:
-    """The grid that was run last."""
+    """The grid that was run last, of those that can be read."""
     paths = list(manifest_path("x").parent.glob("*.json"))
-    if not paths:
-        raise UsageError(f"no grid was run under {store.home()}; name one by --grid, or try: dpbench run quick")
-    return max(paths, key=lambda path: path.stat().st_mtime).stem
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        if _read(path.stem) is not None:
+            return path.stem
+    raise UsageError(f"no grid was run under {store.home()}; name one by --grid, or try: dpbench run quick")
 
 
 def results(cells: dict[str, RunSpec]) -> dict[str, dict[str, Any]]:
     """The results that are there, by hash, the failed ones too."""
-    found = {key: store.read_json(store.run_folder(key) / "result.json") for key in cells}
+    found = {key: read_result(key) for key in cells}
     return {key: result for key, result in found.items() if result is not None}
 
 
@@ -150,12 +178,11 @@ def run_grid(
     for dataset in grid.datasets:
         runner.load_data(dataset, data_root)  # a missing file is told before any work
     cells = {spec.hash: spec for spec in grid.runs()}
-    for method in {spec.method: None for key, spec in cells.items() if not store.is_done(key)}:
+    for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
-    manifest = write_manifest(grid, cells)
+    write_manifest(grid, cells)
     _run(grid.name, cells, console, jobs, threads, device, data_root)
-    added = controls.plan(manifest.cells, results(manifest.cells))
-    manifest._replace(controls=added).save()
+    added = _add_controls(grid.name)
     _run(f"{grid.name}, random at realised cost", added, console, jobs, threads, device, data_root)
     return cells | added
 
@@ -170,7 +197,7 @@ def _run(
     data_root: Path | None,
 ) -> None:
     """Run the cells that are not done, and the proxies they need."""
-    todo = [spec for key, spec in cells.items() if not store.is_done(key)]
+    todo = [spec for key, spec in cells.items() if not is_done(key)]
     if not todo:
         return
     wanted: dict[str, list[Request]] = defaultdict(list)
@@ -198,8 +225,7 @@ def _run(
             if not isinstance(job.work, RunSpec):
                 continue  # a proxy that failed fails again, with its reason, in the runs that need it
             if isinstance(outcome, BaseException):
-                outcome = runner.blank(job.work) | {"status": "FAILED", "reason": runner.reason(outcome)}
-                store.write_json(store.run_folder(job.work.hash) / "result.json", outcome)
+                outcome = runner.lost(job.work, outcome)
             status = outcome["status"]
             if status in lost:
                 lost[status] += 1

@@ -11,6 +11,7 @@ from typing import Any
 from dpbench import grid as grids
 from dpbench import store
 from dpbench.errors import UsageError
+from dpbench.results import is_done
 
 FILES = ("result.json", "selections.npz", "traceback.txt", "done")  # no checkpoint: that is a run's own business
 VARYING = re.compile(r"time_|peak_")  # metrics that differ between runs of equal results
@@ -52,7 +53,7 @@ def _merge_run(theirs: Path, merged: Merged) -> None:
     elif not (theirs / "done").is_file():
         merged.duplicates += 1  # a failure is no news
         return
-    elif store.is_done(theirs.name):
+    elif is_done(theirs.name):
         differing = _differing(old["metrics"], new["metrics"])
         if differing:
             values = ", ".join(
@@ -80,8 +81,8 @@ def _differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 def _merge_grid(path: Path, merged: Merged) -> None:
     """Add a grid's cells to ours of that name; one cell made with two sources of a method stays ours."""
     try:
-        manifest = grids.parse_manifest(store.read_json(path))
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = grids.parse_manifest(store.load_json(store.read_stranger(path, store.MOST_JSON)))
+    except (*store.BAD, OSError) as error:
         merged.conflicts.append(f"grid {path.stem}: cannot be read: {' '.join(str(error).split())[:200]}")
         return
     theirs, cells, controls = manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpbench import store
+from dpbench.results import read_selections
+from dpbench.store import Selections
 
 Row = tuple[str, str, str, float]
 PAIR = ["dataset", "model", "keep", "method", "other"]
@@ -30,15 +30,10 @@ def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
     """Compare the stored selections of finished runs; a run without them, or with a damaged file, is left out."""
     masks: dict[Row, dict[int, NDArray[np.bool_]]] = {}
     for result in results:
-        path = store.run_folder(result["hash"]) / "selections.npz"
-        if result["status"] == "FINISHED" and path.is_file():
+        selections = read_selections(result) if result["status"] == "FINISHED" else None
+        if selections is not None:
             spec = result["spec"]
             row = (spec["dataset"], spec["model"], spec["method"], spec["keep"])
-            try:
-                selections = store.read_selections(path)
-            except ValueError as error:
-                warnings.warn(f"{error}; this run is left out of the overlaps", stacklevel=2)
-                continue
             masks.setdefault(row, {})[spec["seed"]] = _masks(selections)
     seeds = {}
     for row, runs in masks.items():
@@ -48,7 +43,7 @@ def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
     return Overlap(seeds, _methods(masks))
 
 
-def _masks(selections: store.Selections) -> NDArray[np.bool_]:
+def _masks(selections: Selections) -> NDArray[np.bool_]:
     masks = np.zeros((len(selections.epochs), selections.n), dtype=bool)
     for mask, selection in zip(masks, selections.epochs, strict=True):
         mask[selection.numpy()] = True

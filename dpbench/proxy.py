@@ -1,8 +1,9 @@
 """The proxy record: a training seen once, its signals kept on disk, shared by every method that asks, and replayed.
 
 A record is a folder named by the hash of dataset, model, recipe, seed and run. It holds one .npy file for each signal
-and epoch, written by atomic rename, so a crash leaves no half file. What is missing is made by training once more: the
-same seed gives the same training, and the recipe's schedule makes a shorter training a prefix of a longer one.
+and epoch, written by atomic rename, so a crash leaves no half file, and for each epoch the sizes and checksums of its
+files. What is missing or damaged is made by training once more: the same seed gives the same training, and the recipe's
+schedule makes a shorter training a prefix of a longer one.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from dpbench import catalog, optim, store
 from dpbench.data import Data, Loader
-from dpbench.errors import RunFailed
 from dpbench.ledger import Ledger
 from dpbench.method import Proxy, Signals, sample
 from dpbench.rng import derive, generator, seeded
@@ -78,9 +78,58 @@ class Request:
         """The file of one signal: (n,) or (n, d) float32 in the order of the training samples."""
         return self.folder / f"{'steps' if self.proxy.at == 'steps' else 'pass'}-{epoch:04d}-{signal}.npy"
 
+    def files(self) -> Iterator[tuple[Path, list[Path]]]:
+        """The files that are wanted, epoch by epoch, after that with their checksums."""
+        for epoch in range(self.epochs[-1] + 1):
+            signals = [self.file(epoch, name) for name in sorted(self.needs)] if epoch in self.epochs else []
+            yield _sums(self.folder, epoch), [_cost(self.folder, epoch), *signals]
+
     def missing(self) -> bool:
-        """Whether anything wanted is not on disk."""
-        return not all(self.file(epoch, name).is_file() for epoch in self.epochs for name in self.needs)
+        """Whether anything wanted is not on disk, or has another size than it should have."""
+        return not all(_seems_whole(sums, wanted) for sums, wanted in self.files())
+
+    def damaged(self) -> bool:
+        """Whether anything wanted is missing, or not what was written; what is found so is set aside."""
+        return not all(_is_whole(sums, wanted) for sums, wanted in self.files())
+
+
+def _cost(folder: Path, epoch: int) -> Path:
+    return folder / f"cost-{epoch:04d}.json"
+
+
+def _sums(folder: Path, epoch: int) -> Path:
+    return folder / f"sums-{epoch:04d}.json"
+
+
+def _read_sums(path: Path) -> dict[str, tuple[int, str]]:
+    """Size and checksum of each file of an epoch, by name; empty where they are not known."""
+
+    def check(content: Any) -> dict[str, tuple[int, str]]:
+        return {str(name): (int(size), str(digest)) for name, (size, digest) in content.items()}
+
+    return store.read_json(path, check) or {}
+
+
+def _seems_whole(sums: Path, wanted: list[Path]) -> bool:
+    known = _read_sums(sums)
+    return all(path.name in known and path.is_file() and _size(path) == known[path.name][0] for path in wanted)
+
+
+def _is_whole(sums: Path, wanted: list[Path]) -> bool:
+    """Whether each file is there and as it was written; a damaged one is set aside, not a half-made one."""
+    known, whole = _read_sums(sums), True
+    for path in wanted:
+        found = store.read(path, _sum) if path.name in known else None
+        if found is not None and found != known[path.name]:
+            store.set_aside(path, "not what was written")
+        whole = whole and found == known.get(path.name, ())
+    return whole
+
+
+def _sum(path: Path) -> tuple[int, str]:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return stream.tell(), digest
 
 
 def requests(spec: RunSpec) -> list[Request]:
@@ -96,7 +145,7 @@ def requests(spec: RunSpec) -> list[Request]:
 
 def record(wanted: list[Request], data: Data, device: torch.device) -> None:
     """Make the record that serves all of `wanted`, requests of one training, unless it is there."""
-    with _locked(wanted[0].folder):
+    with store.locked(wanted[0].folder / "lock"):
         _make(wanted, data, device)
 
 
@@ -105,19 +154,14 @@ def obtain(request: Request, data: Data, device: torch.device, ledger: Ledger) -
 
     All files are open by then: removing the record does no harm any more.
     """
-    with _locked(request.folder):
+    with store.locked(request.folder / "lock"):
         _make([request], data, device)
         book(request, ledger)
         return list(replay(request))
 
 
-def _locked(folder: Path) -> FileLock:
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "lock")
-
-
 def _make(wanted: list[Request], data: Data, device: torch.device) -> None:
-    if any(request.missing() for request in wanted):
+    if any(request.damaged() for request in wanted):
         store.write_json(wanted[0].folder / "training.json", wanted[0].training)
         _train(wanted, data, device)
 
@@ -158,10 +202,11 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
             forward, backward = learner.differentiated
             cost[name] = {"s": time.perf_counter() - begin, "forward": n + forward, "backward": backward}
             values |= passed.values
-        _add_cost(first.folder, epoch, cost)  # first, so that what is there has a cost
-        _save(passing, Signals(everything, values, epoch))
+        written = [_add_cost(first.folder, epoch, cost), *_save(passing, Signals(everything, values, epoch))]
         if in_steps:
-            _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
+            written += _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
+        sums = _sums(first.folder, epoch)
+        store.write_json(sums, _read_sums(sums) | {path.name: _sum(path) for path in written})
 
 
 def _needs(wanted: list[Request]) -> frozenset[str]:
@@ -179,18 +224,23 @@ def _passes(wanted: list[Request]) -> dict[str, frozenset[str]]:
     return ({"pass": needs - own} if needs - own else {}) | {name: frozenset({name}) for name in sorted(own)}
 
 
-def _add_cost(folder: Path, epoch: int, cost: dict[str, Any]) -> None:
-    file = folder / f"cost-{epoch:04d}.json"
-    store.write_json(file, (store.read_json(file) or {}) | cost)
+def _add_cost(folder: Path, epoch: int, cost: dict[str, Any]) -> Path:
+    """Add to an epoch's cost, unless what is there is not what was written; return its file."""
+    file = _cost(folder, epoch)
+    old = store.read_json(file) if _is_whole(_sums(folder, epoch), [file]) else None
+    store.write_json(file, (old or {}) | cost)
+    return file
 
 
-def _save(wanted: list[Request], signals: Signals) -> None:
+def _save(wanted: list[Request], signals: Signals) -> Iterator[Path]:
+    """Write the signals that are wanted, and yield their files."""
     for request in wanted:
         for name in request.needs:
             values = torch.empty_like(signals[name])
             values[signals.indices] = signals[name]
             path = request.file(signals.epoch, name)
             store.write(path, lambda file: _dump(file, values.numpy()))  # noqa: B023
+            yield path
 
 
 def _dump(file: Path, values: np.ndarray) -> None:
@@ -218,7 +268,7 @@ def records() -> list[Record]:
             found.append(
                 Record(
                     folder=folder,
-                    training=store.read_json(folder / "training.json") or {},
+                    training=store.read_json(folder / "training.json", dict) or {},
                     epochs=sum(name.startswith("cost-") for name in sizes),
                     signals=tuple(sorted({name[:-4].split("-", 2)[2] for name in sizes if name.endswith(".npy")})),
                     size=sum(sizes.values()),
@@ -238,10 +288,11 @@ def _size(path: Path) -> int:
 def remove(record: Record) -> bool:
     """Remove a record, unless a process is making or opening it; whether it is gone. Who needs it makes it again."""
     try:
-        with FileLock(record.folder / "lock", timeout=0):
+        with store.locked(record.folder / "lock", timeout=0):
             for path in record.folder.iterdir():
                 if path.name != "lock":  # others may wait for it
-                    path.unlink()
+                    with store.told(path):
+                        path.unlink()
     except Timeout:
         return False
     return True
@@ -258,10 +309,8 @@ def replay(request: Request) -> Iterator[Signals]:
 def book(request: Request, ledger: Ledger) -> None:
     """Book the record's cost as if it were made for this method alone: its training and its passes."""
     for epoch in range(request.epochs[-1] + 1):
-        cost = store.read_json(request.folder / f"cost-{epoch:04d}.json") or {}
+        cost = store.load_json(_cost(request.folder, epoch).read_bytes())
         passes = _passes([request]) if request.proxy.at != "steps" and epoch in request.epochs else {}
-        if not cost.keys() >= {"backward", "train_s", *passes}:
-            raise RunFailed(f"the proxy record {request.folder.name} has no cost of epoch {epoch}; remove that folder")
         ledger.proxy_backward += cost["backward"] + sum(cost[name]["backward"] for name in passes)
         ledger.proxy_forward += cost["backward"] + sum(cost[name]["forward"] for name in passes)
         ledger.seconds["proxy"] += cost["train_s"] + sum(cost[name]["s"] for name in passes)

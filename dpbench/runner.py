@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import Timeout
 from torch import Tensor
 
 import dpbench
@@ -23,6 +23,7 @@ from dpbench.data import Data, Loader
 from dpbench.errors import Diverged, RunFailed, UsageError
 from dpbench.ledger import Ledger
 from dpbench.method import PruningMethod, Selection, Task, sample
+from dpbench.results import final
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import Selector, batches, call, mask, needed_in_training, order, spread, to_cpu, training_epochs
 from dpbench.scores import ScoreMethod
@@ -31,6 +32,7 @@ from dpbench.spec import RunSpec
 from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
 
 PROBE_BATCH = 512
+REASON = 500  # characters of a failure's message in a result; the whole is in traceback.txt
 MEANS = ["jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
 MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
 
@@ -62,14 +64,14 @@ def run(
     A checkpoint is written at the end of an epoch when the last is `checkpoint_s` seconds old.
     """
     folder = store.run_folder(spec.hash)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        if store.is_done(spec.hash):
-            return store.read_json(folder / "result.json")
+    with store.locked(folder / "lock"):
+        finished = final(spec.hash)
+        if finished is not None:
+            return finished
         result = blank(spec)
         records: list[dict[str, Any]] = []
         try:
-            training = _Run(spec, device or default_device(), data_root, folder)
+            training = _begin(spec, device or default_device(), data_root, folder)
             records = training.records
             result |= training.train(checkpoint_s, on_epoch)
             why = diverged(result["metrics"]["accuracy"], training.data.test.labels)
@@ -77,9 +79,7 @@ def run(
         except Diverged as error:
             result |= {"status": "DIVERGED", "reason": reason(error), "epochs": records}
         except Exception as error:
-            report = traceback.format_exc()
-            store.write(folder / "traceback.txt", lambda file: file.write_text(report))
-            result |= {"status": "FAILED", "reason": reason(error)}
+            result |= _report(spec.hash, error)
         result["ended"] = time.time()
         store.write_json(folder / "result.json", result)
         if result["status"] != "FAILED":
@@ -87,6 +87,45 @@ def run(
             (folder / "checkpoint.pt").unlink(missing_ok=True)
             (folder / "traceback.txt").unlink(missing_ok=True)
         return result
+
+
+def lost(spec: RunSpec, error: BaseException) -> dict[str, Any]:
+    """Write down that a run's worker died; return the result, which is the finished one where it was just written."""
+    folder = store.run_folder(spec.hash)
+    result = blank(spec) | {"status": "FAILED", "reason": reason(error)}
+    try:
+        with store.locked(folder / "lock", timeout=0):
+            finished = final(spec.hash)
+            if finished is not None:
+                return finished
+            result |= _report(spec.hash, error)
+            store.write_json(folder / "result.json", result)
+    except Timeout:
+        pass  # another process carries the run out by now; what it writes counts
+    return result
+
+
+def _report(run_hash: str, error: BaseException) -> dict[str, Any]:
+    """Write a failure's traceback; return the status and the reason, which is cut where it is long."""
+    path = store.run_folder(run_hash) / "traceback.txt"
+    report, text = "".join(traceback.format_exception(error)), reason(error)
+    store.write(path, lambda file: file.write_text(report, encoding="utf-8", errors="replace"))
+    if len(text) > REASON:
+        text = f"{text[:REASON]}... (the whole is in {path.relative_to(store.home())})"
+    return {"status": "FAILED", "reason": text}
+
+
+def _begin(spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> _Run:
+    """Set a run up, and take it to its checkpoint if there is one; a damaged one is set aside."""
+    begun = _Run(spec, device, data_root, folder)
+    path = folder / "checkpoint.pt"
+    if path.is_file():
+        try:
+            begun.resume(path)
+        except Exception as error:  # torch and methods raise what they like
+            store.set_aside(path, error)
+            begun = _Run(spec, device, data_root, folder)  # the other has taken in a part of it
+    return begun
 
 
 def blank(spec: RunSpec) -> dict[str, Any]:
@@ -166,7 +205,6 @@ class _Run:
 
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
-        self._resume()
         saved = time.monotonic()
         while self._progress(len(self.records), 0.0, Epoch()) < 1 - 1e-9:
             epoch = len(self.records)
@@ -409,25 +447,24 @@ class _Run:
         }
 
     def _save(self, path: Path) -> None:
-        torch.save(
-            {
-                "model": self.learner.network.state_dict(),
-                "optimizer": self.learner.optimizer.state_dict(),
-                "method": self.method.state_dict(),
-                "selector": self.selector.state_dict(),
-                "ledger": self.ledger.state_dict(),
-                "records": self.records,
-                "selections": self.selections,
-            },
-            path,
-        )
+        state = {
+            "hash": self.spec.hash,
+            "model": self.learner.network.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+            "selector": self.selector.state_dict(),
+            "ledger": self.ledger.state_dict(),
+            "records": self.records,
+            "selections": self.selections,
+        }
+        with path.open("wb") as stream:  # given a path, torch makes another error of a full disk
+            torch.save(state, stream)
 
-    def _resume(self) -> None:
-        """Continue from the checkpoint, if there is one."""
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint; any exception if it is damaged, or another run's."""
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["hash"] != self.spec.hash or len(state["records"]) != len(state["selections"]):
+            raise ValueError("the checkpoint of another run")
         self.learner.network.load_state_dict(state["model"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(to_cpu(state["method"]))

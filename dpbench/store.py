@@ -1,21 +1,40 @@
-"""The folder of results, which is the truth: everything under $DPBENCH_HOME, written by atomic rename."""
+"""The folder of results, which is the truth: all under $DPBENCH_HOME, written by atomic rename, checked when read."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
+import math
 import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from torch import Tensor
+
+from dpbench.errors import RunFailed, UsageError
+
+T = TypeVar("T")
+MOST_JSON = 2**26  # bytes of a JSON file; a run of a thousand epochs has some 1e6
+MOST_UNPACKED = 2**31  # bytes of all arrays of a file of selections
+HASH = re.compile(r"[0-9a-f]{16}")  # the name of a run
+BAD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError)
 
 
 def home() -> Path:
@@ -28,20 +47,49 @@ def run_folder(run_hash: str) -> Path:
     return home() / "runs" / run_hash
 
 
-def is_done(run_hash: str) -> bool:
-    """Whether the run was carried to its end; the mark is written last."""
-    return (run_folder(run_hash) / "done").is_file()
+# Writing
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Raise what keeps `path` from being written as one line: what, why, and how much is free there."""
+    try:
+        yield
+    except Timeout:
+        raise  # somebody else has the lock: nothing is wrong
+    except OSError as error:
+        folder = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
+        free = shutil.disk_usage(folder).free / 1e6
+        reason = error.strerror or str(error)
+        raise RunFailed(f"{path} could not be written: {reason}; {free:,.1f} MB are free in {folder}") from error
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Let `save` write a file beside `path`, then rename it: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        save(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Let `save` write a file beside `path`, then rename it: the file is there whole or not at all.
+
+    A link stays a link and a device or pipe what it is: these are written in place.
+    """
+    with told(path):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            _write_in_place(path, save)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")  # a name that nobody can have put a link at
+        try:
+            save(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _write_in_place(path: Path, save: Callable[[Path], Any]) -> None:
+    if path.is_dir() or path.is_block_device():
+        raise UsageError(f"{path} is a {'folder' if path.is_dir() else 'disk'}; give the path of a file")
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / path.name
+        save(whole)
+        with whole.open("rb") as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -60,9 +108,89 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, None where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else None
+@contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file `path`, which is made with its folder; filelock.Timeout if another process keeps it."""
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# Reading
+
+
+def read(path: Path, parse: Callable[[Path], T]) -> T | None:
+    """Return what `parse` makes of a file of this home, None where there is none; a bad file is set aside, and told."""
+    try:
+        return parse(path) if path.is_file() else None
+    except FileNotFoundError:
+        return None  # another process has just removed it
+    except BAD as error:
+        set_aside(path, error)
+    except PermissionError as error:
+        _tell(f"{path} cannot be read, and counts as not there: {error.strerror}")
+    except OSError as error:  # the machine's trouble, not the file's
+        raise RunFailed(f"{path} cannot be read: {error.strerror or error}") from error
+    return None
+
+
+def read_json(path: Path, check: Callable[[Any], T] = lambda content: content) -> T | None:
+    """Return what `check` makes of the content of a JSON file, as `read` does."""
+    return read(path, lambda file: check(load_json(bounded(file, MOST_JSON))))
+
+
+def load_json(text: bytes) -> Any:
+    """Parse JSON that has no NaN and no infinity in it; ValueError, RecursionError."""
+    return json.loads(text, parse_constant=_no_number)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def bounded(path: Path, most: int) -> bytes:
+    """The content of a file that has at most `most` bytes; ValueError."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return content
+
+
+def set_aside(path: Path, why: BaseException | str) -> None:
+    """Rename a bad file, so that it is made anew and can still be looked at, and tell it in one line."""
+    aside = next(name for i in itertools.count(1) if not (name := path.with_name(f"{path.name}.bad-{i}")).exists())
+    try:
+        path.rename(aside)
+        done = f"set aside as {aside.name}"
+    except OSError as error:
+        done = f"left there, since it cannot be renamed ({error.strerror})"
+    _tell(f"{path} is damaged and counts as not there: {brief(why)}; {done}")
+
+
+def brief(why: BaseException | str) -> str:
+    """What is wrong, in at most 200 characters of one line."""
+    text = " ".join(str(why).split())[:200]
+    return text if isinstance(why, str | ValueError) else f"{type(why).__name__}: {text}"
+
+
+def _tell(line: str) -> None:
+    print(f"dpbench: {line}", file=sys.stderr)
+
+
+def read_stranger(path: Path, most: int) -> bytes:
+    """Read a file of another home: no link, no device, at most `most` bytes; ValueError, OSError."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("a link or no regular file")
+    return bounded(path, most)
+
+
+# Selections
 
 
 @dataclass(frozen=True)
@@ -114,21 +242,65 @@ def write_selections(path: Path, selections: Selections) -> None:
     write(path, save)
 
 
-def read_selections(path: Path) -> Selections:
-    """Read what `write_selections` wrote; ValueError for another file, or one whose hash is not that of its content."""
+ARRAYS = {"indices": 1, "offsets": 1, "n": 0, "config": 0, "hash": 0, "positions": 1, "weights": 1, "scores": 1}
+
+
+def read_selections(source: Path | bytes, most: int = MOST_UNPACKED) -> Selections:
+    """Read what `write_selections` wrote; ValueError for another file, or one whose hash is not that of its content.
+
+    Nothing is unpacked of a file whose arrays take more than `most` bytes.
+    """
+    named = f"{source}: " if isinstance(source, Path) else ""
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        arrays = _unpacked(source, most)
         cuts, indices = arrays["offsets"].tolist(), torch.from_numpy(arrays["indices"].astype(np.int64))
         found = Selections(
             epochs=[indices[a:b] for a, b in itertools.pairwise(cuts)],
             n=int(arrays["n"]),
-            config=json.loads(str(arrays["config"])),
+            config=dict(json.loads(str(arrays["config"]))),
             positions=torch.from_numpy(arrays["positions"].astype(np.int64)) if "positions" in arrays else None,
-            **{name: torch.from_numpy(arrays[name]) for name in ("weights", "scores") if name in arrays},
+            **{name: torch.from_numpy(arrays[name].copy()) for name in ("weights", "scores") if name in arrays},
         )
-    except (KeyError, AttributeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} is not a file of selections: {type(error).__name__}: {error}") from None
+        _check(found, cuts, len(indices))
+    except (*BAD, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{named}not a file of selections: {type(error).__name__}: {error}") from None
     if str(arrays.get("hash", found.digest)) != found.digest:
-        raise ValueError(f"{path}: its content does not have the hash that it names; it was changed or damaged")
+        raise ValueError(f"{named}its content does not have the hash that it names; it was changed or damaged")
     return found
+
+
+def _unpacked(source: Path | bytes, most: int) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file, after their sizes were added up: a small file can name arrays of any size."""
+    arrays = {}
+    with zipfile.ZipFile(BytesIO(source) if isinstance(source, bytes) else source) as archive:
+        members = archive.infolist()
+        if len(members) > len(ARRAYS) or sum(member.file_size for member in members) > most:
+            raise ValueError(f"{sum(member.file_size for member in members):,} bytes unpacked; at most {most:,} fit")
+        for member in members:
+            content = archive.read(member)
+            stream = BytesIO(content)
+            version = np.lib.format.read_magic(stream)
+            if version != (1, 0):
+                raise ValueError(f"an array of version {version}")
+            shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+            if kind.hasobject or math.prod(shape) * kind.itemsize != len(content) - stream.tell():
+                raise ValueError(f"{member.filename} does not hold what its header says")
+            name = member.filename.removesuffix(".npy")
+            if len(shape) != ARRAYS[name]:
+                raise ValueError(f"{name} has the shape {shape}")
+            arrays[name] = np.frombuffer(content, kind, offset=stream.tell()).reshape(shape)
+    return arrays
+
+
+def _check(found: Selections, cuts: list[int], total: int) -> None:
+    """Refuse rows outside of range(n), epochs that overlap, and other lengths than n."""
+    if not cuts or cuts[0] != 0 or cuts[-1] != total or cuts != sorted(cuts):
+        raise ValueError("its epochs do not follow each other")
+    if any(len(rows) and (rows.min() < 0 or rows.max() >= found.n) for rows in found.epochs):
+        raise ValueError(f"it selects what is not among {found.n} samples")
+    if found.positions is not None and len(found.positions) != found.n:
+        raise ValueError(f"{len(found.positions)} positions for {found.n} samples")
+    if found.scores is not None and len(found.scores) != found.n:
+        raise ValueError(f"{len(found.scores)} scores for {found.n} samples")
+    if found.weights is not None and any(len(found.weights) != len(rows) for rows in found.epochs):
+        raise ValueError(f"{len(found.weights)} weights for other numbers of samples")

@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from dpbench import catalog, measures, runner, store
 from dpbench.errors import RunFailed, UsageError
 from dpbench.executors import run_all
+from dpbench.results import is_done
 from dpbench.rng import derive
 from dpbench.spec import Grid, RunSpec, canonical
 
@@ -350,7 +351,7 @@ def _suggest(trial: Trial, name: str, where: BaseDistribution) -> Any:
 
 def _run(spec: RunSpec, plan: Plan, watch: runner.OnEpoch) -> dict[str, Any]:
     """Carry out a run, or read it again and show `watch` its epochs."""
-    done = store.is_done(spec.hash)
+    done = is_done(spec.hash)
     result = runner.run(spec, torch.device(plan.device), plan.data_root, on_epoch=watch)
     if result["status"] == "FAILED":
         raise RunFailed(result["reason"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,19 +288,22 @@ def test_random_is_not_separable_from_random_with_other_seeds(home: Path, plugin
 # who selects the same samples
 
 
-def test_overlap_of_seeds_and_methods(home: Path) -> None:
+def test_overlap_of_seeds_and_methods(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     board = make({("a", 0.5): [0.9, 0.9], ("b", 0.5): [0.9, 0.9]})
     chosen = {"a": [[0, 1], [2, 3]], "b": [[1, 2]]}  # b is over after one epoch
     for key, spec in board.cells.items():
         selections = store.Selections([torch.tensor(epoch) + spec.seed for epoch in chosen[spec.method]], 8, {})
         store.write_selections(store.run_folder(key) / "selections.npz", selections)
+        board.results[key]["samples"]["train"] = 8
     found = overlap.of_results(board.results.values())
     assert found.seeds[("digits", "cnn", "a", 0.5)] == pytest.approx((1 / 3, 0.5 / 3.5))
     assert found.methods[["method", "other", "jaccard"]].to_numpy().tolist() == [["a", "b", pytest.approx(1 / 3)]]
     damaged = next(key for key, spec in board.cells.items() if spec.method == "a")
     (store.run_folder(damaged) / "selections.npz").write_bytes(b"nothing")
-    with pytest.warns(UserWarning, match=rf"{damaged}.*is not a file of selections.*left out of the overlaps"):
-        found = overlap.of_results(board.results.values())
+    (store.run_folder(damaged) / "done").touch()
+    found = overlap.of_results(board.results.values())
+    assert re.search(rf"{damaged}.*not a file of selections.*selections.npz.bad-1\n", capsys.readouterr().err)
+    assert not (store.run_folder(damaged) / "done").exists(), "the run is made again"
     assert [method for _, _, method, _ in found.seeds] == ["b"], "a has one seed left"
     assert len(found.methods) == 1, "which still meets b's"
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpbench import catalog, probes, runner, store
 from dpbench.data import Loader
+from dpbench.errors import RunFailed
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import mask
@@ -683,7 +684,7 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
         file.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunFailed, match=r"file.json could not be written: disk full; [\d,.]+ MB are free in .*deep"):
         store.write(tmp_path / "deep" / "file.json", break_off)
     assert list((tmp_path / "deep").iterdir()) == []
     store.write_json(tmp_path / "file.json", {"a": float("nan"), "b": [float("inf"), (1.5, 2)], "c": "x"})
