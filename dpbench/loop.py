@@ -61,6 +61,10 @@ class PruningSampler(Sampler[list[int]]):
             raise UsageError(f"PruningSampler: labels have shape {tuple(labels.shape)}; ({n},) is needed")
         task = Task(n, epochs, batch_size * replicas, keep if self.method.keep is None else self.method.keep, labels)
         self.method.ready()
+        if self.method.budget != "epochs":
+            raise UsageError(
+                f"{type(self.method).__name__} trains until its samples are spent; a sampler counts epochs"
+            )
         self.method.setup(task, generator(seed, "method"))
         self.task, self.seed, self.drop_last, self.rank, self.replicas = task, seed, drop_last, rank, replicas
         self.batch_size = batch_size * self.method.pool

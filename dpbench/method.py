@@ -139,6 +139,7 @@ class PruningMethod(ABC):
     window: tuple[float, float] = (0.0, 1.0)  # share of the training that prunes; outside all data is used
     online: bool = False  # observe after each step, not once an epoch
     keep: float | None = None  # a fixed share, whatever the grid asks for
+    budget: Literal["epochs", "samples"] = "epochs"  # what its training ends by: `epochs`, or keep n epochs samples
     refreshes: bool = False  # whether selections ask for refresh, which forwards samples that are not trained on
     exact: bool = True  # whether every selection inside the window has exactly round(keep n) samples
     paper: str = ""
@@ -156,6 +157,7 @@ class PruningMethod(ABC):
             "window",
             "online",
             "keep",
+            "budget",
             "refreshes",
             "exact",
             "paper",

@@ -22,7 +22,7 @@ from dpbench import ledger as ledgers
 from dpbench.data import Data, Loader
 from dpbench.errors import Diverged, RunFailed, UsageError
 from dpbench.ledger import Ledger
-from dpbench.method import PruningMethod, Selection, Task, sample
+from dpbench.method import PruningMethod, Selection, Task
 from dpbench.results import final
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import Selector, batches, call, mask, needed_in_training, order, spread, to_cpu, training_epochs
@@ -33,7 +33,7 @@ from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_e
 
 PROBE_BATCH = 512
 REASON = 500  # characters of a failure's message in a result; the whole is in traceback.txt
-MEANS = ["jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
+MEANS = ["jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_cosine_ci95", "gradient_norm_ratio"]
 MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
 
 OnEpoch: TypeAlias = Callable[[dict[str, Any]], None]
@@ -193,6 +193,10 @@ class _Run:
         self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
         self.method = prepare(spec, self.data, device, self.ledger)
         self.epochs = training_epochs(self.method)
+        self.unit, share = spec.budget.unit, 1.0  # of what is spent, and how much of full training's
+        if self.unit == "epochs" and self.method.budget == "samples":
+            self.unit, share = "samples", self.method.task.keep
+        self.samples = share * self.n * self.recipe.epochs  # spent in units of samples
         self.needs = needed_in_training(self.method)
         self.selector = Selector(self.method)
         recipe, images = self.recipe, self.data.train.images
@@ -200,8 +204,11 @@ class _Run:
         self.loader = Loader(self.data.train, images, device, recipe.augment, recipe.pad, recipe.channels_last)
         self.validation = Loader(self.data.validation, images, device, channels_last=recipe.channels_last)
         self.test = Loader(self.data.test, images, device, channels_last=recipe.channels_last)
-        probed = sample(self.n, min(self.n, max(2, spec.probe.samples)), generator(spec.seed, "probe"))
-        self.probed = probed.to(device)
+        picked = recipe.batch_size * self.method.pool  # what `pick` is shown at once
+        parts = probes.draw(
+            self.n, spec.probe.samples, picked if self.method.picks() else 1, generator(spec.seed, "probe")
+        )
+        self.probed = [part.to(device) for part in parts]
 
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
@@ -239,11 +246,11 @@ class _Run:
 
     def _progress(self, epoch: int, share: float, done: Epoch) -> float:
         """The share of the budget that is spent when `share` of an epoch that did `done` is over."""
-        match self.spec.budget.unit:
+        match self.unit:
             case "steps":
                 return (self.ledger.steps + done.steps) / (self.full_steps * self.recipe.epochs)
             case "samples":
-                return (self.ledger.backward + done.backward) / (self.n * self.recipe.epochs)
+                return (self.ledger.backward + done.backward) / self.samples
             case "time":
                 assert self.spec.budget.seconds is not None
                 now = time.perf_counter() - self.began if share else 0.0
@@ -258,7 +265,7 @@ class _Run:
         spec, method, ledger, device = self.spec, self.method, self.ledger, self.device
         before = dict(ledger.seconds)
         start = self._progress(epoch, 0.0, Epoch())
-        end = start + 1 / self.epochs if spec.budget.unit == "epochs" else start
+        end = start + 1 / self.epochs if self.unit == "epochs" else start
         with ledger.time("select"):
             selection = self.selector.select(epoch, start, end)
         rng = generator(spec.seed, "pick", epoch, 0)
@@ -293,7 +300,7 @@ class _Run:
         if done.passed:
             with ledger.time("observe"):
                 self._observe(done.passed, epoch)
-        if done.steps == 0 and spec.budget.unit in ("steps", "samples"):
+        if done.steps == 0 and self.unit in ("steps", "samples"):
             raise RunFailed(f"{type(method).__name__} trained on nothing in epoch {epoch}: its budget is never spent")
         ledger.forward += done.forward
         ledger.backward += done.backward
@@ -358,6 +365,7 @@ class _Run:
             self.method.load_state_dict(state)
         record = {
             "gradient_cosine": found.cosine,
+            "gradient_cosine_ci95": found.cosine_ci95,
             "gradient_norm_ratio": found.norm_ratio,
             "gradient_norm": found.norm,
         }

@@ -96,10 +96,13 @@ class Recipe(_Model):
 
 
 class Probe(_Model):
-    """Gradients are probed before every `every`-th epoch on `samples` fixed training samples; 0 never probes."""
+    """Gradients are probed before every `every`-th epoch on `samples` fixed training samples; 0 never probes.
+
+    Where there are no more samples than that, all are probed; else what all would give is estimated without bias.
+    """
 
     every: int = Field(1, ge=0, le=MOST)
-    samples: int = Field(512, ge=2, le=MOST)
+    samples: int = Field(2048, ge=2, le=MOST)
 
 
 class Budget(_Model):

@@ -42,10 +42,10 @@ class Learner:
         self.optimizer = optim.optimizer(self.network, recipe)
         self.differentiated = (0, 0)  # samples that signals which differentiate the model sent forward and backward
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (b, C) in float32."""
+    def forward(self, images: Tensor, compiled: bool = True) -> Tensor:
+        """Return the logits (b, C) in float32; the graph of a compiled model can be gone through only once."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-            return self.model(images).float()
+            return (self.model if compiled else self.network)(images).float()
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The training criterion per sample (b,)."""

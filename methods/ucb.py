@@ -10,8 +10,9 @@ class UCB(PruningMethod):
 
     v_i <- (1 - alpha) v_i + alpha (l_i - m_i)^2, then m_i <- (1 - alpha) m_i + alpha l_i, once for each epoch that
     trains on i; at first m_i = l_i and v_i = 0. Samples that were never trained on rank first. c = 1 and
-    alpha = 0.8 are those of the InfoBatch authors' code, which selects every 10 epochs (`period`) and trains on
-    all data in the first; that the paper has the same values is assumed.
+    alpha = 0.8 are those of the InfoBatch authors' code, which selects every 10 epochs (`period`), trains on all data
+    in the first and starts at v_i = alpha l_i^2, the deviation from a mean of 0; that the paper has the same values
+    of c and alpha is assumed.
     """
 
     c: float = param(1.0, low=0.0, high=10.0)

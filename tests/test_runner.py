@@ -4,7 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dpbench.errors import RunFailed
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import mask
-from dpbench.spec import RunSpec
+from dpbench.spec import Recipe, RunSpec
 from dpbench.train import Learner, evaluate
 
 Spec = Callable[..., RunSpec]
@@ -423,6 +423,17 @@ def compare(full: Tensor, selected: Tensor) -> dict[str, float]:
     }
 
 
+def estimated(full: Tensor, selected: Tensor, parts: list[int], probed: float) -> Tensor:
+    """The unbiased inner products (2, 2) from each sample's gradients, rows in parts: the formula in means."""
+    both = torch.stack([torch.stack([part.mean(0) for part in rows.split(parts)]) for rows in (full, selected)])
+    mean = both.mean(1)
+    if len(parts) == 1:
+        return mean @ mean.T
+    off = both - mean[:, None]
+    covariance = torch.einsum("akp,ckp->ac", off, off) / (len(parts) - 1)
+    return mean @ mean.T - (1 - probed) * covariance / len(parts)
+
+
 @pytest.mark.parametrize("samples", [1000, 40])
 @pytest.mark.parametrize("method", ["full", "uniform", "made:Weighted[weight=0.5]", "made:PickHardest"])
 def test_gradient_probe_against_one_backward_pass_a_sample(
@@ -431,7 +442,10 @@ def test_gradient_probe_against_one_backward_pass_a_sample(
     """At the first epoch's initial weights, on the probed samples."""
     found = spec(method, epochs=1, probe={"every": 1, "samples": samples}, batch_size=N)
     inner, record = trained(found), run(found)["epochs"][0]
-    rows = sample(N, min(N, samples), generator(0, "probe"))
+    parts = [len(part) for part in inner.probed]
+    assert parts == ([N] if samples == 1000 else [20] * 2 if "Pick" in method else [2] * 16)
+    rows = torch.cat(inner.probed)
+    assert len(rows.unique()) == len(rows)
     learner = Learner(found.model, found.recipe, inner.data.shape, inner.data.classes, 0, CPU)
     gradient = each_gradient(learner, inner.loader, rows)
     chosen = torch.ones(len(rows), dtype=torch.bool)
@@ -440,22 +454,98 @@ def test_gradient_probe_against_one_backward_pass_a_sample(
     if method == "made:PickHardest":
         with torch.no_grad():
             losses, _ = learner.measure(*inner.loader.batch(rows), frozenset())
-        chosen = mask(losses.topk(len(rows) // 2).indices, len(rows))
+        chosen = torch.cat([mask(part.topk(len(part) // 2).indices, len(part)) for part in losses.split(parts)])
     weight = 0.5 if "Weighted" in method else 1.0
-    expected = compare(gradient.mean(0), weight * gradient[chosen].mean(0))
-    assert {name: record[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    gram = estimated(gradient, weight * chosen[:, None] * gradient, parts, len(rows) / N)
+    share = float(chosen.double().mean())
+    expected = {
+        "gradient_cosine": gram[0, 1] / (gram[0, 0] * gram[1, 1]).sqrt(),
+        "gradient_norm_ratio": (gram[1, 1] / gram[0, 0]).sqrt() / share,
+        "gradient_norm": gram[0, 0].sqrt(),
+    }
+    assert {name: record[name] for name in expected} == pytest.approx(
+        {k: float(v) for k, v in expected.items()}, rel=1e-3
+    )
+    exact = samples == 1000 or method not in ("uniform", "made:PickHardest")
+    assert record["gradient_cosine_ci95"] == pytest.approx(0, abs=1e-6) if exact else record["gradient_cosine_ci95"] > 0
 
 
 def test_a_probe_divides_by_all_that_are_trained_on(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
     inner = trained(spec(epochs=1))
     rows, weight = torch.arange(6), torch.tensor([0.0, 2.0, 1.0, 0.0, 0.0, 0.0])
-    found = probes.probe_gradient(inner.learner, inner.loader, rows, lambda part: (weight[part], 3), chunk=6)
-    gradient = each_gradient(inner.learner, inner.loader, rows)
+    few = Loader(inner.data.train.at(rows), inner.data.train.images, CPU)
+    found = probes.probe_gradient(inner.learner, few, [rows], lambda part: (weight[part], 3), chunk=6)
+    gradient = each_gradient(inner.learner, few, rows)
     expected = compare(gradient.mean(0), (weight[:, None] * gradient).sum(0) / 3)
     assert [found.cosine, found.norm_ratio, found.norm] == pytest.approx(list(expected.values()), rel=1e-4)
-    nothing = probes.probe_gradient(inner.learner, inner.loader, rows, lambda part: (0 * weight[part], 0), chunk=6)
+    nothing = probes.probe_gradient(inner.learner, few, [rows], lambda part: (0 * weight[part], 0), chunk=6)
     assert np.isnan([nothing.cosine, nothing.norm_ratio]).all()
     assert nothing.norm == pytest.approx(found.norm)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_products_are_unbiased_over_every_probe_there_is(parts: int) -> None:
+    """Over all ordered draws of 4 of 6 samples in parts of equal size."""
+    rng = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, 6, 3, generator=rng, dtype=torch.float64)
+    found = []
+    for rows in permutations(range(6), 4):
+        means = vectors[:, list(rows)].view(2, parts, 4 // parts, 3).mean(2)
+        found.append(probes.products(torch.einsum("akp,cjp->akcj", means, means), 4 / 6))
+    mean = vectors.mean(1)
+    torch.testing.assert_close(torch.stack(found).mean(0), mean @ mean.T)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Any:
+    """A run on digits in the midst of its training, at keep 0.3."""
+    recipe = Recipe(epochs=6, batch_size=32, lr=0.05, label_smoothing=0.1)
+    found = RunSpec(
+        dataset="digits", model="cnn", method="uniform", keep=0.3, seed=0, recipe=recipe, probe={"every": 0}
+    )
+    inner = runner._Run(found, CPU, None, store.home())
+    with pytest.raises(KeyboardInterrupt):
+        inner.train(1e9, stop_after_two)
+    return inner
+
+
+def stop_after_two(record: dict[str, Any]) -> None:
+    if record["epoch"] == 1:
+        raise KeyboardInterrupt
+
+
+def test_a_probe_of_512_estimates_what_all_samples_give(digits: Any) -> None:
+    selection = digits.selector.selection
+
+    def probe(samples: int, seed: int, plain: bool = False) -> dict[str, float]:
+        parts = probes.draw(digits.n, samples, 1, torch.Generator().manual_seed(seed))
+        digits.probed = [torch.cat(parts)] if plain else parts
+        return digits._probe(9, selection)
+
+    exact = probe(10**9, 0)
+    assert exact["gradient_cosine_ci95"] == 0
+    found = [probe(512, seed) for seed in range(20)]
+    off = np.array([record["gradient_cosine"] - exact["gradient_cosine"] for record in found])
+    inside = np.abs(off) <= [record["gradient_cosine_ci95"] for record in found]
+    assert inside.mean() >= 0.9
+    assert abs(off.mean()) < 3 * off.std() / 20**0.5
+    norms = np.array([record["gradient_norm"] / exact["gradient_norm"] for record in found])
+    assert norms.mean() == pytest.approx(1, abs=3 * norms.std() / 20**0.5)
+    plain = [probe(512, seed, plain=True)["gradient_cosine"] for seed in range(20)]
+    assert np.mean(plain) < exact["gradient_cosine"] - 3 * np.std(plain) / 20**0.5, "without the correction"
+
+
+@pytest.mark.parametrize(
+    ("n", "samples", "least", "sizes"),
+    [(10, 10, 1, [10]), (10, 99, 4, [10]), (100, 50, 1, [3] * 16), (100, 50, 20, [25] * 2), (100, 50, 99, [25] * 2),
+     (9, 3, 1, [1] * 3), (9, 2, 1, [1] * 2)],
+)  # fmt: skip
+def test_a_probe_is_drawn_in_parts_of_equal_size(n: int, samples: int, least: int, sizes: list[int]) -> None:
+    parts = probes.draw(n, samples, least, torch.Generator().manual_seed(0))
+    assert [len(part) for part in parts] == sizes
+    rows = torch.cat(parts)
+    assert len(rows.unique()) == len(rows)
+    assert int(rows.max()) < n
 
 
 @pytest.mark.parametrize("samples", [1000, 40])
@@ -466,12 +556,15 @@ def test_the_surrogates_gradient_is_what_the_selections_gradient_is_on_average(
     inner, before = trained(found), run(found.model_copy(update={"method": "uniform_epoch"}))
     gradient = each_gradient(inner.learner, inner.loader, torch.arange(N))
     selection = inner.selector.select(2, 0.5, 1.0)
-    probe, weights, rows = inner._probe(2, selection), inner.method.surrogate(), inner.probed
+    probe, weights = inner._probe(2, selection), inner.method.surrogate()
+    rows, parts = torch.cat(inner.probed), [len(part) for part in inner.probed]
     chosen = mask(selection.indices, N)[rows]
-    surrogate = (weights[rows, None] * gradient[rows]).sum(0) / weights[rows].sum()
-    expected = compare(surrogate, gradient[rows[chosen]].mean(0))
-    assert probe["gradient_cosine_surrogate"] == pytest.approx(expected["gradient_cosine"], rel=1e-4)
-    assert probe["gradient_norm_ratio_surrogate"] == pytest.approx(expected["gradient_norm_ratio"], rel=1e-4)
+    of_surrogate, of_selected = weights[rows, None] * gradient[rows], chosen[:, None] * gradient[rows]
+    gram = estimated(of_surrogate, of_selected, parts, len(rows) / N)
+    cosine = float(gram[0, 1] / (gram[0, 0] * gram[1, 1]).sqrt())
+    ratio = float((gram[1, 1] / gram[0, 0]).sqrt() * weights[rows].mean() / chosen.double().mean())
+    shown = [probe["gradient_cosine_surrogate"], probe["gradient_norm_ratio_surrogate"]]
+    assert shown == pytest.approx([cosine, ratio], rel=1e-3, nan_ok=True)
     drawn = torch.stack([gradient[inner.method.select(2).indices].mean(0) for _ in range(2000)])
     mean = compare(weights @ gradient, drawn.mean(0))
     assert mean["gradient_cosine"] > 0.999 > compare(gradient.mean(0), drawn.mean(0))["gradient_cosine"]
@@ -547,6 +640,29 @@ def test_full_training_spends_its_steps_in_its_epochs(spec: Spec, run: Run) -> N
 def test_a_budget_of_samples_is_spent_to_one_batch(spec: Spec, run: Run, method: str) -> None:
     used = run(spec(method, budget={"unit": "samples"}))["metrics"]["samples_backward"]
     assert N * EPOCHS <= used < N * EPOCHS + BATCH
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.5, 1.0])
+def test_infobatch_that_matches_the_cost_spends_keep_to_one_batch(spec: Spec, run: Run, keep: float) -> None:
+    result = run(spec("infobatch[match=cost,r=0.5]", keep=keep, epochs=12))
+    used, wanted = result["metrics"]["samples_backward"], keep * N * 12
+    assert wanted <= used < wanted + BATCH
+    kept = column(result, "samples_backward")
+    assert kept[0] == N, "nothing was seen yet"
+    pruned = [sum(kept[:epoch]) <= 0.875 * wanted for epoch in range(len(kept))]
+    assert [rows < N for rows in kept[1:-1]] == pruned[1:-1], "the last eighth of the samples is of all data"
+    assert run(spec("infobatch[match=cost]", budget={"unit": "samples"}))["metrics"]["samples_backward"] >= N * EPOCHS
+
+
+def test_the_schedule_follows_the_samples_spent(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
+    inner = trained(spec("infobatch[match=cost]", keep=0.5, schedule="cosine", lr=1.0, epochs=8))
+    spent = sum(record["samples_backward"] for record in inner.records)
+    before = (spent - len(inner.selections[-1]) % BATCH) / (
+        0.5 * N * 8
+    )  # at the start of the last step, if it is short
+    rate = inner.learner.optimizer.param_groups[0]["lr"]
+    assert rate <= (1 + np.cos(np.pi * (before - BATCH / (0.5 * N * 8)))) / 2
+    assert rate < 0.05
 
 
 def test_a_budget_of_time_ends(spec: Spec, run: Run) -> None:
