@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import importlib
 import inspect
 import math
 import os
 import pkgutil
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -27,6 +27,7 @@ import yaml
 import dpbench
 from dpbench import plain_yaml
 from dpbench.errors import UsageError
+from dpbench.source import digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -196,12 +197,15 @@ def searched(name: str) -> list[dataclasses.Field[Any]]:
 
 
 def source_digest(kind: str, name: str) -> str:
-    """Hash the source of a method or dataset, with the building blocks it imports: changed code is another run."""
-    cls = (method_class if kind == "methods" else dataset_class)(name)
-    source = Path(inspect.getfile(cls)).read_bytes()
-    here = Path(__file__).parent
-    blocks = [here / f"{block}.py" for block in ("scores", "greedy") if f"dpbench.{block}".encode() in source]
-    return hashlib.sha256(b"".join([source, *(block.read_bytes() for block in blocks)])).hexdigest()[:16]
+    """Hash the code of a method's, dataset's or model's module, with what it imports from its own folder."""
+    from dpbench.models import MODELS
+
+    if kind == "models" and name in MODELS:
+        return digest(sys.modules[MODELS[name].__module__])
+    {"methods": method_class, "datasets": dataset_class, "models": model_factory}[kind](name)  # imports the module
+    module = name.partition(":")[0]
+    inside = f"dpbench.{kind}.{module}"
+    return digest(sys.modules[inside if module in _modules(kind) else _installed(kind)[module].module])
 
 
 @cache

@@ -244,6 +244,7 @@ def subset(
         seed=seed,
         recipe=base.recipe,
         probe=base.probe,
+        data=runner.fingerprints([dataset], data_root)[dataset],
     )
     found = subsets.choose(spec, runner.default_device(), data_root)
     store.write_selections(output, found)
@@ -461,7 +462,6 @@ def tune(
         )
         for name in (tunable() if every else [method or ""])
     ]
-    runner.load_data(dataset, data_root)  # a missing file is told before any work
     if method:
         catalog.load_method(catalog.resolve(method)).ready()
     found = tuned.run(plans, jobs or grids.default_jobs(device), Tracker(tracking_uri), err)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, dataclass_transform
 
@@ -30,6 +32,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def fingerprint(self) -> str:
+        """The hash of all images and labels."""
+        return _fingerprint(self.images, self.labels)
+
     def at(self, indices: Tensor) -> Split:
         """The samples at `indices`."""
         return Split(self.images[indices], self.labels[indices])
@@ -53,6 +60,24 @@ class Data:
     def shape(self) -> tuple[int, ...]:
         """One image's (c, h, w)."""
         return tuple(self.train.images.shape[1:])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of all that a run sees: every byte of every split, where a sample stood, and what was made wrong.
+
+        It is made once a process, and SHA-256 takes 2 s for a million images of 3 x 32 x 32 (1.5 GB/s).
+        """
+        splits = [split.fingerprint for split in (self.train, self.validation, self.test)]
+        rest = _fingerprint(self.positions, *([] if self.noisy is None else [self.noisy]))
+        return hashlib.sha256(repr((splits, self.classes, rest)).encode()).hexdigest()[:16]
+
+
+def _fingerprint(*tensors: Tensor) -> str:
+    """The hash of the tensors' kinds, shapes and bytes."""
+    found = hashlib.sha256(repr([(str(values.dtype), tuple(values.shape)) for values in tensors]).encode())
+    for values in tensors:
+        found.update(values.contiguous().numpy().data)
+    return found.hexdigest()
 
 
 @dataclass_transform(field_specifiers=(param,), kw_only_default=True)
@@ -78,12 +103,12 @@ class Dataset(ABC):
         """
 
     def load(self, root: Path | None = None) -> Data:
-        """Read the samples, split off the validation samples and inject label noise into the rest."""
-        samples, test = self.read(root)
+        """Read the samples and check them, split off the validation samples and inject label noise into the rest."""
+        samples, test = self._checked(root)
         n = len(samples)
         classes = int(torch.cat([samples.labels, test.labels]).max()) + 1
         held_out = torch.zeros(n, dtype=torch.bool)
-        held_out[sample(n, max(1, round(self.validation * n)), generator(SPLIT_SEED, "split"))] = True
+        held_out[sample(n, self._held_out(n), generator(SPLIT_SEED, "split"))] = True
         positions = (~held_out).nonzero().squeeze(1)
         train = samples.at(positions)
         validation = samples.at(held_out.nonzero().squeeze(1))
@@ -95,6 +120,69 @@ class Dataset(ABC):
             shift = torch.randint(1, classes, (len(train),), generator=rng)
             train = replace(train, labels=torch.where(noisy, (train.labels + shift) % classes, train.labels))
         return Data(train, validation, test, classes, positions, noisy)
+
+    def _held_out(self, n: int) -> int:
+        """How many of n samples are held out for validation."""
+        return max(1, round(self.validation * n))
+
+    def _checked(self, root: Path | None) -> tuple[Split, Split]:
+        """The training and test samples; UsageError with one line for each fault of theirs."""
+        name = type(self).__name__
+        try:
+            found = self.read(root)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{name}.read raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+        if not isinstance(found, tuple | list) or [type(part) for part in found] != [Split, Split]:
+            got = [type(part).__name__ for part in found] if isinstance(found, tuple | list) else type(found).__name__
+            raise UsageError(f"{name}.read returned {got}; two Splits are needed, the training and the test samples")
+        samples, test = found
+        faults = _faults("training", samples) + _faults("test", test)
+        faults = faults or self._faults_of_both(samples, test)
+        if faults:
+            raise UsageError("\n".join(f"{name}: {fault}" for fault in faults))
+        return samples, test
+
+    def _faults_of_both(self, samples: Split, test: Split) -> list[str]:
+        """What is wrong with samples that are right each by itself."""
+        faults, n = [], len(samples)
+        shapes = [tuple(split.images.shape[1:]) for split in (samples, test)]
+        if shapes[0] != shapes[1]:
+            faults.append(f"training images are of shape {shapes[0]}, test images of shape {shapes[1]}")
+        labels = torch.cat([samples.labels, test.labels]).unique()
+        if len(labels) < 2:
+            faults.append(f"all labels are {int(labels[0])}; at least two classes are needed")
+        elif int(labels[-1]) != len(labels) - 1:
+            missing = int((labels != torch.arange(len(labels))).nonzero()[0])
+            faults.append(f"labels reach {int(labels[-1])}, but no sample has {missing}; label C classes 0..C-1")
+        if self._held_out(n) >= n:
+            kept = f"{self._held_out(n)} of {n} training samples are held out for validation"
+            faults.append(f"{kept} (validation = {self.validation:g}); none is left to train on")
+        return faults
+
+
+def _faults(part: str, split: Split) -> list[str]:
+    """What is wrong with the images and labels of one split."""
+    faults = []
+    for what, values, dtype, axes, form in (
+        ("images", split.images, torch.uint8, 4, "(n, c, h, w)"),
+        ("labels", split.labels, torch.int64, 1, "(n,)"),
+    ):
+        if not isinstance(values, Tensor):
+            faults.append(f"{part} {what} are {type(values).__name__}; a tensor is needed")
+            continue
+        if values.dtype != dtype:
+            faults.append(f"{part} {what} are {values.dtype}; {dtype} is needed")
+        elif what == "labels" and values.numel() and int(values.min()) < 0:
+            faults.append(f"{part} labels reach down to {int(values.min())}; they begin at 0")
+        if values.dim() != axes:
+            faults.append(f"{part} {what} are of shape {tuple(values.shape)}; {form} is needed")
+        elif 0 in values.shape:
+            faults.append(f"{part} {what} are empty, of shape {tuple(values.shape)}")
+    if not faults and len(split.images) != len(split.labels):
+        faults.append(f"{len(split.images)} {part} images have {len(split.labels)} labels")
+    return faults
 
 
 class Loader:

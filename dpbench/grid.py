@@ -35,8 +35,7 @@ class Job:
         device = torch.device(self.device)
         if isinstance(self.work, RunSpec):
             return runner.run(self.work, device, self.data_root)
-        data = runner.load_data(self.work[0].dataset, self.data_root)
-        proxy.record(self.work, data, device)
+        proxy.record(self.work, runner.data_of(self.work[0], self.data_root), device)
         return None
 
 
@@ -67,23 +66,25 @@ def manifest_path(name: str) -> Path:
 def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
     """List the grid's cells by hash, and return the manifest with all of them.
 
-    Cells of earlier commands stay in the grid (methods that were added, other seeds) while the recipe is the same and
-    no new cell takes their place, as one with a changed source does.
+    Cells of earlier commands stay in the grid (methods that were added, other seeds) while recipe and data are the same
+    and no new cell takes their place, as one with a changed source does.
     """
     specs = set(cells.values())
+    data = {spec.dataset: spec.data for spec in specs}
     with locked(grid.name):
         old = _read(grid.name)
         parts = (old.cells, old.controls) if old else ({}, {})
-        listed, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid)} for part in parts)
+        listed, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid, data)} for part in parts)
         kept = {key: spec for key, spec in listed.items() if spec not in specs}
         manifest = Manifest(grid, cells | kept, controls_)
         manifest.save()
     return manifest
 
 
-def _fits(spec: RunSpec, grid: Grid) -> bool:
-    """Whether a run was made with the grid's present settings."""
-    return (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe)
+def _fits(spec: RunSpec, grid: Grid, data: dict[str, str]) -> bool:
+    """Whether a run was made with the grid's present settings, and of the present data of its dataset."""
+    same_data = data.get(spec.dataset, spec.data) == spec.data
+    return same_data and (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe)
 
 
 def _add_controls(name: str) -> dict[str, RunSpec]:
@@ -175,9 +176,7 @@ def run_grid(
     same command goes on from the checkpoints.
     """
     device = device or runner.default_device()
-    for dataset in grid.datasets:
-        runner.load_data(dataset, data_root)  # a missing file is told before any work
-    cells = {spec.hash: spec for spec in grid.runs()}
+    cells = {spec.hash: spec for spec in grid.runs(runner.fingerprints(grid.datasets, data_root))}
     for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
     write_manifest(grid, cells)

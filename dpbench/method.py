@@ -33,7 +33,8 @@ __all__ = [
 class Task:
     """What is to be trained: `n` samples for `epochs` epochs in batches of `batch_size` (over all ranks).
 
-    `keep` is the requested share of the samples in (0, 1]; `labels` are (n,) int64 on the CPU, or None.
+    `keep` is the requested share of the samples in (0, 1]; `labels` are (n,) int64 on the CPU, or None. `data` is the
+    fingerprint of the samples, empty where it is not known.
     """
 
     n: int
@@ -41,6 +42,7 @@ class Task:
     batch_size: int
     keep: float
     labels: Tensor | None = None
+    data: str = ""
 
     @property
     def k(self) -> int:

@@ -1,6 +1,6 @@
 """The proxy record: a training seen once, its signals kept on disk, shared by every method that asks, and replayed.
 
-A record is a folder named by the hash of dataset, model, recipe, seed and run. It holds one .npy file for each signal
+A record is a folder named by the hash of data, model, recipe, seed and run. It holds one .npy file for each signal
 and epoch, written by atomic rename, so a crash leaves no half file, and for each epoch the sizes and checksums of its
 files. What is missing or damaged is made by training once more: the same seed gives the same training, and the recipe's
 schedule makes a shorter training a prefix of a longer one.
@@ -9,7 +9,6 @@ schedule makes a shorter training a prefix of a longer one.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from dpbench.method import Proxy, Signals, sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import batches, join, order
 from dpbench.signals import LEARNING_RATE, MEMBER, MODEL_SIGNALS, RECORD_SIGNALS
-from dpbench.spec import PROTOCOL, Recipe, RunSpec
+from dpbench.spec import PROTOCOL, Recipe, RunSpec, identity_hash, source_digests
 from dpbench.train import Learner, measure_all, train_epoch
 
 
@@ -42,26 +41,28 @@ class Request:
     run: int
     proxy: Proxy
     needs: frozenset[str]
+    data: str  # the fingerprint, as in RunSpec
 
     @property
     def training(self) -> dict[str, Any]:
         """What the training is, whatever is recorded of it."""
         return {
             "protocol": PROTOCOL,
+            "sources": source_digests(self.dataset, self.model),
             "dataset": self.dataset,
-            "dataset_source": catalog.source_digest("datasets", catalog.parse(self.dataset)[0]),
+            "data": self.data,
             "model": self.model,
             "recipe": self.recipe.model_dump(),
             "seed": self.seed,
             "run": self.run,
-            "data": self.proxy.data,
+            "trained_on": self.proxy.data,
             "share": self.proxy.share,
         }
 
     @property
     def hash(self) -> str:
         """The content hash of the training."""
-        return hashlib.sha256(json.dumps(self.training, sort_keys=True).encode()).hexdigest()[:16]
+        return identity_hash(self.training)
 
     @property
     def folder(self) -> Path:
@@ -138,7 +139,7 @@ def requests(spec: RunSpec) -> list[Request]:
     if method.proxy is None:
         return []
     return [
-        Request(spec.dataset, spec.model, spec.recipe, spec.seed, run, method.proxy, method.needs)
+        Request(spec.dataset, spec.model, spec.recipe, spec.seed, run, method.proxy, method.needs, spec.data)
         for run in range(method.proxy.seeds)
     ]
 

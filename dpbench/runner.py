@@ -6,7 +6,7 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,7 +28,7 @@ from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import Selector, batches, call, mask, needed_in_training, order, spread, to_cpu, training_epochs
 from dpbench.scores import ScoreMethod
 from dpbench.signals import RECORD_SIGNALS, check_names
-from dpbench.spec import RunSpec
+from dpbench.spec import RunSpec, identity_hash
 from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
 
 PROBE_BATCH = 512
@@ -48,6 +48,23 @@ def default_device() -> torch.device:
 def load_data(dataset: str, root: Path | None) -> Data:
     """A dataset, kept for the next run of this process."""
     return catalog.load_dataset(dataset).load(root)
+
+
+def fingerprints(datasets: Iterable[str], root: Path | None) -> dict[str, str]:
+    """Each dataset's fingerprint, which a run's spec names; a missing file is told here, before any work."""
+    return {dataset: load_data(dataset, root).fingerprint for dataset in datasets}
+
+
+def data_of(work: RunSpec | proxy.Request, root: Path | None) -> Data:
+    """The data that a run or a proxy training was made for; no other data may answer for them."""
+    data = load_data(work.dataset, root)
+    if data.fingerprint != work.data:
+        made = f"was made for data {work.data}" if work.data else "names no data"
+        raise RunFailed(
+            f"{work.dataset}: this {'run' if isinstance(work, RunSpec) else 'proxy'} {made}, and what is loaded here "
+            f"is {data.fingerprint}; the files are others, or were changed since the command began"
+        )
+    return data
 
 
 def run(
@@ -130,7 +147,14 @@ def _begin(spec: RunSpec, device: torch.device, data_root: Path | None, folder: 
 
 def blank(spec: RunSpec) -> dict[str, Any]:
     """The part of a result that does not depend on how the run goes."""
-    return {"hash": spec.hash, "spec": spec.model_dump(), "started": time.time(), "environment": environment()}
+    identity = spec.identity
+    return {
+        "hash": identity_hash(identity),
+        "spec": identity["spec"],
+        "identity": identity,
+        "started": time.time(),
+        "environment": environment(),
+    }
 
 
 def reason(error: BaseException) -> str:
@@ -161,7 +185,7 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     method = catalog.load_method(spec.method)
     method.ready()
     n = len(data.train)
-    task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels)
+    task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels, spec.data)
     with ledger.time("select"):
         call(method, "setup", method.setup, task, generator(spec.seed, "method"))
     check_names(method.needs)
@@ -185,7 +209,7 @@ class _Run:
     def __init__(self, spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> None:
         ledgers.reset_peak_memory()
         self.spec, self.recipe, self.device, self.folder = spec, spec.recipe, device, folder
-        self.data = load_data(spec.dataset, data_root)
+        self.data = data_of(spec, data_root)
         self.n = len(self.data.train)
         self.full_steps = len(batches(torch.arange(self.n), self.recipe.batch_size))  # of full training, an epoch
         self.ledger = Ledger()
@@ -222,7 +246,7 @@ class _Run:
             if time.monotonic() - saved >= checkpoint_s:
                 store.write(self.folder / "checkpoint.pt", self._save)
                 saved = time.monotonic()
-        config = {"hash": self.spec.hash} | self.spec.model_dump()
+        config = {"hash": self.spec.hash} | self.spec.model_dump(mode="json")
         scores = None if self.selector.asked is None else fixed_scores(self.method)
         selections = store.Selections(
             self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores
@@ -439,14 +463,13 @@ class _Run:
             coverage.append(int(uses.count_nonzero()) / self.n)
         labels, classes = self.data.train.labels, self.data.classes
         _, _, correct = evaluate(self.learner, self.test)
-        kept = torch.bincount(labels, uses.double(), classes) / torch.bincount(labels, minlength=classes).clamp(min=1)
-        of_class = torch.bincount(self.data.test.labels, correct.double(), classes)
-        accuracy = of_class / torch.bincount(self.data.test.labels, minlength=classes).clamp(min=1)
+        kept = _by_class(uses / self.recipe.epochs, labels, classes)
+        accuracy = _by_class(correct, self.data.test.labels, classes)
         noisy = self.data.noisy
         return {
-            "kept_per_class": (kept / self.recipe.epochs).tolist(),
-            "accuracy_per_class": accuracy.tolist(),
-            "accuracy_worst_class": float(accuracy.min()),
+            "kept_per_class": kept,
+            "accuracy_per_class": accuracy,
+            "accuracy_worst_class": min(value for value in accuracy if value is not None),
             "noisy_share": None if noisy is None else float(uses[noisy].sum() / uses.sum()),
             "coverage": coverage,
             "uses": {"min": int(uses.min()), "median": float(uses.double().median()), "max": int(uses.max())},
@@ -480,6 +503,12 @@ class _Run:
         self.ledger.load_state_dict(state["ledger"])
         self.records[:] = state["records"]
         self.selections = to_cpu(state["selections"])
+
+
+def _by_class(values: Tensor, labels: Tensor, classes: int) -> list[float | None]:
+    """The mean of the values in each class, None for a class without a sample."""
+    sums, counts = torch.bincount(labels, values.double(), classes), torch.bincount(labels, minlength=classes)
+    return [total / count if count else None for total, count in zip(sums.tolist(), counts.tolist(), strict=True)]
 
 
 @cache

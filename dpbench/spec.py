@@ -8,6 +8,8 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -121,7 +123,10 @@ class Budget(_Model):
 
 
 class RunSpec(_Model):
-    """One run. `method`, `dataset` and `model` are names with parameters; `method` is in its canonical form."""
+    """One run. `method`, `dataset` and `model` are names with parameters; `method` is in its canonical form.
+
+    `data` is the fingerprint of the dataset's samples. Without it a spec can be read, not run.
+    """
 
     dataset: str
     model: str
@@ -131,6 +136,7 @@ class RunSpec(_Model):
     recipe: Recipe
     budget: Budget = Budget()
     probe: Probe = Probe()
+    data: str = ""
 
     @property
     def row(self) -> tuple[str, str, str, float]:
@@ -138,22 +144,37 @@ class RunSpec(_Model):
         return (self.dataset, self.model, self.method, self.keep)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """All that the run's numbers depend on: the fields, the protocol, and the code of what the fields name."""
+        sources = source_digests(self.dataset, self.model, self.method)
+        return {"spec": self.model_dump(mode="json"), "protocol": PROTOCOL, "sources": sources}
+
+    @property
     def hash(self) -> str:
-        """The content hash: all fields and the source of the method, of those it uses, and of the dataset."""
-        content = self.model_dump() | {
-            "protocol": PROTOCOL,
-            "method_source": catalog.source_digest("methods", catalog.parse(self.method)[0]),
-            "dataset_source": catalog.source_digest("datasets", catalog.parse(self.dataset)[0]),
-        }
-        used = [catalog.parse(catalog.resolve(text))[0] for text in catalog.load_method(self.method).uses()]
-        if used:
-            content["used_sources"] = [catalog.source_digest("methods", name) for name in used]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        """The hash of the identity, which names the run."""
+        return identity_hash(self.identity)
 
     @property
     def title(self) -> str:
         """A short name for people."""
         return f"{self.method} keep={self.keep:g} seed={self.seed}"
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """The hash of an identity, read from a result or just made."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def source_digests(dataset: str, model: str, method: str | None = None) -> dict[str, str]:
+    """The digests of what these texts name, and of the methods that the method uses.
+
+    They are made once: it is the code that this process has imported that runs, whatever is written into files since.
+    """
+    methods = [method, *map(catalog.resolve, catalog.load_method(method).uses())] if method else []
+    named = [("datasets", dataset), ("models", model), *(("methods", text) for text in methods)]
+    names = [(kind, catalog.parse(text)[0]) for kind, text in named]
+    return {f"{kind}/{name}": catalog.source_digest(kind, name) for kind, name in names}
 
 
 def _unique(values: list[Any]) -> list[Any]:
@@ -197,8 +218,11 @@ class Grid(_Model):
             raise ValueError(f"{counts} are {math.prod(parts):,} cells; a grid has at most {CELLS:,}")
         return self
 
-    def runs(self) -> list[RunSpec]:
-        """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row."""
+    def runs(self, data: Mapping[str, str] | None = None) -> list[RunSpec]:
+        """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row.
+
+        `data` has the fingerprint of each dataset's samples; without it the cells are not to be run.
+        """
         methods = [(canonical(text), catalog.load_method(text).keep) for text in self.methods]
         cells: dict[RunSpec, None] = {}
         for seed in range(self.seeds):
@@ -216,6 +240,7 @@ class Grid(_Model):
                                     recipe=self.recipe,
                                     budget=self.budget,
                                     probe=self.probe,
+                                    data=(data or {}).get(dataset, ""),
                                 )
                             ] = None
         return list(cells)

@@ -211,8 +211,9 @@ class Selections:
 
     @property
     def digest(self) -> str:
-        """The hash of what is trained on: samples, epoch by epoch, and weights."""
-        content = hashlib.sha256(repr((self.n, [len(rows) for rows in self.epochs])).encode())
+        """The hash of what is trained on: the data, where they are known, samples, epoch by epoch, and weights."""
+        data = [self.config["data"]] if self.config.get("data") else []
+        content = hashlib.sha256(repr((self.n, [len(rows) for rows in self.epochs], *data)).encode())
         for values in [*self.epochs, *([] if self.weights is None else [self.weights.float()])]:
             content.update(values.numpy().tobytes())
         return content.hexdigest()[:16]

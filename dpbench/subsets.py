@@ -28,14 +28,14 @@ def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -
             f"{spec.method} chooses anew while it trains, so it has no one subset; "
             "the selections of each epoch lie in each run's selections.npz"
         )
-    data = runner.load_data(spec.dataset, data_root)
+    data = runner.data_of(spec, data_root)
     method = runner.prepare(spec, data, device, Ledger())
     selection = Selector(method).select(0, 0.0, 1 / spec.recipe.epochs)
     order = selection.indices.argsort()
     return Selections(
         epochs=[selection.indices[order]],
         n=len(data.train),
-        config={"hash": spec.hash} | spec.model_dump(),
+        config={"hash": spec.hash} | spec.model_dump(mode="json"),
         positions=data.positions,
         weights=None if selection.weights is None else selection.weights[order],
         scores=runner.fixed_scores(method),
@@ -61,11 +61,16 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
             f"--from {file}: made for {made_for} with {found.n} training samples; this is {dataset} with "
             f"{len(data.train)}"
         )
+    known = found.config.get("data") or data.fingerprint
+    if known != data.fingerprint:
+        raise UsageError(
+            f"--from {file}: made for other data of {dataset} ({known}) than those loaded here ({data.fingerprint})"
+        )
     if not found.epochs or not len(found.epochs[0]):
         raise UsageError(f"--from {file}: it selects nothing")
     if not all(torch.equal(rows, found.epochs[0]) for rows in found.epochs):
         raise UsageError(f"--from {file}: it selects anew in its {len(found.epochs)} epochs; one subset is needed")
-    found = replace(found, epochs=found.epochs[:1])
+    found = replace(found, epochs=found.epochs[:1], config=found.config | {"data": data.fingerprint})
     stem = re.sub(r"\W+", "_", str(found.config.get("method", file.stem))).strip("_")
     name = f"{stem}-{found.digest[:8]}"
     store.write_selections(store.home() / "subsets" / f"{name}.npz", found)

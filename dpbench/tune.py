@@ -9,9 +9,8 @@ cells of a trial are runs like any other: a trial that was cut off is repeated, 
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import itertools
-import json
 import os
 import platform
 import re
@@ -33,7 +32,7 @@ from dpbench.errors import RunFailed, UsageError
 from dpbench.executors import run_all
 from dpbench.results import is_done
 from dpbench.rng import derive
-from dpbench.spec import Grid, RunSpec, canonical
+from dpbench.spec import Grid, RunSpec, canonical, identity_hash
 
 SEED = 1000  # the first seed of tuning; a grid's seeds start at 0, so that final figures come from fresh seeds
 KEEP = FloatDistribution(0.05, 1.0)  # where two objectives search it
@@ -67,6 +66,7 @@ class Plan:
     storage: str | None = None  # a database's URL or a journal's path
     data_root: Path | None = None
     device: str = "cpu"
+    data: str = dataclasses.field(init=False)  # the fingerprint of the samples: workers, which may load others, keep it
 
     def __post_init__(self) -> None:
         for value, option in ((self.trials, "--trials"), (self.seeds, "--seeds")):
@@ -85,19 +85,18 @@ class Plan:
                 raise UsageError(f"{self.method}: {name!r} cannot be searched; {_searchable(self.method)}")
         if not space:
             raise UsageError(f"{self.method} has no parameters to tune; {_searchable(self.method)}")
+        found = runner.fingerprints([self.dataset], self.data_root)
+        object.__setattr__(self, "data", found[self.dataset])
 
     @property
     def name(self) -> str:
         """The study's name: what is tuned, and a digest of all that its values depend on."""
         content = {
-            "method": canonical(self.method),
-            "source": catalog.source_digest("methods", self.short),
-            **{key: getattr(self, key) for key in ("dataset", "model", "keep", "seeds", "params", "two_objectives")},
-            **self.grid.model_dump(include={"recipe", "budget"}),
+            "identity": self.spec({}, self.keep, SEED).identity,  # of the first run, which has all that all share
+            **{key: getattr(self, key) for key in ("seeds", "params", "two_objectives")},
         }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         words = [self.short, self.dataset, self.model]
-        return f"{slug('-'.join(words))}-keep{self.keep:g}-{digest}"
+        return f"{slug('-'.join(words))}-keep{self.keep:g}-{identity_hash(content)[:8]}"
 
     @property
     def short(self) -> str:
@@ -144,6 +143,7 @@ class Plan:
             recipe=self.grid.recipe,
             budget=self.grid.budget,
             probe={"every": 0},
+            data=self.data,
         )
 
 

@@ -38,8 +38,13 @@ class Subset(PruningMethod):
                 f"subset: no file {self.id}.npz under $DPBENCH_HOME/subsets; give yours by dpbench run --from FILE"
             )
         found = store.read_selections(self.file)
+        if not self.id.endswith(found.digest[:8]):
+            raise UsageError(f"subset: {self.file} is not the file that was taken in; give yours by dpbench run --from")
         if found.n != task.n:
             raise UsageError(f"subset: {self.id} is a subset of {found.n} samples, not of {task.n}")
+        made_for = found.config.get("data") or task.data
+        if task.data and made_for != task.data:
+            raise UsageError(f"subset: {self.id} is a subset of other data ({made_for}) than these ({task.data})")
         self.indices, self.weights = found.epochs[0], found.weights
 
     def select(self, epoch: int) -> Selection:

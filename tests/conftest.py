@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 
 from dpbench import catalog, runner
-from dpbench.spec import Recipe, RunSpec, canonical
+from dpbench.spec import Recipe, RunSpec, canonical, source_digests
 
 CPU = torch.device("cpu")
 MADE = Path(__file__).parent / "made.py"
@@ -87,6 +87,7 @@ def unplug() -> Iterator[None]:
     folder = catalog._home() / "methods"
     before = set(folder.iterdir())
     yield
+    source_digests.cache_clear()
     for link in set(folder.iterdir()) - before:
         link.unlink()
         sys.modules.pop(f"dpbench.methods.{link.stem}", None)
@@ -116,6 +117,7 @@ def spec(unplug: None) -> Callable[..., RunSpec]:
         recipe |= {key: changes.pop(key) for key in list(changes) if key in Recipe.model_fields}
         text = method.replace("made:", f"{MADE}:") if method.startswith("made:") else method
         fields = {"dataset": TINY, "model": "mlp[width=8,depth=1]", "keep": 0.5, "seed": 0} | changes
+        fields.setdefault("data", runner.load_data(fields["dataset"], None).fingerprint)
         return RunSpec(method=canonical(text), recipe=Recipe(**recipe), **fields)
 
     return build

@@ -200,6 +200,8 @@ def test_a_changed_file_is_another_configuration(plugin: Plugin) -> None:
     before = catalog.source_digest("methods", name)
     assert catalog.source_digest("methods", name) == before
     Path(path).write_text(Path(path).read_text() + "# changed\n")
+    assert catalog.source_digest("methods", name) == before
+    Path(path).write_text(Path(path).read_text().replace("0.5", "0.25"))
     assert catalog.source_digest("methods", name) != before
 
 

@@ -103,7 +103,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The numbers of all cells, run one after the other in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DPBENCH_HOME", str(tmp_path_factory.mktemp("undisturbed")))
-        cells = {spec.hash: spec for spec in read_grid(GRID, "small.yaml", "small").runs()}
+        grid = read_grid(GRID, "small.yaml", "small")
+        cells = {spec.hash: spec for spec in grid.runs(runner.fingerprints(grid.datasets, None))}
         found = {key: runner.run(spec, torch.device("cpu")) for key, spec in cells.items()}
         found |= {key: runner.run(spec, torch.device("cpu")) for key, spec in controls.plan(cells, found).items()}
         assert len(found) > CELLS

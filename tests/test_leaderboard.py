@@ -271,12 +271,13 @@ def test_random_is_not_separable_from_random_with_other_seeds(home: Path, plugin
         """
     )
     recipe = Recipe(epochs=6, batch_size=32, lr=0.05)
+    data = {"data": runner.load_data("digits", None).fingerprint}
     cells = {
         spec.hash: spec
         for method in ("uniform", canonical(again))
         for keep in (0.1, 0.3)
         for seed in range(5)
-        for spec in [RunSpec(dataset="digits", model="mlp", method=method, keep=keep, seed=seed, recipe=recipe)]
+        for spec in [RunSpec(dataset="digits", model="mlp", method=method, keep=keep, seed=seed, recipe=recipe, **data)]
     }
     results = {key: runner.run(spec, torch.device("cpu")) for key, spec in cells.items()}
     table = leaderboard.table(cells, results)

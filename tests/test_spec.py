@@ -1,6 +1,7 @@
 """Content hashes, canonical names, and what a wrong grid file is told."""
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from dpbench import catalog
 from dpbench.errors import UsageError
-from dpbench.spec import Grid, RunSpec, canonical, load_grid, read_grid
+from dpbench.spec import Grid, RunSpec, canonical, identity_hash, load_grid, read_grid, source_digests
 
 Spec = Callable[..., RunSpec]
 GRID = """\
@@ -56,6 +57,7 @@ def test_equal_runs_hash_alike(spec: Spec) -> None:
         {"label_smoothing": 0.1},
         {"budget": {"unit": "steps"}},
         {"probe": {"every": 0}},
+        {"data": "0123456789abcdef"},
     ],
     ids=str,
 )
@@ -63,26 +65,53 @@ def test_every_difference_changes_the_hash(spec: Spec, change: dict[str, Any]) -
     assert spec(**({"method": "orderdp"} | change)).hash != spec("orderdp").hash
 
 
-def test_sources_and_protocol_are_in_the_hash(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = spec().hash
+@pytest.fixture
+def digests(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Digests of sources, as `kind/name`, that stand for those of other code."""
+    changed: dict[str, str] = {}
     digest = catalog.source_digest
-    for changed in ("methods", "datasets"):
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                catalog, "source_digest", lambda kind, name, c=changed: digest(kind, name) + "x" * (kind == c)
-            )
-            assert spec().hash != before
+    monkeypatch.setattr(
+        catalog, "source_digest", lambda kind, name: changed.get(f"{kind}/{name}") or digest(kind, name)
+    )
+    monkeypatch.setattr("dpbench.spec.source_digests", source_digests.__wrapped__)
+    return changed
+
+
+@pytest.mark.parametrize("changed", ["methods/orderdp", "datasets/synthetic", "models/mlp"])
+def test_sources_are_in_the_hash(spec: Spec, digests: dict[str, str], changed: str) -> None:
+    before = spec("orderdp").hash
+    digests["methods/uniform"] = "x"
+    assert spec("orderdp").hash == before
+    digests[changed] = "x"
+    assert spec("orderdp").hash != before
+
+
+def test_the_protocol_is_in_the_hash(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = spec().hash
     monkeypatch.setattr("dpbench.spec.PROTOCOL", 0)
     assert spec().hash != before
 
 
-def test_the_source_of_a_used_method_is_in_the_hash(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_of_a_used_method_is_in_the_hash(spec: Spec, digests: dict[str, str]) -> None:
     before = [spec(f"score[by={name}]").hash for name in ("el2n", "aum")]
-    digest = catalog.source_digest
-    monkeypatch.setattr(catalog, "source_digest", lambda kind, name: digest(kind, name) + "x" * (name == "el2n"))
+    digests["methods/el2n"] = "x"
     after = [spec(f"score[by={name}]").hash for name in ("el2n", "aum")]
     assert after[0] != before[0]
     assert after[1] == before[1]
+
+
+def test_the_hash_is_that_of_an_identity_that_survives_json(spec: Spec) -> None:
+    wanted = spec("score[by=el2n]", keep=1, budget={"unit": "time", "seconds": 3})
+    read_again = json.loads(json.dumps(wanted.identity))
+    assert identity_hash(read_again) == wanted.hash
+    assert read_again == wanted.identity
+    assert RunSpec.model_validate(read_again["spec"]) == wanted
+    assert set(read_again["sources"]) == {"datasets/synthetic", "models/mlp", "methods/score", "methods/el2n"}
+
+
+def test_cells_of_a_grid_name_their_data() -> None:
+    runs = read(GRID.replace("[digits]", "[digits, synthetic]")).runs({"digits": "abc"})
+    assert {(run.dataset, run.data) for run in runs} == {("digits", "abc"), ("synthetic", "")}
 
 
 def test_the_hash_is_the_same_in_another_process(spec: Spec) -> None:

@@ -263,7 +263,8 @@ def test_killed_and_started_again_it_ends_with_exactly_its_trials(tracked_home, 
     # the best configuration's grid runs
     best = load_grid(str(one.folder / "best.yaml"))
     assert "orderdp" in best.methods or any(text.startswith("orderdp[") for text in best.methods)
-    spec = next(spec for spec in best.runs() if spec.method.startswith("orderdp"))
+    data = runner.fingerprints(best.datasets, None)
+    spec = next(spec for spec in best.runs(data) if spec.method.startswith("orderdp"))
     assert runner.run(spec, torch.device("cpu"))["status"] == "FINISHED"
 
     # trials are children of the study's run

@@ -79,6 +79,7 @@ def runner_against_bare_loop() -> list[Row]:
                 recipe=RECIPE,
                 budget=Budget(),
                 probe=Probe(every=0),
+                data=runner.load_data(DATASET, None).fingerprint,
             )
             with tempfile.TemporaryDirectory() as home:
                 os.environ["DPBENCH_HOME"] = home

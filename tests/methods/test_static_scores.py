@@ -340,6 +340,7 @@ def test_memorization_finds_wrong_labels(tmp_path, monkeypatch):
         recipe=Recipe(epochs=30, batch_size=16, lr=0.2),
     )
     data = load_data(spec.dataset, None)
+    spec = spec.model_copy(update={"data": data.fingerprint})
     method = prepare(spec, data, torch.device("cpu"), Ledger())
     kept = method.select(0).indices
     assert data.noisy is not None
