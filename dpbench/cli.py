@@ -138,6 +138,10 @@ def run(
     device: Annotated[
         str | None, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")
     ] = None,
+    cell_timeout: Annotated[
+        float,
+        typer.Option("--cell-timeout", min=1, help="Seconds after which a run is killed and has failed."),
+    ] = 86400,
     name: Annotated[
         str | None, typer.Option("--name", help="Name of a grid made from options. Default: custom.")
     ] = None,
@@ -168,7 +172,7 @@ def run(
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
     _single_threaded(threads)
     tracker = Tracker(tracking_uri)  # a database that cannot be used is told before any work
-    cells = grids.run_grid(asked, err, jobs, threads, on, data_root)
+    cells = grids.run_grid(asked, err, jobs, threads, on, data_root, cell_timeout)
     board = boards.load(asked.name)
     _publish(board, tracker)
     out.print(render.screen(board))

@@ -1,92 +1,199 @@
-"""Run jobs in worker processes that die with their parent; a worker that dies takes only its own job with it."""
+"""Run jobs in worker processes that die with their parent; a job that ends or blocks its process takes no other along.
+
+Each worker leads a process group of its own, which is killed when the worker ends, so that what a job started (threads,
+children, their children) never outlives it.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from dpbench.errors import RunFailed
 
 J = TypeVar("J")
 _CONTEXT = get_context("spawn")
-_DIED = RunFailed("the worker process died: it was killed, perhaps for want of memory")
+_POLL_S = 1.0  # a child that a job has forked holds the worker's pipes open: its end must be asked for
 
 
-def run_all(work: Callable[[J], Any], jobs: Iterable[J], workers: int, threads: int = 1) -> Iterator[tuple[J, Any]]:
+def run_all(
+    work: Callable[[J], Any], jobs: Iterable[J], workers: int, threads: int = 1, timeout_s: float | None = None
+) -> Iterator[tuple[J, Any]]:
     """Yield each job with its result, or with the exception it raised, as they come.
 
-    When a worker process dies, the jobs that were running are tried again one at a time: the one that kills its process
-    again has failed. Leaving the iterator early stops the workers at once.
+    A job that has not ended after `timeout_s` is killed and has failed, and so has one whose process dies; one that was
+    killed from outside beside others, perhaps for the memory that they took, is first tried again alone. Leaving the
+    iterator early stops the workers at once.
     """
-    suspects: list[J] = []
-    yield from _pass(work, jobs, workers, threads, suspects)
-    for job in suspects:
-        lost: list[J] = []
-        yield from _pass(work, [job], 1, threads, lost)
-        if lost:
-            yield job, _DIED
-
-
-def _pass(
-    work: Callable[[J], Any], jobs: Iterable[J], workers: int, threads: int, lost: list[J]
-) -> Iterator[tuple[J, Any]]:
-    """Run jobs in pools of `workers`, a new pool after each that broke; jobs that were running then go to `lost`."""
-    queue = iter(jobs)
-    exhausted = False
-    while not exhausted:
-        leash, held = _CONTEXT.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(workers, _CONTEXT, _start_worker, (threads, leash))
-        running: dict[Future[Any], J] = {}
-        broken = False
-        try:
-            while not broken:
-                while len(running) < workers and not exhausted:
-                    try:
-                        job = next(queue)
-                    except StopIteration:
-                        exhausted = True
-                        break
-                    try:
-                        running[pool.submit(work, job)] = job
-                    except BrokenProcessPool:  # a worker died since the last wait
-                        lost.append(job)
-                        broken = True
-                        break
-                if broken or not running:
+    queue, exhausted = iter(jobs), False
+    idle: list[_Worker] = []
+    busy: dict[_Worker, J] = {}
+    again: list[J] = []
+    try:
+        while True:
+            while len(busy) < workers and not exhausted:
+                try:
+                    job = next(queue)
+                except StopIteration:
+                    exhausted = True
                     break
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    job, error = running.pop(future), future.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        lost.append(job)
-                        broken = True
-                    else:
-                        yield job, error if error is not None else future.result()
-        finally:
-            if running and not broken:
-                held.close()
-            lost.extend(running.values() if broken else ())
-            pool.shutdown(wait=True, cancel_futures=True)
-            held.close()
-            leash.close()
+                worker = idle.pop() if idle and idle[-1].alive() else _Worker(work, threads)
+                busy[worker] = job
+                worker.start(job, timeout_s)
+            if not busy:
+                break
+            for worker in _ended(list(busy)):
+                job, outcome = busy.pop(worker), worker.outcome
+                idle.append(worker) if worker.alive() else worker.end()
+                if worker.killed and workers > 1:
+                    again.append(job)
+                else:
+                    yield job, outcome
+    finally:
+        for worker in [*busy, *idle]:
+            worker.end()
+    if again:
+        yield from run_all(work, again, 1, threads, timeout_s)
 
 
-def _start_worker(threads: int, leash: Connection) -> None:
-    """Prepare a worker: Ctrl-C is the parent's to handle, and the worker ends when the parent lets go of the leash."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ended(busy: list[_Worker]) -> list[_Worker]:
+    """Wait until some of the workers have an outcome; return these."""
+    while not (ended := [worker for worker in busy if worker.over()]):
+        wait([worker.connection for worker in busy], _POLL_S)
+    return ended
+
+
+class _Worker:
+    """A process that does one job after another."""
+
+    def __init__(self, work: Callable[[Any], Any], threads: int) -> None:
+        self.connection, theirs = _CONTEXT.Pipe()
+        leash, self.held = _CONTEXT.Pipe(duplex=False)
+        self.process = _CONTEXT.Process(target=_serve, args=(work, threads, theirs, leash))
+        self.process.start()
+        theirs.close()
+        leash.close()
+        self.ended = False
+
+    def start(self, job: Any, timeout_s: float | None) -> None:
+        """Hand a job over; how it went is in `outcome` when `over` says so."""
+        self.outcome: Any = None
+        self.killed = False
+        self.timeout_s, self.began = timeout_s, time.monotonic()
+        with suppress(OSError):  # it has died, as `over` will find
+            self.connection.send(job)
+
+    def over(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        if self.connection.poll():
+            try:
+                self.outcome, spent = self.connection.recv()
+            except (EOFError, ConnectionResetError):
+                self.process.join(_POLL_S)
+                self._died()
+            except Exception as error:  # an exception that cannot be made again from its pickle, say
+                self.outcome = RunFailed(f"its result cannot be read: {type(error).__name__}: {error}")
+            else:
+                self.ended = spent
+        elif self.process.exitcode is not None:
+            self._died()
+        elif self.timeout_s is not None and time.monotonic() - self.began > self.timeout_s:
+            self.outcome = RunFailed(f"did not end within {self.timeout_s:g} s (--cell-timeout); it was killed")
+            self.ended = True
+        else:
+            return False
+        return True
+
+    def _died(self) -> None:
+        """Say why, as the process's end tells it."""
+        code = self.process.exitcode
+        if code is None:
+            reason = "it closed its connection"
+        elif code >= 0:
+            reason = f"it ended itself with exit status {code}"
+        else:
+            reason = f"it was killed by {_signal_name(-code)}"
+            self.killed = -code == signal.SIGKILL
+            reason += ", perhaps for want of memory" if self.killed else ""
+        self.outcome = RunFailed(f"the worker process died: {reason}")
+        self.ended = True
+
+    def alive(self) -> bool:
+        """Whether it can do another job."""
+        return not self.ended and self.process.exitcode is None
+
+    def end(self) -> None:
+        """Kill the process and all that its jobs have left behind."""
+        self.ended = True
+        self.process.kill()
+        assert self.process.pid is not None
+        with suppress(ProcessLookupError, PermissionError):  # the group is empty; macOS says: of zombies only
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        self.connection.close()
+        self.held.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _serve(work: Callable[[Any], Any], threads: int, connection: Connection, leash: Connection) -> None:
+    """Be a worker: do the jobs that come, each in the process state that the first found, until the parent kills it."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
     def watch() -> None:
         leash.poll(None)  # nothing is ever sent: it returns when the parent closes its end, or is gone
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
     import torch
 
+    from dpbench import isolation
+
     torch.set_num_threads(threads)
+    own, process = threading.active_count(), os.getpid()
+    while True:
+        outcome: Any
+        try:
+            job = connection.recv()
+            with isolation.restored():
+                outcome = work(job)
+        except BaseException as error:
+            outcome = error
+        if os.getpid() != process:  # a child that the job has forked and that came back from it
+            os._exit(1)
+        _flush()
+        spent = threading.active_count() > own or _has_children()
+        try:
+            connection.send((outcome, spent))
+        except Exception as error:  # it cannot be pickled
+            connection.send((error, spent))
+
+
+def _flush() -> None:
+    """Write what the job has printed; the process ends without doing it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+
+
+def _has_children() -> bool:
+    """Whether there is a child process, running or not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, AttributeError):  # no child; macOS has no waitid before Python 3.13
+        return False
+    return True

@@ -21,6 +21,8 @@ from dpbench.proxy import Request
 from dpbench.results import is_done, read_result
 from dpbench.spec import Grid, RunSpec
 
+CELL_TIMEOUT_S = 24 * 3600.0  # a run that takes longer hangs, unless the user says otherwise
+
 
 @dataclass(frozen=True)
 class Job:
@@ -169,6 +171,7 @@ def run_grid(
     threads: int = 1,
     device: torch.device | None = None,
     data_root: Path | None = None,
+    cell_timeout_s: float = CELL_TIMEOUT_S,
 ) -> dict[str, RunSpec]:
     """Run the grid's cells that are not done, then the controls at realised cost; return both, by hash.
 
@@ -180,9 +183,9 @@ def run_grid(
     for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
     write_manifest(grid, cells)
-    _run(grid.name, cells, console, jobs, threads, device, data_root)
+    _run(grid.name, cells, console, jobs, threads, device, data_root, cell_timeout_s)
     added = _add_controls(grid.name)
-    _run(f"{grid.name}, random at realised cost", added, console, jobs, threads, device, data_root)
+    _run(f"{grid.name}, random at realised cost", added, console, jobs, threads, device, data_root, cell_timeout_s)
     return cells | added
 
 
@@ -194,6 +197,7 @@ def _run(
     threads: int,
     device: torch.device,
     data_root: Path | None,
+    cell_timeout_s: float,
 ) -> None:
     """Run the cells that are not done, and the proxies they need."""
     todo = [spec for key, spec in cells.items() if not is_done(key)]
@@ -220,7 +224,8 @@ def _run(
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(title, total=len(todo))
         workers = min(jobs or default_jobs(device), len(work))
-        for job, outcome in run_all(do, [Job(item, str(device), data_root) for item in work], workers, threads):
+        todo_jobs = [Job(item, str(device), data_root) for item in work]
+        for job, outcome in run_all(do, todo_jobs, workers, threads, cell_timeout_s):
             if not isinstance(job.work, RunSpec):
                 continue  # a proxy that failed fails again, with its reason, in the runs that need it
             if isinstance(outcome, BaseException):

@@ -17,7 +17,7 @@ from filelock import Timeout
 from torch import Tensor
 
 import dpbench
-from dpbench import catalog, optim, probes, proxy, sampler, store
+from dpbench import catalog, isolation, optim, probes, proxy, sampler, store
 from dpbench import ledger as ledgers
 from dpbench.data import Data, Loader
 from dpbench.errors import Diverged, RunFailed, UsageError
@@ -67,6 +67,7 @@ def data_of(work: RunSpec | proxy.Request, root: Path | None) -> Data:
     return data
 
 
+@isolation.strict()
 def run(
     spec: RunSpec,
     device: torch.device | None = None,
@@ -185,7 +186,7 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     method = catalog.load_method(spec.method)
     method.ready()
     n = len(data.train)
-    task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels, spec.data)
+    task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels.clone(), spec.data)
     with ledger.time("select"):
         call(method, "setup", method.setup, task, generator(spec.seed, "method"))
     check_names(method.needs)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from dpbench import isolation
 from dpbench.errors import RunFailed, UsageError
 from dpbench.method import PruningMethod, Selection, Signals
 
@@ -21,10 +22,11 @@ Passed: TypeAlias = tuple[Tensor, dict[str, Tensor]]  # rows on the device and t
 def call(method: PruningMethod, name: str, function: Callable[..., T], *args: Any) -> T:
     """Call one function of a method; an exception becomes a RunFailed that names the method and the call."""
     try:
-        return function(*args)
+        with isolation.watched(f"{type(method).__name__}.{name}", each_step=method.online or name.startswith("pick")):
+            return function(*args)
     except (RunFailed, UsageError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RunFailed(f"{type(method).__name__}.{name} raised {type(error).__name__}: {error}") from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpbench import catalog, runner, store
+from dpbench import catalog, isolation, runner, store
 from dpbench.data import Data
 from dpbench.errors import UsageError
 from dpbench.ledger import Ledger
@@ -20,6 +20,7 @@ from dpbench.spec import RunSpec
 from dpbench.store import Selections
 
 
+@isolation.strict()
 def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -> Selections:
     """Make the selection that a run of `spec`, of a static method, makes; nothing is trained but proxies."""
     method = catalog.load_method(spec.method)

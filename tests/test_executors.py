@@ -1,6 +1,8 @@
 """Jobs in worker processes: results, exceptions, workers that die, and stopping early."""
 
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,33 @@ def work(job: tuple[str, Any]) -> Any:
         case "die":
             time.sleep(0.3)
             os._exit(7)
+        case "exit":
+            raise SystemExit(value)
+        case "killed":  # the first time, as for want of memory
+            started = Path(value, "killed")
+            if not started.exists():
+                started.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            child = os.fork()
+            if child:
+                Path(value, str(child)).touch()
+            time.sleep(600)
+        case "fork":
+            child = os.fork()
+            if not child:
+                time.sleep(600)
+            Path(value, str(child)).touch()
+        case "fork and come back":
+            os.fork()
+        case "thread":
+            threading.Thread(target=time.sleep, args=(600,)).start()
+        case "settings":
+            torch.set_default_dtype(torch.float64)
+            os.environ["DPBENCH_TEST_SETTING"] = "1"
+            os.chdir("/")
+        case "shown":
+            return torch.get_default_dtype(), os.environ.get("DPBENCH_TEST_SETTING"), os.getcwd()
         case "raise":
             raise ValueError(value)
         case "unpicklable":
@@ -59,7 +88,7 @@ def test_a_worker_that_dies_fails_its_own_job_only() -> None:
     for job, outcome in found:
         if job[0] == "die":
             assert isinstance(outcome, RunFailed)
-            assert str(outcome).startswith("the worker process died")
+            assert str(outcome) == "the worker process died: it ended itself with exit status 7"
         else:
             assert outcome[0] == job[1]
 
@@ -99,3 +128,42 @@ def test_leaving_early_when_a_worker_has_died(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_no_jobs(workers: int) -> None:
     assert list(run_all(work, [], workers)) == []
+
+
+def test_a_job_that_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
+    jobs = [("hang", str(tmp_path)), ("value", 1), ("value", 2)]
+    outcomes = dict(run_all(work, jobs, workers=1, timeout_s=10.0))
+    assert str(outcomes[jobs[0]]) == "did not end within 10 s (--cell-timeout); it was killed"
+    assert [outcomes[job][0] for job in jobs[1:]] == [1, 2]
+    [child] = tmp_path.iterdir()
+    assert not alive(int(child.name))
+
+
+@pytest.mark.parametrize("kind", ["fork", "thread", "fork and come back"])
+def test_what_a_job_leaves_running_ends_with_its_worker(kind: str, tmp_path: Path) -> None:
+    """The next job has a worker of its own, and the iterator ends."""
+    (job, (_, first)), (_, (_, second)) = run_all(work, [(kind, str(tmp_path)), ("value", 1)], workers=1)
+    assert job[0] == kind
+    assert first != second
+    assert not any(alive(int(path.name)) for path in tmp_path.iterdir())
+
+
+def test_a_job_that_exits_fails_as_one_that_raises() -> None:
+    [(_, outcome)] = run_all(work, [("exit", 3)], workers=1)
+    assert isinstance(outcome, SystemExit)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_that_was_killed_beside_others_is_tried_again_alone(workers: int, tmp_path: Path) -> None:
+    found = dict(run_all(work, [("killed", str(tmp_path)), ("value", 1)], workers))
+    outcome = found["killed", str(tmp_path)]
+    if workers == 2:
+        assert outcome[0] == str(tmp_path)
+    else:
+        assert str(outcome) == "the worker process died: it was killed by SIGKILL, perhaps for want of memory"
+
+
+def test_a_job_finds_the_settings_that_the_first_found() -> None:
+    jobs = [("shown", 0), ("settings", 0), ("shown", 1)]
+    found = dict(run_all(work, jobs, workers=1))
+    assert found["shown", 1] == found["shown", 0] == (torch.float32, None, os.getcwd())

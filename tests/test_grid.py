@@ -166,7 +166,7 @@ def test_ctrl_c_stops_cleanly(small: Path, undisturbed: dict[str, str]) -> None:
 def run_here(monkeypatch: pytest.MonkeyPatch, ran: list[Any]) -> None:
     """Let jobs run in this process, and write them down."""
 
-    def run_all(do: Callable[[Any], Any], jobs: list[Any], workers: int, threads: int) -> Any:
+    def run_all(do: Callable[[Any], Any], jobs: list[Any], workers: int, threads: int, timeout_s: float) -> Any:
         for job in jobs:
             ran.append(job.work)
             yield job, do(job)
