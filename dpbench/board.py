@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
+from io import BytesIO
 from typing import Any
 
 import pandas as pd
 
-from dpbench import __version__, leaderboard, overlap, verdicts
+from dpbench import __version__, leaderboard, overlap, store, verdicts
 from dpbench import grid as grids
 from dpbench.errors import UsageError
 from dpbench.lint import Finding, lint
 from dpbench.overlap import Overlap
+from dpbench.results import check
 from dpbench.spec import Grid, RunSpec
 from dpbench.stats import MIN_DATASETS, MIN_METHODS
 
@@ -81,7 +84,13 @@ def load(name: str) -> Board:
         packed = files("dpbench.leaderboards") / "results" / name / "results.json.gz"
         if not packed.is_file():
             raise
-        return unpack(packed.read_bytes())
+        try:
+            return unpack(packed.read_bytes())
+        except (*store.BAD, OSError, zlib.error) as error:
+            why = store.brief(error)
+            raise UsageError(
+                f"the results of {name} that come with dpbench are damaged: {why}; install it anew"
+            ) from None
     results = grids.results(cells)
     return Board(grid, cells, results, overlap.of_results(results.values()), controls=grids.results(controls))
 
@@ -115,14 +124,15 @@ def _shortened(result: dict[str, Any]) -> dict[str, Any]:
 
 def unpack(packed: bytes) -> Board:
     """Read what `pack` wrote."""
-    content = json.loads(gzip.decompress(packed))
+    with gzip.open(BytesIO(packed)) as stream:
+        content = store.load_json(store.bounded(stream, store.MOST_UNPACKED))
     seeds = {(a, b, c, d): (found, chance) for a, b, c, d, found, chance in content["overlap"]["seeds"]}
     methods = pd.DataFrame(content["overlap"]["methods"], columns=[*overlap.PAIR, "jaccard", "chance"])
     return Board(
         Grid.model_validate(content["grid"]),
         {key: RunSpec.model_validate(spec) for key, spec in content["cells"].items()},
-        content["results"],
+        {key: check(result, key) for key, result in content["results"].items()},
         Overlap(seeds, methods),
         checked_in=True,
-        controls=content.get("controls", {}),
+        controls={key: check(result, key) for key, result in content.get("controls", {}).items()},
     )

@@ -373,7 +373,7 @@ def explain(
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw it to this PNG, PDF or SVG file.")] = None,
 ) -> None:
     """Tell what a method does to n samples: how often each rank is kept, and which loss that minimises."""
-    from dpbench import theory
+    from dpbench import store, theory
 
     if method != "orderdp":
         raise UsageError(f"cannot explain {method!r}; theory is known for orderdp")
@@ -384,8 +384,8 @@ def explain(
     if figure is not None:
         if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
             raise UsageError(f"--figure {figure}: the name ends in .png, .pdf or .svg")
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        theory.figure(found).savefig(figure)
+        form = figure.suffix.lower()[1:]
+        store.write(figure, lambda file: theory.figure(found).savefig(file, format=form))
     print(json.dumps(theory.report(found))) if as_json else out.print(_numbers(found))
 
 

@@ -74,7 +74,7 @@ def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
     specs = set(cells.values())
     data = {spec.dataset: spec.data for spec in specs}
     with locked(grid.name):
-        old = _read(grid.name)
+        old = find_manifest(grid.name)
         parts = (old.cells, old.controls) if old else ({}, {})
         listed, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid, data)} for part in parts)
         kept = {key: spec for key, spec in listed.items() if spec not in specs}
@@ -103,14 +103,14 @@ def locked(name: str) -> AbstractContextManager[None]:
     return store.locked(manifest_path(name).with_name(f".{name}.lock"))
 
 
-def _read(name: str) -> Manifest | None:
+def find_manifest(name: str) -> Manifest | None:
     """The manifest of a grid, None if there is none, or none that can be read."""
     return store.read_json(manifest_path(name), parse_manifest)
 
 
 def read_manifest(name: str) -> Manifest:
     """Read a grid that was run here, and its cells by hash."""
-    manifest = _read(name)
+    manifest = find_manifest(name)
     if manifest is None:
         known = sorted(path.stem for path in manifest_path("x").parent.glob("*.json"))
         hint = f"grids that were: {', '.join(known)}" if known else f"try: dpbench run {name}"
@@ -142,15 +142,19 @@ def last() -> str:
     """The grid that was run last, of those that can be read."""
     paths = list(manifest_path("x").parent.glob("*.json"))
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-        if _read(path.stem) is not None:
+        if find_manifest(path.stem) is not None:
             return path.stem
     raise UsageError(f"no grid was run under {store.home()}; name one by --grid, or try: dpbench run quick")
 
 
 def results(cells: dict[str, RunSpec]) -> dict[str, dict[str, Any]]:
-    """The results that are there, by hash, the failed ones too."""
+    """The results that are there, by hash, the failed ones too; not those of other runs than the cells are."""
     found = {key: read_result(key) for key in cells}
-    return {key: result for key, result in found.items() if result is not None}
+    return {
+        key: result
+        for key, result in found.items()
+        if result is not None and RunSpec.model_validate(result["spec"]) == cells[key]
+    }
 
 
 def default_jobs(device: torch.device) -> int:

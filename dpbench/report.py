@@ -26,6 +26,7 @@ def files(board: Board) -> list[Path]:
         store.write(made[-1], lambda file: file.write_text(text, encoding="utf-8"))  # noqa: B023
     for old in set(folder.iterdir()) - {*made, results}:
         if old.is_file():
-            old.unlink()
+            with store.told(old):
+                old.unlink()
     store.write(results, lambda file: file.write_bytes(packed))  # last: it says that the others are whole
     return sorted([*made, results])

@@ -489,8 +489,7 @@ class _Run:
             "records": self.records,
             "selections": self.selections,
         }
-        with path.open("wb") as stream:  # given a path, torch makes another error of a full disk
-            torch.save(state, stream)
+        store.save_state(path, state)
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint; any exception if it is damaged, or another run's."""

@@ -18,9 +18,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -98,6 +98,13 @@ def write_json(path: Path, content: Any) -> None:
     write(path, lambda file: file.write_text(text))
 
 
+def save_state(path: Path, state: Any) -> None:
+    """torch.save by way of memory: writing to a file itself, it makes an error of its own of a full disk."""
+    whole = BytesIO()
+    torch.save(state, whole)
+    path.write_bytes(whole.getbuffer())
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
@@ -141,7 +148,7 @@ def read(path: Path, parse: Callable[[Path], T]) -> T | None:
 
 def read_json(path: Path, check: Callable[[Any], T] = lambda content: content) -> T | None:
     """Return what `check` makes of the content of a JSON file, as `read` does."""
-    return read(path, lambda file: check(load_json(bounded(file, MOST_JSON))))
+    return read(path, lambda file: check(load_json(_bounded_file(file, MOST_JSON))))
 
 
 def load_json(text: bytes) -> Any:
@@ -153,13 +160,17 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def bounded(path: Path, most: int) -> bytes:
-    """The content of a file that has at most `most` bytes; ValueError."""
-    with path.open("rb") as file:
-        content = file.read(most + 1)
+def bounded(stream: IO[bytes] | BufferedIOBase, most: int) -> bytes:
+    """What is left in a stream that has at most `most` bytes; ValueError."""
+    content = stream.read(most + 1)
     if len(content) > most:
         raise ValueError(f"more than {most:,} bytes")
     return content
+
+
+def _bounded_file(path: Path, most: int) -> bytes:
+    with path.open("rb") as stream:
+        return bounded(stream, most)
 
 
 def set_aside(path: Path, why: BaseException | str) -> None:
@@ -187,7 +198,7 @@ def read_stranger(path: Path, most: int) -> bytes:
     """Read a file of another home: no link, no device, at most `most` bytes; ValueError, OSError."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError("a link or no regular file")
-    return bounded(path, most)
+    return _bounded_file(path, most)
 
 
 # Selections

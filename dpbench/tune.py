@@ -16,6 +16,7 @@ import platform
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -323,11 +324,11 @@ def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[flo
     costs = [measures.of_run(result)["cost_with_proxy"] for result in results]
     for name, values in (
         ("prune_ratio", [result["metrics"]["prune_ratio"] for result in results]),
-        ("accuracy_validation", [result["metrics"]["accuracy_validation"] for result in results]),
+        ("accuracy_validation", [result["metrics"].get("accuracy_validation") for result in results]),
         ("cost", costs),
     ):
         trial.set_user_attr(name, values)
-    accuracy = mean(result["metrics"]["accuracy_validation"] for result in results)
+    accuracy = mean(result["metrics"].get("accuracy_validation") for result in results)
     return (accuracy, mean(costs)) if plan.two_objectives else accuracy
 
 
@@ -371,14 +372,13 @@ def mean(values: Iterable[float | None]) -> float:
 
 def tune(plan: Plan, jobs: int) -> Iterator[optuna.Study]:
     """Carry the study to its number of trials; yield it first and after each trial."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(plan.folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UsageError(f"the study {plan.name} is being tuned on this machine; --jobs adds workers") from None
-    with lock:
+    with ExitStack() as held:
+        try:
+            held.enter_context(store.locked(plan.folder / "lock", timeout=0))
+        except filelock.Timeout:
+            raise UsageError(f"the study {plan.name} is being tuned on this machine; --jobs adds workers") from None
         path = journal(plan)
+        held.enter_context(store.told(path or plan.folder))
         if path is not None:
             _mend(path)
         study = open_study(plan)

@@ -84,7 +84,8 @@ def write_grids(plan: Plan, study: optuna.Study) -> list[Path]:
     With two objectives best.yaml has the most accurate configuration, pareto-2.yaml and so on the others.
     """
     for old in plan.folder.glob("pareto-*.yaml"):
-        old.unlink()
+        with store.told(old):
+            old.unlink()
     paths = []
     for place, trial in enumerate(best(study), start=1):
         path = plan.folder / ("best.yaml" if place == 1 else f"pareto-{place}.yaml")

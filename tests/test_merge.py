@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_board import around, costing, make
@@ -129,8 +133,84 @@ def test_strangers_files_are_left_where_they_are(other: Path, monkeypatch: pytes
     (other / "grids" / "broken.json").write_text("{}")
     merged = merge([other])
     assert merged.conflicts[0].startswith("grid broken: cannot be read")
-    assert sorted(path.name for path in store.home().rglob("*") if path.is_file()) == [
+    assert sorted(path.name for path in store.home().rglob("[!.]*") if path.is_file()) == [
         "done",
         "made.json",
         "result.json",
     ]
+
+
+def hostile(run: Path) -> dict[str, Callable[[], Any]]:
+    """What a stranger may have done to a run's folder, by the reason for which the run is not taken."""
+    secret = run.parent.parent / "secret.json"
+    result, done, chosen = (run / name for name in ("result.json", "done", "selections.npz"))
+
+    def link(path: Path, target: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+
+    def pipe(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+
+    secret.write_bytes(result.read_bytes())
+    return {
+        "a link or no folder": lambda: link(run, run.with_name("0000000000000001")),
+        "a link or no regular file": lambda: link(result, secret),
+        "a link or no regular file ": lambda: link(done, Path("/etc/passwd")),
+        "a link or no regular file  ": lambda: pipe(chosen),
+        "it is the result of the run 0000000000000001": lambda: shutil.copyfile(
+            run.with_name("0000000000000001") / "result.json", result
+        ),
+        "more than 0 bytes": lambda: done.write_text("x"),
+        "not a file of selections": lambda: chosen.write_bytes(b"junk"),
+        "metrics.accuracy": lambda: result.write_text(result.read_text().replace('"accuracy": 0.9', '"accuracy": "x"')),
+        "codec can't decode": lambda: result.write_bytes(b"\xff\xff"),
+    }
+
+
+@pytest.mark.parametrize("case", range(9))
+def test_what_is_no_plain_run_is_refused(other: Path, monkeypatch: pytest.MonkeyPatch, case: int) -> None:
+    board = make({("full", 1.0): [0.9, 0.9]})
+    fill(other, board, monkeypatch)
+    reason, act = list(hostile(other / "runs" / "0000000000000000").items())[case]
+    act()
+    merged = merge([other])
+    assert merged.added == 1
+    [told] = merged.conflicts
+    assert told.startswith("run 0000000000000000: not taken: ")
+    assert reason.strip() in told
+    assert not store.run_folder("0000000000000000").exists()
+    assert boards.load("made").table["missing"].tolist() == [1]
+
+
+def test_linked_parts_and_names_that_lead_elsewhere_are_refused(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(other, make({("full", 1.0): [0.9]}), monkeypatch)
+    manifest = other / "grids" / "made.json"
+    content = store.read_json(manifest)
+    content["cells"] = {"../../x": next(iter(content["cells"].values()))}
+    store.write_json(manifest, content)
+    assert "'../../x' is no hash of a run" in merge([other]).conflicts[0]
+    content["grid"]["name"] = "../../x"
+    store.write_json(manifest, content)
+    assert merge([other]).conflicts[0].startswith("grid made: cannot be read")
+    manifest.unlink()
+    manifest.symlink_to("/etc/passwd")
+    assert "a link or no regular file" in merge([other]).conflicts[0]
+    shutil.rmtree(other / "grids")
+    (other / "grids").symlink_to(other.parent)
+    with pytest.raises(UsageError, match="grids is a link; links are not followed"):
+        merge([other])
+
+
+def test_a_cell_that_is_another_run_is_not_added(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make({("full", 1.0): [0.9], ("uniform", 0.5): [0.8]})
+    fill(other, board, monkeypatch)
+    [a, b] = board.cells
+    content = store.read_json(other / "grids" / "made.json")
+    content["cells"][b] = content["cells"][a] | {"seed": 1}
+    store.write_json(other / "grids" / "made.json", content)
+    assert merge([other]).conflicts == [f"grid made: 1 cells are other runs than it says, such as {b}"]
+    assert list(grids.read_manifest("made").cells) == [a]
