@@ -23,11 +23,23 @@ _EXPORTS = {
     "param": "method",
     "load_method": "catalog",
     "PruningSampler": "loop",
+    "IndexedDataset": "indexed",
 }
-__all__ = ["Proxy", "PruningMethod", "PruningSampler", "Selection", "Signals", "Task", "load_method", "param"]
+__all__ = [
+    "IndexedDataset",
+    "Proxy",
+    "PruningMethod",
+    "PruningSampler",
+    "Selection",
+    "Signals",
+    "Task",
+    "load_method",
+    "param",
+]
 
 if TYPE_CHECKING:
     from dpbench.catalog import load_method
+    from dpbench.indexed import IndexedDataset
     from dpbench.loop import PruningSampler
     from dpbench.method import Proxy, PruningMethod, Selection, Signals, Task, param
 

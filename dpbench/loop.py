@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from dpbench import catalog
+from dpbench import catalog, given, sampler
 from dpbench import signals as definitions
 from dpbench.errors import UsageError
-from dpbench.method import PruningMethod, Selection, Signals, Task
+from dpbench.given import whole
+from dpbench.method import PruningMethod, Signals, Task
 from dpbench.rng import generator
-from dpbench.sampler import Selector, check_selection, join, order
+from dpbench.sampler import Passed, Selector, batches, call, join, mask, order, spread, to_cpu, training_epochs
 
 
 class PruningSampler(Sampler[list[int]]):
@@ -29,9 +31,16 @@ class PruningSampler(Sampler[list[int]]):
 
     Every iteration over it is one epoch, with a generator of its own. What was observed reaches the method when the
     next epoch starts, so nothing waits for the device within an epoch. `method` is a name with parameters, a file's
-    path or an object. With `replicas` processes each takes its equal share of every epoch, `batch_size` samples a
-    batch: the same seed and the gathered observations (through torch.distributed where it runs) keep them in step. A
-    static method must be given its proxy's signals by `replay` before the first epoch.
+    path or an object. `labels` are class ids (n,). A last batch of one sample joins the one before it. A static
+    method must be given its proxy's signals by `replay` before the first epoch.
+
+    `batch(step)` is right where the loader hands over every batch of the epoch, in order. Where it does not
+    (`in_order=False`, batches skipped on a resume), or where steps are not counted, wrap the data in `IndexedDataset`.
+
+    Each of `replicas` processes takes its equal share of every epoch, `batch_size` samples a batch: the same seed and
+    the observations gathered through torch.distributed keep them in step. Both numbers are those of torch.distributed,
+    or of RANK and WORLD_SIZE in the environment; they are given only where neither is there. Nothing else
+    (`accelerator.prepare`, Lightning's `use_distributed_sampler`) may share the batches out once more.
     """
 
     def __init__(
@@ -42,64 +51,104 @@ class PruningSampler(Sampler[list[int]]):
         epochs: int,
         batch_size: int,
         keep: float = 0.5,
-        labels: Tensor | None = None,
+        labels: Tensor | Sequence[int] | np.ndarray | None = None,
         seed: int = 0,
         drop_last: bool = False,
-        rank: int = 0,
-        replicas: int = 1,
+        rank: int | None = None,
+        replicas: int | None = None,
     ) -> None:
-        for name, value in (("n", n), ("epochs", epochs), ("batch_size", batch_size), ("replicas", replicas)):
-            if value < 1:
-                raise UsageError(f"PruningSampler: {name} = {value}; at least 1 is needed")
-        if not 0 < keep <= 1:
-            raise UsageError(f"PruningSampler: keep = {keep} is outside (0, 1]")
-        if not 0 <= rank < replicas:
-            raise UsageError(f"PruningSampler: rank = {rank} is outside 0..{replicas - 1}")
+        n, epochs, self.seed = whole("n", n, 1), whole("epochs", epochs, 1), whole("seed", seed, 0)
+        batch_size = whole("batch_size", batch_size, 1)
+        if not isinstance(keep, int | float | np.number) or not 0 < keep <= 1:
+            raise UsageError(f"PruningSampler: keep = {keep!r} is outside (0, 1]")
+        self.rank, self.replicas = given.ranks(rank, replicas)
         self.method = catalog.load_method(method) if isinstance(method, str) else method
-        labels = None if labels is None else torch.as_tensor(labels).cpu().long()
-        if labels is not None and labels.shape != (n,):
-            raise UsageError(f"PruningSampler: labels have shape {tuple(labels.shape)}; ({n},) is needed")
-        task = Task(n, epochs, batch_size * replicas, keep if self.method.keep is None else self.method.keep, labels)
+        if not isinstance(self.method, PruningMethod):
+            raise UsageError(f"PruningSampler: the method is {method!r}; a name, a path or a PruningMethod is needed")
+        name = type(self.method).__name__
+        ids = None if labels is None else given.class_ids(labels, n)
+        self._classes = 0 if ids is None else int(ids.max()) + 1
+        keep = keep if self.method.keep is None else self.method.keep
+        self.task = Task(n, epochs, batch_size * self.replicas, keep, ids)
         self.method.ready()
         if self.method.budget != "epochs":
-            raise UsageError(
-                f"{type(self.method).__name__} trains until its samples are spent; a sampler counts epochs"
-            )
-        self.method.setup(task, generator(seed, "method"))
-        self.task, self.seed, self.drop_last, self.rank, self.replicas = task, seed, drop_last, rank, replicas
-        self.batch_size = batch_size * self.method.pool
+            raise UsageError(f"{name} trains until its samples are spent; a sampler counts epochs")
+        call(self.method, "setup", self.method.setup, self.task, generator(self.seed, "method"))
+        if (asked := training_epochs(self.method)) != epochs:
+            raise UsageError(f"{name} trains {asked} of {epochs} epochs; use 'full' with epochs={asked}")
+        self.needs = sampler.needed_in_training(self.method)
+        self.drop_last = drop_last
+        self._size = batch_size * self.method.pool
         self.epoch = -1  # the epoch that is under way
         self._next = 0
         self._selector = Selector(self.method)
-        self._selection = Selection(torch.arange(n))
-        self._batches: list[Tensor] = []
+        self._selection = sampler.everything(n)
+        self._chosen = torch.ones(n, dtype=torch.bool)
         self._weights: Tensor | None = None
-        self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self._batches: list[Tensor] = []
+        self._length = self._drawn = 0  # batches of the epoch under way, and those that were drawn
+        self._total = self._told = 0  # its samples, and those that were observed
+        self._pick_rng = generator(self.seed, "pick", 0, self.rank)
+        self._seen: list[Passed] = []
         self._replayed: set[tuple[int, int]] = set()  # (run, epoch) of the proxy
-        epochs_asked = self.method.epochs(task)
-        if epochs_asked != epochs:
-            name = type(self.method).__name__
-            raise UsageError(f"{name} trains {epochs_asked} of {epochs} epochs; use 'full' with epochs={epochs_asked}")
+        self._before: dict[str, Any] | None = None  # the state before len() has planned an epoch
+        self._resumed: tuple[int, ...] = ()  # where a loader that counts from 0 may find the run after a resume
+        self._count, self._offset = -1, 0  # the last set_epoch, and what is added to it
 
     def __iter__(self) -> Iterator[list[int]]:
         # A DataLoader with workers makes an iterator that it never advances: an epoch starts with its first batch.
         self._start(self._next)
         self._next = self.epoch + 1
+        self._before, self._drawn = None, 0
         for batch in self._batches:
+            self._drawn += 1
             yield batch.tolist()
 
     def __len__(self) -> int:
-        """Batches of the epoch under way; before the first, and after a resume, of the next."""
+        """Batches of the epoch under way; before the first, and after a resume, of the next.
+
+        With several ranks every rank has to ask, or none, after a resume: what they have observed is gathered.
+        """
         if not self._batches:
+            self._before = self.state_dict()
             self._start(self._next)
         return len(self._batches)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be `epoch`; by default they are counted."""
-        self._next = epoch
+        """Let the next iteration be `epoch`; by default they are counted.
+
+        An epoch that was begun goes on with the same batches, also after `load_state_dict`; one that is over, or lies
+        before the one under way, is chosen anew. After `load_state_dict`, a first 0 is the count of a loader that does
+        not know of the resume (`accelerator.prepare` counts from 0): it and those that follow, as long as they rise,
+        are counted from where the run stands.
+        """
+        epoch = whole("epoch", epoch, 0)
+        if epoch == 0 and self._next in self._resumed:
+            self._offset = self._next
+        elif epoch < self._count:
+            self._offset = 0
+        self._count = epoch
+        if self._before is not None and epoch + self._offset != self.epoch:
+            self._restore(self._before)
+        self._next = epoch + self._offset
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch on this rank (those offered to `pick`, where the method picks)."""
+        if self.replicas > 1:  # asked for by what would share the batches out: accelerate, Lightning
+            raise UsageError(
+                f"PruningSampler has shared each epoch among its {self.replicas} ranks and must not be sharded again: "
+                "leave its loader out of accelerator.prepare; in Lightning, use_distributed_sampler=False"
+            )
+        return self._size
 
     def batch(self, step: int) -> Tensor:
-        """The samples (b,) int64 of the step-th batch of the epoch under way, as the loader delivers them."""
+        """The samples (b,) int64 of the step-th batch of the epoch under way, in the order in which they were drawn."""
+        if not 0 <= step < self._drawn:
+            raise UsageError(
+                f"PruningSampler.batch: step {step} of epoch {self.epoch}, of which {self._drawn} batches were drawn; "
+                "steps count from 0 in each epoch, and where a loader skips some, IndexedDataset gives the samples"
+            )
         return self._batches[step]
 
     @property
@@ -114,22 +163,34 @@ class PruningSampler(Sampler[list[int]]):
 
     def weights(self, indices: Tensor) -> Tensor:
         """The weights (b,) that the losses of samples `indices` are to be multiplied by in this epoch."""
-        if self._weights is None:
-            return torch.ones(len(indices), device=indices.device)
-        return self._weights[indices.cpu()].to(indices.device)
+        rows = given.rows(indices, self.task.n)
+        strange = rows[~self._chosen[rows]]
+        if len(strange):
+            raise UsageError(
+                f"PruningSampler: sample {int(strange[0])} is not trained on in epoch {self.epoch}, so the indices are "
+                "not those of the batch; IndexedDataset gives them with each batch"
+            )
+        return (torch.ones(len(rows)) if self._weights is None else self._weights[rows]).to(indices.device)
 
     def reduce(self, losses: Tensor, indices: Tensor, **values: Tensor) -> Tensor:
-        """Observe the losses (b,) of samples `indices` and return their weighted mean, to be sent backward.
+        """Observe the losses (b,) or (b, 1) of samples `indices` and return their weighted mean, to be sent backward.
 
-        A batch-level method picks from the batch, of which only the picked samples enter the mean.
+        A batch-level method picks from the batch, of which only the picked samples enter the mean. If it picks none,
+        the result is a leaf (`loss.is_leaf`) whose backward reaches no parameter: after `zero_grad()` their gradients
+        stay None, and torch's optimizers leave them as they are. (With several ranks it is 0 times the batch instead,
+        since the others wait for this one's gradients.)
         """
-        chosen, weights = losses, self.weights(indices).to(losses.device)
-        measured = self._measure(indices, losses, values)
+        rows = given.rows(indices, self.task.n)
+        losses = given.signal("loss", losses, len(rows))
+        chosen, weights = losses, self.weights(rows).to(losses.device)
+        measured = self._measure(rows, losses, values)
         if self.method.picks():
-            positions, picked = self._pick(indices, measured, losses.device)
+            positions, picked = self._pick(rows, measured, losses.device)
             chosen, weights = losses[positions], weights[positions]
             weights = weights if picked is None else weights * picked
-        self._observe(indices, measured)
+        self._observe(rows, measured)
+        if len(chosen) == 0 and self.replicas == 1:
+            return losses.detach().new_zeros(()).requires_grad_(losses.requires_grad)
         return (chosen * weights).sum() / max(1, len(chosen))
 
     def observe(self, indices: Tensor, losses: Tensor, **values: Tensor) -> None:
@@ -138,110 +199,144 @@ class PruningSampler(Sampler[list[int]]):
         With `logits=` (b, C), and `embedding=` (b, d) where needed, the other signals are computed from them; the
         labels are those given to the sampler.
         """
-        self._observe(indices, self._measure(indices, losses, values))
+        rows = given.rows(indices, self.task.n)
+        self._observe(rows, self._measure(rows, losses, values))
 
-    def _observe(self, indices: Tensor, measured: dict[str, Tensor]) -> None:
+    def _observe(self, rows: Tensor, measured: dict[str, Tensor]) -> None:
+        self._told += len(rows)
         if not measured:
             return
-        self._seen.append((indices.detach(), measured))
+        self._seen.append((rows, measured))
         if self.method.online:
             self._flush()
 
     def pick(self, indices: Tensor, losses: Tensor, **values: Tensor) -> tuple[Tensor, Tensor | None]:
         """For a batch-level method: the positions (k,) in the batch to send backward, and their weights or None."""
-        return self._pick(indices, self._measure(indices, losses, values), losses.device)
+        rows = given.rows(indices, self.task.n)
+        return self._pick(rows, self._measure(rows, losses, values), losses.device)
 
-    def _pick(self, indices: Tensor, measured: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        signals = Signals(indices.cpu(), {name: value.cpu() for name, value in measured.items()}, self.epoch)
-        where = f"{type(self.method).__name__}.pick(epoch={self.epoch})"
-        picked = check_selection(self.method.pick(signals, self._pick_rng), len(indices), where)
-        weights = picked.weights
-        return picked.indices.to(device), None if weights is None else weights.float().to(device)
+    def _pick(self, rows: Tensor, measured: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
+        positions, weights = sampler.pick(self.method, rows, measured, self.epoch, self._pick_rng)
+        return positions.to(device), None if weights is None else weights.to(device)
 
     def replay(self, signals: dict[str, Tensor], epoch: int = 0, run: int = 0) -> None:
         """Give a static method the signals of all n samples at one epoch of a proxy training, in the data's order."""
-        missing = self.method.needs - signals.keys()
-        if missing:
+        if missing := self.method.needs - signals.keys():
             raise UsageError(f"{type(self.method).__name__} needs the signals {', '.join(sorted(missing))} too")
-        values = {name: signals[name].detach().cpu() for name in self.method.needs}
-        for name, value in values.items():
-            if len(value) != self.task.n:
-                raise UsageError(f"replay: {name} has {len(value)} rows; one for each of the n = {self.task.n} samples")
-        self.method.observe(Signals(torch.arange(self.task.n), values, epoch, run))
+        rows = torch.arange(self.task.n)
+        values = {name: given.signal(name, signals[name], self.task.n).detach().cpu() for name in self.method.needs}
+        call(self.method, f"observe(epoch={epoch})", self.method.observe, Signals(rows, values, epoch, run))
         self._replayed.add((run, epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that this rank needs to go on after the epoch under way, in plain values and tensors."""
+        """All that this rank needs to go on within or after the epoch under way, in plain values and tensors."""
         return {
+            "n": self.task.n,
             "epoch": self.epoch,
             "next": self._next,
+            "batches": (self._length, self._drawn),
+            "samples": (self._total, self._told),
             "method": self.method.state_dict(),
             "selector": self._selector.state_dict(),
+            "pick": self._pick_rng.get_state(),
             "replayed": sorted(self._replayed),
-            "seen": [(rows.cpu(), {name: v.cpu() for name, v in values.items()}) for rows, values in self._seen],
+            "seen": [(rows, {name: v.cpu() for name, v in values.items()}) for rows, values in self._seen],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state` with the next epoch."""
-        self.epoch, self._next, self._replayed = state["epoch"], state["next"], set(state["replayed"])
+        """Continue from `state` with the next epoch, or within the one under way after `set_epoch` with its number."""
+        if missing := self.state_dict().keys() - state.keys():
+            raise UsageError(f"PruningSampler.load_state_dict: the state has no {sorted(missing)[0]!r}")
+        if state["n"] != self.task.n:
+            raise UsageError(f"PruningSampler.load_state_dict: the state is of n = {state['n']}, not {self.task.n}")
+        self._restore(state)
+        self._count, self._offset = -1, 0
+        # A 0 after a state from within epoch 0 is that epoch, whoever says it.
+        self._resumed = (self.epoch, self._next) if self.epoch > 0 or self._over else ()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        state = to_cpu(state)
+        self.epoch, self._next, self._replayed = state["epoch"], state["next"], set(map(tuple, state["replayed"]))
+        (self._length, self._drawn), (self._total, self._told) = state["batches"], state["samples"]
         self.method.load_state_dict(state["method"])
         self._selector.load_state_dict(state["selector"])
-        self._seen, self._batches = list(state["seen"]), []
+        self._pick_rng.set_state(state["pick"])
+        self._seen, self._batches, self._before = list(state["seen"]), [], None
 
-    def _measure(self, indices: Tensor, losses: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    @property
+    def _over(self) -> bool:
+        """Whether the epoch under way has ended: drawn to its end (loaders draw ahead) and, if at all, told of all."""
+        return 0 < self._length == self._drawn and (self._told == 0 or self._told >= self._total)
+
+    def _measure(self, rows: Tensor, losses: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The signals that the method needs, from what was given."""
-        given = values | {"loss": losses}
-        missing = self.method.needs - given.keys()
-        if missing and "logits" in given and self.task.labels is not None:
-            logits, embedding = given["logits"], given.get("embedding")
+        definitions.check_names(values.keys() - self.needs)
+        found = {name: given.signal(name, value, len(rows)) for name, value in (values | {"loss": losses}).items()}
+        missing = self.needs - found.keys()
+        if missing and "logits" in found and self.task.labels is not None:
+            logits, embedding = found["logits"], found.get("embedding")
+            if logits.shape[1] < self._classes:
+                raise UsageError(
+                    f"PruningSampler: logits of {logits.shape[1]} classes; labels go to {self._classes - 1}"
+                )
             computable = missing if embedding is not None else missing - definitions.FROM_EMBEDDING
-            labels = self.task.labels[indices.cpu()].to(logits.device)
-            given |= definitions.compute(computable, logits, labels, losses, embedding)
-            missing = self.method.needs - given.keys()
+            labels = self.task.labels[rows].to(logits.device)
+            found |= definitions.compute(
+                computable & definitions.SIGNALS.keys(), logits, labels, found["loss"], embedding
+            )
+            missing = self.needs - found.keys()
         if missing:
             raise UsageError(
                 f"{type(self.method).__name__} needs the signals {', '.join(sorted(missing))}: give them by name, or "
                 "give logits= (and embedding=) here and labels= to the sampler"
             )
-        return {name: given[name].detach() for name in self.method.needs}
+        return {name: found[name].detach() for name in self.needs}
 
     def _start(self, epoch: int) -> None:
-        """Plan `epoch`, unless it is planned already."""
-        if epoch == self.epoch and not self._seen and self._batches:
+        """Plan `epoch`, unless it is planned already and not over."""
+        if epoch == self.epoch and self._batches and not self._over:
             return
-        proxy = self.method.proxy
+        given.ranks(self.rank, self.replicas)  # torch.distributed may have started since
+        proxy, name = self.method.proxy, type(self.method).__name__
         due = 0 if proxy is None else proxy.seeds * (1 if proxy.at == "end" else proxy.epochs)
         if len(self._replayed) < due:
             raise UsageError(
-                f"{type(self.method).__name__} is static: give it its proxy's signals by replay() first "
+                f"{name} is static: give it its proxy's signals by replay() first "
                 f"({len(self._replayed)} of {due} passes were given)"
             )
         self._flush()
+        n, again = self.task.n, epoch == self.epoch and self._over
         start, end = (min(e / self.task.epochs, 1.0) for e in (epoch, epoch + 1))
-        self._selection = self._selector.select(epoch, start, end)
-        rows = order(self._selection.indices, self.task.n, generator(self.seed, "order", epoch))
+        self._selection = self._selector.select(epoch, start, end, again)
+        self._chosen, self._weights = mask(self._selection.indices, n), spread(self._selection, n)
+        rows = order(self._selection.indices, n, generator(self.seed, "order", epoch))
         if self.replicas > 1:
             share = len(rows) // self.replicas if self.drop_last else -(-len(rows) // self.replicas)
             rows = rows[torch.arange(self.rank, share * self.replicas, self.replicas) % len(rows)]
-        self._batches = [
-            part for part in rows.split(self.batch_size) if not self.drop_last or len(part) == self.batch_size
-        ]
-        self._weights = None
-        if self._selection.weights is not None:
-            self._weights = torch.zeros(self.task.n)
-            self._weights[self._selection.indices] = self._selection.weights.float()
-        self._pick_rng = generator(self.seed, "pick", epoch, self.rank)
-        self.epoch = epoch
+        self._batches = batches(rows, self._size, self.drop_last)
+        if not self._batches:
+            raise UsageError(
+                f"{name} keeps {len(self._selection.indices)} samples in epoch {epoch}, {len(rows)} of them on this "
+                f"rank: drop_last leaves nothing in batches of {self._size}"
+            )
+        if again or epoch != self.epoch:  # else a resume goes on in this epoch
+            self._pick_rng, self._told = generator(self.seed, "pick", epoch, self.rank), 0
+        self.epoch, self._length, self._total, self._drawn = epoch, len(self._batches), sum(map(len, self._batches)), 0
 
     def _flush(self) -> None:
         """Hand what was observed, gathered from all ranks, to the method."""
-        seen = join(self._seen, max(self.epoch, 0)) if self._seen else None
-        self._seen = []
-        distributed = torch.distributed
-        if self.replicas > 1 and distributed.is_available() and distributed.is_initialized():
-            everyone: list[Signals | None] = [None] * self.replicas
-            distributed.all_gather_object(everyone, seen)
-            parts = [(s.indices, s.values) for s in everyone if s is not None]
-            seen = join(parts, max(self.epoch, 0)) if parts else None
-        if seen is not None:
-            self.method.observe(seen)
+        epoch = max(self.epoch, 0)
+        passes, self._seen = self._seen, []
+        if self.replicas > 1 and self.needs and (passes or self.epoch >= 0):
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                mine = join(passes, epoch) if passes else None
+                everyone: list[Signals | None] = [None] * self.replicas
+                torch.distributed.all_gather_object(everyone, mine)
+                passes = [(s.indices, s.values) for s in everyone if s is not None]
+            elif given.launched():
+                raise UsageError(
+                    f"PruningSampler: {type(self.method).__name__} learns from all {self.replicas} ranks; call "
+                    "torch.distributed.init_process_group before the first epoch ends"
+                )
+        if passes:
+            sampler.observe(self.method, passes, epoch)
