@@ -43,7 +43,7 @@ class Board:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One line a finished run."""
+        """One line a run of the rows that are whole."""
         return verdicts.runs_frame(self.results.values())
 
     @cached_property
@@ -67,11 +67,13 @@ class Board:
         return f"No test over datasets: no keep has {MIN_METHODS} methods with runs on all {count} of them."
 
     def finished(self, dataset: str, model: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
-        """The finished runs of a dataset and model by method and keep, in the grid's order."""
+        """The finished runs of a dataset and model by method and keep, in the grid's order; of whole rows only."""
+        broken = verdicts.broken(self.results.values())
         found: dict[tuple[str, float], list[dict[str, Any]]] = {}
         for key, spec in self.cells.items():
             result = self.results.get(key)
-            if (spec.dataset, spec.model) == (dataset, model) and result and result["status"] == "FINISHED":
+            here = (spec.dataset, spec.model) == (dataset, model) and spec.row not in broken
+            if here and result and result["status"] == "FINISHED":
                 found.setdefault((spec.method, spec.keep), []).append(result)
         return found
 

@@ -18,9 +18,13 @@ def keeps(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> dict
     """Return the share, to 0.01, at which random per epoch costs what a row did, for each row that needs this control.
 
     The cost is that of its finished runs, forward + 2 backward over that of full training, the proxy left out. What
-    costs as much as full training has that as its control; a budget of another unit makes costs equal by itself.
+    costs as much as full training has that as its control; a budget of another unit makes costs equal by itself, and
+    a row with seeds that diverged or failed is not compared.
     """
     costs: dict[Row, list[float]] = {}
+    broken = {
+        cells[key].row for key in cells.keys() & results.keys() if results[key]["status"] in ("DIVERGED", "FAILED")
+    }
     for key, spec in cells.items():
         result = results.get(key, {"status": "MISSING"})
         if result["status"] != "FINISHED" or spec.budget.unit != "epochs":
@@ -29,7 +33,7 @@ def keeps(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> dict
         if cost is not None and catalog.parse(spec.method)[0] not in EXEMPT:
             costs.setdefault(spec.row, []).append(cost)
     means = {row: fmean(values) for row, values in costs.items()}
-    found = {row: round(mean, 2) for row, mean in means.items() if abs(mean - row[3]) > OFF_COST}
+    found = {row: round(mean, 2) for row, mean in means.items() if row not in broken and abs(mean - row[3]) > OFF_COST}
     return {row: keep for row, keep in found.items() if 0 < keep < 1}
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats as tests
 
-from dpbench import catalog, store
+from dpbench import catalog, store, verdicts
 from dpbench import grid as grids
 from dpbench.errors import UsageError
+from dpbench.leaderboard import csv
 from dpbench.stats import ALPHA, MIN_SEEDS, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ PAGE = """\
 Made by `dpbench run {grid}` and `dpbench figure4 {grid}`, from {done} of its {cells} runs. One prune ratio, 1 - keep,
 is split into exploration s/n and exploitation q/s in many ways; seeds are paired. Tested is whether the mean test
 accuracy is the same for all of them (repeated-measures F, permutations within seeds, Holm-corrected over the lines
-below). Not shown to matter is not shown not to matter: the intervals say how large an effect could have hidden. Times
+below). Not shown to matter is not shown not to matter: the intervals, of 95 % each and not corrected, say how large an
+effect could have hidden. Times
 are those of runs that shared the machine; compare them only where nothing else ran.
 """
 
@@ -74,12 +76,18 @@ class Statement:
 
 
 def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFrame:
-    """One line a finished run of a form of OrderDP with no parameter but explore; explore below keep is left out."""
+    """One line a finished run of a form of OrderDP with no parameter but explore; explore below keep is left out.
+
+    So is a decomposition with seeds that diverged or failed, as it would cost all others these seeds.
+    """
     lines = []
+    results = list(results)
+    broken = verdicts.broken(results)
     for result in results:
         spec = result["spec"]
         name, given = catalog.parse(spec["method"])
-        if result["status"] != "FINISHED" or name != method or given.keys() - {"explore"}:
+        row = (spec["dataset"], spec["model"], spec["method"], spec["keep"])
+        if result["status"] != "FINISHED" or row in broken or name != method or given.keys() - {"explore"}:
             continue
         explore = result["hyperparameters"]["explore"]
         if explore >= spec["keep"]:
@@ -136,12 +144,18 @@ def write(grid: str, folder: Path) -> list[Statement]:
     means = runs.groupby([*CELL, "explore"])[list(PANELS)].agg(["mean", "std", "count"])
     means.columns = pd.Index(["_".join(names) for names in means.columns])
     store.write(folder / "figure4.png", lambda file: drawing.savefig(file, format="png", dpi=120))
-    store.write(folder / "figure4.csv", lambda file: means.reset_index().to_csv(file, index=False))
+    store.write(folder / "figure4.csv", lambda file: file.write_text(csv(means.reset_index()) + "\n"))
     store.write_json(folder / "figure4.json", [vars(one) | {"text": one.text} for one in found])
     done = sum(result["status"] == "FINISHED" for result in results.values())
+    broken = verdicts.broken(results.values())
+    left_out = [
+        f"- left out: {method} on {dataset}, {model} at keep {keep:g}: {text}"
+        for (dataset, model, method, keep), text in broken.items()
+    ]
     lines = [
         PAGE.format(grid=grid, done=done, cells=len(cells)),
         *(f"- {one.text}" for one in found),
+        *left_out,
         "",
         "![Figure 4](figure4.png)",
         "",

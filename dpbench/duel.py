@@ -14,7 +14,7 @@ from rich.text import Text
 from dpbench import stats, verdicts
 from dpbench.board import Board
 from dpbench.errors import UsageError
-from dpbench.leaderboard import KEYS, records
+from dpbench.leaderboard import KEYS, broken, records
 from dpbench.render import accuracy, difference, number
 
 LINES = [  # label, column, format, factor
@@ -23,7 +23,7 @@ LINES = [  # label, column, format, factor
     ("std over seeds", "accuracy_std", ".2f", 100),
     ("pruned", "prune_ratio", ".3f", 1),
     ("cost", "cost", ".3f", 1),
-    ("  with proxy", "cost_with_proxy", ".3f", 1),
+    ("cost with proxy", "cost_with_proxy", ".3f", 1),
     ("random at its cost", "control_keep", "g", 1),
     ("time s", "time_total_s", ".2f", 1),
     ("speed-up", "speedup", ".2f", 1),
@@ -49,7 +49,9 @@ def screen(board: Board, a: str, b: str) -> Group:
     compared = records(stats.compare(differences, b, board.grid.delta))
     shown: list[Any] = []
     for i, (x, y) in enumerate(pairs):
-        shown += [_table(x, y), _said(compared[i], a, b), _alike(board, x, y), Text()]
+        trouble = [f"{row['method']}: {text}" for row in (x, y) if (text := broken(row))]
+        said = Text(f"not compared: {'; '.join(trouble)}", style="bold") if trouble else _said(compared[i], a, b)
+        shown += [_table(x, y), said, _alike(board, x, y), Text()]
     return Group(*shown)
 
 
@@ -93,7 +95,7 @@ def _said(line: dict[str, Any], a: str, b: str) -> Text:
     if not line["n"]:
         return Text("No seed was finished by both.")
     interval = "" if pd.isna(line["half_width"]) else f" ± {line['half_width']:.2f}"
-    p = "" if pd.isna(line["p_holm"]) else f" (Holm p = {line['p_holm']:.2g})"
+    p = "" if pd.isna(line["p"]) else f" (corrected p = {line['p']:.2g})"
     verdict = "; ".join(dict.fromkeys([line["verdict"], line["equivalence"]]))
     return Text(
         f"{a} - {b}: {line['mean']:+.2f}{interval} points over {line['n']} paired seeds{p}: {verdict}", style="bold"

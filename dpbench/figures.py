@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dpbench import measures, stats, store, verdicts
+from dpbench import leaderboard, measures, stats, store, verdicts
 from dpbench.board import Board
 
 # Blue, orange, green, vermilion, pink, brown and sky of seaborn's colour-blind-safe palette; each also has its marker.
@@ -52,8 +52,26 @@ class Part:
 
     @property
     def keeps(self) -> list[float]:
-        """The shares that are pruned to; full training is drawn in each of their panels."""
+        """The shares that are pruned to."""
         return sorted(keep for keep in self.table["keep"].unique() if keep < 1) or [1.0]
+
+    @property
+    def panels(self) -> list[float]:
+        """The shares that have a panel, with full training in each; of many some, evenly spread."""
+        keeps = self.keeps
+        chosen = np.unique(np.linspace(0, len(keeps) - 1, min(len(keeps), MOST_PANELS)).round().astype(int))
+        return [keeps[i] for i in chosen]
+
+    @property
+    def left_out(self) -> str:
+        """What no figure shows, in words."""
+        broken = [
+            f"{row['method']} at {row['keep']:g} ({leaderboard.broken(row)})"
+            for row in leaderboard.records(self.board.table)
+            if (row["dataset"], row["model"]) == (self.dataset, self.model) and leaderboard.broken(row)
+        ]
+        rest = f" and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
+        return f"left out: {', '.join(broken[:MOST_NAMED])}{rest}" if broken else ""
 
     def curves(self, name: str, keep: float) -> Iterator[tuple[str, np.ndarray]]:
         """Each method's per-epoch record `name` as (seeds, epochs)."""
@@ -65,6 +83,9 @@ class Part:
 
 
 LETTER = 0.08  # inches that a letter of a method's name takes at most
+MOST_PANELS = 9  # of a figure
+MOST_TICKS = 20  # of the axis of keeps
+MOST_NAMED = 3  # rows that were left out
 
 Draw: TypeAlias = Callable[[Part], Figure]
 
@@ -73,14 +94,18 @@ def figures(board: Board) -> dict[str, Figure]:
     """All figures by name; a name ends in dataset and model where there are several."""
     styles = _styles(list(dict.fromkeys(board.table["method"])))
     found = {}
-    groups = list(board.table[board.table["seeds"] > 0].groupby(["dataset", "model"], sort=False))
+    shown = (board.table["seeds"] > 0) & ~leaderboard.is_broken(board.table)
+    groups = list(board.table[shown].groupby(["dataset", "model"], sort=False))
     with _look():
         for (dataset, model), table in groups:
             part = Part(board, str(dataset), str(model), table.reset_index(drop=True), styles)
             suffix = "" if len(groups) == 1 else f"-{_safe(dataset)}-{_safe(model)}"
             for name, draw in FIGURES.items():
                 figure = draw(part)
-                figure.suptitle(f"{TITLES[name]}: {dataset}, {model}", fontsize=11, x=0.01, ha="left")
+                some = len(part.panels) < len(part.keeps) and len(figure.axes) > 1
+                notes = [f"{len(part.panels)} of {len(part.keeps)} keeps" if some else "", part.left_out]
+                title = "\n".join([f"{TITLES[name]}: {dataset}, {model}", *filter(None, notes)])
+                figure.suptitle(title, fontsize=11, x=0.01, ha="left")
                 found[name + suffix] = figure
         for name, diagram in _critical_differences(board):
             found[name] = diagram
@@ -124,13 +149,28 @@ def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
 
 def _panels(part: Part, width: float = 4.0, height: float = 3.2) -> tuple[Figure, list[tuple[float, Axes]]]:
     """One panel a keep, sharing their axes, with room for a legend at the right."""
-    keeps = part.keeps
+    keeps = part.panels
     legend = LETTER * max(map(len, part.style)) + 0.8
-    figure = Figure(figsize=(width * len(keeps) + legend, height), layout="constrained")
-    axes = figure.subplots(1, len(keeps), sharex=True, sharey=True, squeeze=False)[0]
+    rows, columns = _shape(len(keeps))
+    figure = Figure(figsize=(width * columns + legend, height * rows), layout="constrained")
+    axes = _axes(figure, len(keeps), share=True)
     for keep, ax in zip(keeps, axes, strict=True):
         ax.set_title(f"keep {keep:g}", loc="left")
     return figure, list(zip(keeps, axes, strict=True))
+
+
+def _shape(count: int) -> tuple[int, int]:
+    """Rows and columns of so many panels: one row of few, else three columns."""
+    return (1, count) if count <= 4 else (-(-count // 3), 3)
+
+
+def _axes(figure: Figure, count: int, share: bool = False) -> list[Axes]:
+    """So many panels, row by row."""
+    rows, columns = _shape(count)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).flat)
+    for spare in axes[count:]:
+        spare.remove()
+    return axes[:count]
 
 
 def _legend(figure: Figure) -> None:
@@ -159,14 +199,16 @@ def accuracy_against_keep(part: Part) -> Figure:
         mean, half = 100 * row["accuracy_mean"], 100 * np.nan_to_num(row["accuracy_ci95"])
         ax.axhline(mean, color="black", ls=(0, (4, 2)), lw=1, label="full")
         ax.axhspan(mean - half, mean + half, color="black", alpha=0.08, lw=0)
-    ax.set(xlabel="share of the samples kept", ylabel="test accuracy, %", xticks=part.keeps)
+    ax.set(xlabel="share of the samples kept", ylabel="test accuracy, %")
+    if len(part.keeps) <= MOST_TICKS:
+        ax.set_xticks(part.keeps)
     _legend(figure)
     return figure
 
 
 def accuracy_against_cost(part: Part) -> Figure:
     """Accuracy against (forward + 2 backward) / (3 n epochs), with the Pareto front; hollow: without proxy."""
-    figure = _scatter(part, "cost_with_proxy", "cost", "cost: share of full training's forward + 2 backward")
+    figure = _scatter(part, "cost_with_proxy", "cost", "cost with proxy: share of full training's forward + 2 backward")
     front = part.table[part.table["pareto"]].sort_values("cost_with_proxy")
     ax = figure.axes[0]
     x = [*front["cost_with_proxy"], ax.get_xlim()[1]]  # what the best costs more is still beaten by it
@@ -211,7 +253,7 @@ def _scatter(part: Part, x: str, without: str, label: str, table: pd.DataFrame |
 
 def jaccard(part: Part) -> Figure:
     """Jaccard index of consecutive epochs' and of different seeds' selections, with the chance level of each."""
-    pruned = part.table[part.table["keep"].isin(part.keeps) & part.table["jaccard_epochs"].notna()]
+    pruned = part.table[part.table["keep"].isin(part.panels) & part.table["jaccard_epochs"].notna()]
     methods = list(dict.fromkeys(pruned.sort_values("jaccard_epochs", ascending=False)["method"]))
     figure, panels = _panels(part, width=3.4, height=0.3 * len(methods) + 1.3)
     y = np.arange(len(methods))
@@ -310,7 +352,7 @@ def kept_per_class(part: Part) -> Figure:
     """Share of each class's samples that a mean epoch trains on."""
     tables = {}
     finished = part.board.finished(part.dataset, part.model)
-    for keep in part.keeps:
+    for keep in part.panels:
         rows = {
             method: np.mean([result["diagnostics"]["kept_per_class"] for result in results], axis=0)
             for (method, share), results in finished.items()
@@ -326,7 +368,7 @@ def jaccard_between_methods(part: Part) -> Figure:
     pairs = part.board.overlap.methods
     pairs = pairs[(pairs["dataset"] == part.dataset) & (pairs["model"] == part.model)]
     tables = {}
-    for keep in part.keeps:
+    for keep in part.panels:
         part_of = pairs[pairs["keep"] == keep]
         names = list(dict.fromkeys([*part_of["method"], *part_of["other"]]))
         square = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
@@ -347,10 +389,11 @@ def _heat_maps(part: Part, tables: dict[float, pd.DataFrame], x: str, label: str
     columns = max(table.shape[1] for table in tables.values())
     cell = 0.5 if annotate or columns <= 12 else 0.2
     name = LETTER * max(map(len, part.style))
-    size = ((cell * columns + name) * len(tables) + 0.8, min(0.36, cell) * rows + (0.9 if x else name + 0.7))
-    figure = Figure(figsize=size, layout="constrained")
+    down, across = _shape(len(tables))
+    height = min(0.36, cell) * rows + (0.9 if x else name + 0.7)
+    figure = Figure(figsize=((cell * columns + name) * across + 0.8, height * down), layout="constrained")
     FigureCanvasAgg(figure)  # keeps its renderer, where the base canvas draws a new picture for each label
-    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    axes = _axes(figure, len(tables))
     for i, ((keep, table), ax) in enumerate(zip(tables.items(), axes, strict=True)):
         ax.set_title(f"keep {keep:g}", loc="left")
         if table.empty:

@@ -22,7 +22,7 @@ DELTA = 0.5  # points of accuracy within which the two may be called equivalent
 def compare(results: Collection[dict[str, Any]]) -> dict[str, Any] | None:
     """Paired differences, stale less fresh, at every decomposition that both have with at least two seeds.
 
-    Each measure's p values are Holm-corrected over the rows. `held`: equivalent in accuracy everywhere within DELTA;
+    All of them are one family. `held`: equivalent in accuracy everywhere within DELTA;
     False if some difference is not 0, None if neither is shown. None for results without such a pair.
     """
     stale, fresh = (frame(results, method) for method in (STALE, FRESH))
@@ -32,22 +32,13 @@ def compare(results: Collection[dict[str, Any]]) -> dict[str, Any] | None:
     groups = [(cell, part) for cell, part in both.groupby([*CELL, "explore"]) if len(part) > 1]
     if not groups:
         return None
-    accuracy, cosine = (
-        records(
-            stats.compare(
-                {
-                    cell: stats.paired_difference(part[f"{name}_stale"], part[f"{name}_fresh"], step=float(step(part)))
-                    for cell, part in groups
-                },
-                "fresh",
-                delta,
-            )
-        )
-        for name, delta, step in (
-            ("accuracy", DELTA, lambda part: part["step_stale"].max()),
-            ("gradient_cosine", None, lambda part: 0.0),
-        )
-    )
+    differences = {
+        (name, *cell): stats.paired_difference(part[f"{name}_stale"], part[f"{name}_fresh"], step=step)
+        for cell, part in groups
+        for name, step in (("accuracy", float(part["step_stale"].max())), ("gradient_cosine", 0.0))
+    }
+    compared = records(stats.compare(differences, "fresh", DELTA))
+    accuracy, cosine = compared[::2], compared[1::2]
     means = ("accuracy", "gradient_cosine", "forward_saving")
     rows: list[dict[str, Any]] = [
         dict(zip([*CELL, "explore"], cell, strict=True))
@@ -55,13 +46,13 @@ def compare(results: Collection[dict[str, Any]]) -> dict[str, Any] | None:
         | {"accuracy": a, "gradient_cosine": c}
         for (cell, part), a, c in zip(groups, accuracy, cosine, strict=True)
     ]
-    differ = any(row["accuracy"]["p_holm"] < stats.ALPHA for row in rows)
-    alike = all(row["accuracy"]["equivalence_p_holm"] < stats.ALPHA for row in rows)
+    differ = any(row["accuracy"]["p"] < stats.ALPHA for row in rows)
+    alike = all(row["accuracy"]["equivalence_p"] < stats.ALPHA for row in rows)
     return {"rows": rows, "held": False if differ else True if alike else None}
 
 
 def draw(axes: Axes, found: dict[str, Any]) -> None:
-    """The difference in accuracy over explore, with its 95 % interval, one line a dataset, model and keep."""
+    """The difference in accuracy over explore, with simultaneous 95 % intervals, one line a dataset, model and keep."""
     for cell, rows in pd.DataFrame(found["rows"]).groupby(CELL):
         means, widths = ([one[name] for one in rows["accuracy"]] for name in ("mean", "half_width"))
         axes.errorbar(

@@ -54,7 +54,8 @@ def table(
 ) -> pd.DataFrame:
     """One row a dataset, model, method and keep, ranked by mean accuracy within dataset, model and keep.
 
-    `seeds` counts the finished runs, `missing` and `failed` the others; a row without a finished run has no rank.
+    `seeds` counts the finished runs, over which its means are, `diverged`, `failed` and `missing` the others. A row
+    with seeds that diverged or failed ranks below all that are whole; a row without a finished run has no rank.
     `delta` is the margin, in points, within which a row may be called equivalent to full training; `at_cost` are the
     results of controls at realised cost, which have no row of their own.
     """
@@ -64,24 +65,43 @@ def table(
         groups.setdefault(spec.row, []).append(key)
     rows = [_row(row, [(cells[key], results.get(key)) for key in keys], overlap) for row, keys in groups.items()]
     frame = pd.DataFrame(rows)
-    ranks = frame.groupby(["dataset", "model", "keep"])["accuracy_mean"].rank(ascending=False, method="min")
-    frame.insert(0, "rank", ranks.astype("Int64"))
+    whole = ~is_broken(frame)
+    frame.insert(0, "rank", _ranks(frame, whole))
     keeps = controls.keeps(cells, results)
     frame["control_keep"] = [keeps.get(row, np.nan) for row in frame[KEYS].itertuples(index=False, name=None)]
-    runs = verdicts.runs_frame(results.values())
-    spent = verdicts.runs_frame([*results.values(), *(at_cost or {}).values()])
-    spent = spent.drop_duplicates([*KEYS, "seed"])  # a row of the grid may be the control of another
-    frame = frame.join(verdicts.table(runs, delta, spent, keeps), on=KEYS)
+    frame = frame.join(verdicts.table(results.values(), delta, (at_cost or {}).values(), keeps), on=KEYS)
     texts = [*(f"verdict_{control}" for control in (*verdicts.CONTROLS, verdicts.AT_COST)), "equivalence_full"]
     frame[texts] = frame[texts].astype(object).fillna("")
     frame = _add_costs(frame, groups, results)
     return frame.sort_values(["dataset", "model", "keep", "rank", "method"], kind="stable").reset_index(drop=True)
 
 
+def is_broken(frame: pd.DataFrame) -> pd.Series:
+    """Which rows have seeds that diverged or failed: the mean of those that are left is no fair one."""
+    return (frame["diverged"] > 0) | (frame["failed"] > 0)
+
+
+def broken(row: dict[str, Any]) -> str:
+    """How many of a row's seeds diverged or failed, in words; empty for a row that is whole."""
+    made = row["seeds"] + row["diverged"] + row["failed"]
+    return verdicts.broken_text(row["diverged"], row["failed"], made)
+
+
+def _ranks(frame: pd.DataFrame, whole: pd.Series) -> pd.Series:
+    """By mean accuracy, first of the rows that are whole and after them of the others."""
+    group = [frame[name] for name in ("dataset", "model", "keep")]
+    within = frame["accuracy_mean"].groupby([*group, whole]).rank(ascending=False, method="min")
+    ahead = (whole & frame["accuracy_mean"].notna()).groupby(group).transform("sum")
+    return within.where(whole, within + ahead).astype("Int64")
+
+
 def _row(row: overlaps.Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], overlap: Overlap) -> dict[str, Any]:
     """Summarise the runs of one row."""
     finished = [result for _, result in runs if result is not None and result["status"] == "FINISHED"]
-    failed = [result for _, result in runs if result is not None and result["status"] == "FAILED"]
+    diverged, failed = (
+        [result for _, result in runs if result is not None and result["status"] == status]
+        for status in ("DIVERGED", "FAILED")
+    )
     accuracies = [result["metrics"]["accuracy"] for result in finished]
     mean, half_width = mean_interval(accuracies, step=_step(finished)) if finished else (np.nan, np.nan)
     derived = [measures.of_run(result) for result in finished]
@@ -100,9 +120,10 @@ def _row(row: overlaps.Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], o
         "coverage_epochs": np.nan if None in covered else _mean(covered),  # unknown while one seed never saw all
         "jaccard_seeds": jaccard,
         "jaccard_seeds_chance": chance,
+        "diverged": len(diverged),
         "failed": len(failed),
-        "missing": len(runs) - len(finished) - len(failed),
-        "reason": failed[0]["reason"] if failed else "",
+        "missing": len(runs) - len(finished) - len(diverged) - len(failed),
+        "reason": next((result["reason"] for result in [*failed, *diverged]), ""),
     }
 
 
@@ -115,20 +136,28 @@ def _step(finished: list[dict[str, Any]]) -> float:
 def _add_costs(
     frame: pd.DataFrame, groups: dict[overlaps.Row, list[str]], results: dict[str, dict[str, Any]]
 ) -> pd.DataFrame:
-    """Add speed-ups over full training, the time to random's accuracy, and the Pareto front of accuracy and cost."""
+    """Add speed-ups over full training, the time to random's accuracy, and the Pareto front of accuracy and cost.
+
+    Rows with seeds that diverged or failed reach no accuracy in time and are not on the front.
+    """
+    whole = ~is_broken(frame)
     full = frame[frame["method"] == "full"].set_index(["dataset", "model"])
     of_full = frame[["dataset", "model"]].join(full[["time_total_s", "cost_with_proxy"]], on=["dataset", "model"])
     frame["speedup"] = of_full["time_total_s"] / frame["time_total_s"]
     frame["speedup_ideal"] = of_full["cost_with_proxy"] / frame["cost_with_proxy"]
-    random = frame[frame["method"] == "uniform"].set_index(["dataset", "model", "keep"])["accuracy_mean"]
+    random = frame[whole & (frame["method"] == "uniform")].set_index(["dataset", "model", "keep"])["accuracy_mean"]
     goals = frame[["dataset", "model", "keep"]].join(random.rename("goal"), on=["dataset", "model", "keep"])["goal"]
     times = []
-    for row, goal in zip(frame[KEYS].itertuples(index=False, name=None), goals, strict=True):
-        runs = [results[key] for key in groups[row] if results.get(key, {}).get("status") == "FINISHED"]
+    for row, goal, fair in zip(frame[KEYS].itertuples(index=False, name=None), goals, whole, strict=True):
+        runs = (
+            []
+            if not fair
+            else [results[key] for key in groups[row] if results.get(key, {}).get("status") == "FINISHED"]
+        )
         times.append(measures.seconds_to(runs, goal))
     frame["time_to_random_s"] = times
     frame["pareto"] = False
-    for _, part in frame.groupby(["dataset", "model"]):
+    for _, part in frame[whole].groupby(["dataset", "model"]):
         frame.loc[part.index, "pareto"] = pareto_front(part["cost_with_proxy"], part["accuracy_mean"])
     return frame
 
@@ -151,3 +180,17 @@ def _mean(values: Sequence[float | None]) -> float:
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dicts."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """The rows as CSV; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    texts = frame.select_dtypes(["object", "string"]).columns
+    safe = frame.assign(**{str(name): frame[name].map(_no_formula) for name in texts})
+    return safe.to_csv(index=False).rstrip("\n")
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

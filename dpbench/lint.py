@@ -16,6 +16,8 @@ from dpbench.overlap import Row
 from dpbench.spec import RunSpec
 from dpbench.stats import MIN_SEEDS
 
+MOST_COMMITS = 3  # that a sentence names
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -84,21 +86,38 @@ def _of_grid(table: pd.DataFrame, finished: list[dict[str, Any]]) -> Iterator[Fi
             yield Finding(
                 "mixed machines", f"Runs were made with different {name} ({', '.join(sorted(values))}): {what}."
             )
+    commits = {str(result.get("environment", {}).get("commit", "unknown")) for result in finished}
+    clean = {commit.removesuffix("-dirty")[:12] for commit in commits}
+    if len(clean) > 1:
+        rest = f" and {len(clean) - MOST_COMMITS} more" if len(clean) > MOST_COMMITS else ""
+        shown = ", ".join(sorted(clean)[:MOST_COMMITS]) + rest
+        yield Finding(
+            "mixed commits", f"Runs were made from {len(clean)} commits ({shown}): the code may have changed."
+        )
+    dirty = sum(str(result.get("environment", {}).get("commit", "")).endswith("-dirty") for result in finished)
+    if dirty:
+        text = (
+            f"{dirty} of {len(finished)} runs were made from a tree with uncommitted changes: no commit has their code."
+        )
+        yield Finding("dirty tree", text)
 
 
 def _of_runs(line: dict[str, Any], planned: set[int], others: set[int]) -> Iterator[tuple[str, str]]:
     """What is wrong with the number of a row's runs."""
-    total = line["seeds"] + line["failed"] + line["missing"]
+    total = line["seeds"] + line["diverged"] + line["failed"] + line["missing"]
     if line["missing"]:
         yield "missing cells", f"{line['missing']} of {total} runs have not been made."
     if line["failed"]:
         yield "failed runs", f"{line['failed']} of {total} runs failed: {line['reason']}"
+    if line["diverged"]:
+        reason = "" if line["failed"] else f": {line['reason']}"
+        yield "diverged", f"{line['diverged']} of {total} seeds diverged ({line['diverged'] / total:.0%}){reason}"
     if planned != others:
         yield (
             "unequal seeds",
             f"It has {len(planned)} of the {len(others)} seeds of its group; only shared ones compare.",
         )
-    if 0 < line["seeds"] < MIN_SEEDS:
+    if 0 < line["seeds"] < MIN_SEEDS and not (line["failed"] or line["diverged"]):
         yield "few seeds", f"{line['seeds']} of the {MIN_SEEDS} seeds that a verdict needs."
 
 

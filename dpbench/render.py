@@ -14,12 +14,15 @@ from rich.text import Text
 
 from dpbench import html, published, verdicts
 from dpbench.board import Board
-from dpbench.leaderboard import records
+from dpbench.leaderboard import broken, csv, records
 from dpbench.lint import Finding
 
-LEGEND = "▲ better than random, ▼ worse, ≈ not separable from random (paired, Holm-corrected, 5 %)"
-HEADER = ["#", "method", "keep", "accuracy %", "to random", "prune", "cost", "time s", "Jaccard", "chance", "cos"]
-HEADER += ["seeds"]
+LEGEND = (
+    "▲ better, ▼ worse, ≈ not separable: differences are paired and in points; their 95 % intervals hold all at once"
+)
+HEADER = ["#", "method", "keep", "accuracy %", "to random", "to random per epoch", "prune", "cost with proxy", "time s"]
+HEADER += ["Jaccard", "chance", "cos", "seeds"]
+WIDE = {"prune", "Jaccard", "chance", "cos"}  # for which the terminal has no room
 AT_COST = "Against random per epoch at the realised cost"
 LEFT = {"dataset", "model", "method"}  # columns of names
 MOST_FINDINGS = 12  # in the terminal
@@ -31,7 +34,7 @@ def text(board: Board, form: str) -> str:
         case "json":
             return as_json(board.table)
         case "csv":
-            return board.table.to_csv(index=False).rstrip("\n")
+            return csv(board.table)
         case "latex":
             return latex(board.table)
         case "html":
@@ -58,7 +61,7 @@ def markdown(board: Board) -> str:
     ]
     if len(at_cost := at_cost_cells(board.table)) > 1:
         parts.append(f"**{AT_COST}**\n\n{_pipes(at_cost[0], at_cost[1:])}")
-    parts.append(f"{LEGEND}. Differences in points, ± 95 % interval; cost is (forward + 2 backward) / (3 n epochs).")
+    parts.append(f"{LEGEND}. Cost is (forward + 2 backward) / (3 n epochs). Accuracies have their own 95 % intervals.")
     if board.findings:
         parts.append("\n".join(f"- {md(line)}" for line in finding_lines(board.findings)))
     parts.append(across_markdown(board))
@@ -113,7 +116,8 @@ def published_markdown(board: Board) -> str:
         "source",
         "verified",
     ]
-    names = ["method", "dataset", "model", "prune_ratio", "value", "measured", "status", "paper", "source", "verified"]
+    names = ["method", "dataset", "model", "prune_ratio", "published", "measured", "status", "paper", "source"]
+    names += ["verified"]
     texts = [[number(line[name], ".2f") if name == "measured" else str(line[name]) for name in names] for line in lines]
     return "**Published figures**, beside the measured ones, never part of a rank\n\n" + _pipes(header, texts)
 
@@ -196,7 +200,8 @@ def rich_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (dataset, model), part in frame.groupby(["dataset", "model"], sort=False):
         ends = part["keep"].ne(part["keep"].shift(-1))
-        tables.append(_table(f"{dataset}, {model}", cells(part), list(ends)))
+        shown = [[cell for name, cell in zip(HEADER, line, strict=True) if name not in WIDE] for line in cells(part)]
+        tables.append(_table(f"{dataset}, {model}", shown, list(ends)))
     return tables
 
 
@@ -205,7 +210,8 @@ def _table(title: str, lines: list[list[str]], ends: list[bool] | None = None) -
     view = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0), pad_edge=False)
     for name in lines[0]:
         justify: Any = "left" if name in LEFT else "right"
-        view.add_column(name, justify=justify, overflow="fold", no_wrap=name != "method")
+        header = name.replace("random ", "random\n").replace("cost ", "cost\n")  # the longest names
+        view.add_column(header, justify=justify, overflow="fold", no_wrap=name != "method")
     for line, end in zip(lines[1:], ends or [False] * len(lines), strict=False):
         view.add_row(*map(escape, line), end_section=end)
     return view
@@ -217,13 +223,14 @@ def cells(frame: pd.DataFrame) -> list[list[str]]:
 
 
 def _line(row: dict[str, Any]) -> list[str]:
-    total = row["seeds"] + row["failed"] + row["missing"]
+    total = row["seeds"] + row["diverged"] + row["failed"] + row["missing"]
     return [
         number(row["rank"], "d"),
         row["method"],
         f"{row['keep']:g}",
         accuracy(row),
         difference(row, "uniform"),
+        difference(row, "uniform_epoch"),
         number(row["prune_ratio"], ".3f"),
         number(row["cost_with_proxy"], ".2f"),
         number(row["time_total_s"], ".2f"),
@@ -237,18 +244,19 @@ def _line(row: dict[str, Any]) -> list[str]:
 def accuracy(row: dict[str, Any]) -> str:
     """Mean and 95 % interval in percent, or why there is none."""
     if not row["seeds"]:
-        return "FAILED" if row["failed"] else "missing"
+        return "FAILED" if row["failed"] else "diverged" if row["diverged"] else "missing"
     interval = "" if pd.isna(row["accuracy_ci95"]) else f" ± {100 * row['accuracy_ci95']:.2f}"
     return f"{100 * row['accuracy_mean']:.2f}{interval}"
 
 
 def difference(row: dict[str, Any], control: str) -> str:
-    """Mean difference and interval in points with the verdict's mark."""
+    """Mean difference and simultaneous interval in points with the verdict's mark; why there is none, or a dash."""
     mean, half = row[f"difference_{control}"], row[f"difference_{control}_ci95"]
     if pd.isna(mean):
-        return "-"
+        trouble = broken(row)
+        return trouble.replace(" seeds", "") if trouble and row[f"verdict_{control}"] else "-"
     marks = {"better": " ▲", "worse": " ▼", "not": " ≈"}
-    interval = "" if pd.isna(half) else f" ± {half:.2f}"
+    interval = "" if pd.isna(half) else f" ± {half:.2f}" if half < 10 else f" ± {half:.1f}"
     return f"{mean:+.2f}{interval}{marks.get(row[f'verdict_{control}'].split(' ')[0], '')}"
 
 

@@ -88,90 +88,124 @@ def equivalence(difference: Difference, delta: float) -> float:
     return float(stats.t.sf(_t(delta - abs(difference.mean), difference.error), difference.n - 1))
 
 
-def verdict(difference: Difference, p: float, reference: str = "random") -> str:
-    """Return in words what the two-sided `p` (Holm-corrected within a table) says about a difference."""
+def compare(
+    differences: Mapping[Any, Difference], reference: str | Mapping[Any, str] = "random", delta: float | None = None
+) -> pd.DataFrame:
+    """Return one row per comparison: its simultaneous interval, and the verdicts that are read from it.
+
+    The family is all that is passed, so pass all comparisons of a board at once. In 95 % of boards all intervals
+    (mean +- half_width, Bonferroni) hold their true difference at the same time. "better" and "worse" are said where
+    the interval leaves out 0, "equivalent" where it lies within +-delta: at most 5 % of boards carry any false
+    verdict of any kind. `p` and `equivalence_p` are corrected likewise: below 0.05 exactly where the verdict is given.
+    `reference` is the name, of all or by comparison, in the words of the verdict.
+    """
+    found = list(differences.values())
+    names = [reference if isinstance(reference, str) else reference[key] for key in differences]
+    family = sum(d.n >= MIN_SEEDS for d in found)  # a row that gets no verdict must not cost the others power
+    half = [_half_width(d.error, d.n, 1 - ALPHA / family) if d.n >= MIN_SEEDS else math.nan for d in found]
+    table = pd.DataFrame(
+        {
+            "mean": [d.mean for d in found],
+            "half_width": half,
+            "p": [_corrected(d.p, d.n, family) for d in found],
+            "n": [d.n for d in found],
+            "verdict": [verdict(d, width, name) for d, width, name in zip(found, half, names, strict=True)],
+        },
+        index=pd.Index(list(differences), tupleize_cols=False),
+    )
+    if delta is not None:
+        # both one-sided tests at half the level: what the two-sided interval within +-delta says
+        table["equivalence_p"] = [_corrected(2 * equivalence(d, delta), d.n, family) for d in found]
+        table["equivalence"] = [
+            equivalence_verdict(d, width, delta, name) for d, width, name in zip(found, half, names, strict=True)
+        ]
+    return table
+
+
+def _corrected(p: float, n: int, family: int) -> float:
+    """Bonferroni's p value; NaN without a verdict."""
+    return min(1.0, p * family) if n >= MIN_SEEDS else math.nan
+
+
+def verdict(difference: Difference, half_width: float, reference: str = "random") -> str:
+    """Return in words what the simultaneous interval, mean +- `half_width`, says about a difference."""
     if difference.n < MIN_SEEDS:
         return NO_VERDICT
-    if p < ALPHA:
+    if abs(difference.mean) > half_width:
         return f"{'better' if difference.mean > 0 else 'worse'} than {reference}"
     return f"not separable from {reference}"
 
 
-def equivalence_verdict(difference: Difference, p: float, delta: float, reference: str = "full") -> str:
-    """Return in words what the TOST `p` (Holm-corrected within a table) says about a difference."""
+def equivalence_verdict(difference: Difference, half_width: float, delta: float, reference: str = "full") -> str:
+    """Return in words whether the simultaneous interval, mean +- `half_width`, lies within +-delta."""
     if difference.n < MIN_SEEDS:
         return NO_VERDICT
-    return f"{'equivalent' if p < ALPHA else 'not shown equivalent'} to {reference} within {delta:g}"
-
-
-def compare(
-    differences: Mapping[Any, Difference], reference: str = "random", delta: float | None = None
-) -> pd.DataFrame:
-    """Return one row per comparison with Holm-corrected p values and verdicts; with `delta` also those of TOST.
-
-    The family is all that is passed: at most 5 % of such tables carry any false verdict of one kind. To have that for
-    a whole grid, pass all of its cells at once. The intervals are those of the single comparisons, not corrected.
-    """
-    found = list(differences.values())
-    index = pd.Index(list(differences), tupleize_cols=False)
-    columns = ["mean", "half_width", "p", "n"]
-    table = pd.DataFrame([[getattr(d, name) for name in columns] for d in found], index=index, columns=columns)
-    tested = table["n"] >= MIN_SEEDS  # a row that gets no verdict must not cost the others power
-    table["p_holm"] = holm(table["p"].where(tested))
-    table["verdict"] = [verdict(d, p, reference) for d, p in zip(found, table["p_holm"], strict=True)]
-    if delta is not None:
-        table["equivalence_p"] = [equivalence(d, delta) for d in found]
-        table["equivalence_p_holm"] = holm(table["equivalence_p"].where(tested))
-        corrected = zip(found, table["equivalence_p_holm"], strict=True)
-        table["equivalence"] = [equivalence_verdict(d, p, delta, reference) for d, p in corrected]
-    return table
+    within = abs(difference.mean) + half_width < delta
+    return f"{'equivalent' if within else 'not shown equivalent'} to {reference} within {delta:g}"
 
 
 def power_table(
-    rng: np.random.Generator,
     seeds: Sequence[int] = (3, 5, 10, 20),
     comparisons: Sequence[int] = (1, 5, 10, 40),
     gaps: Sequence[float] = (0.5, 1.0, 2.0),
-    draws: int = 10_000,
 ) -> pd.DataFrame:
     """Return how often a method that is better by `gap` is found to be, by number of seeds and of comparisons.
 
-    The gap is in standard deviations of the paired difference. The other methods of the table equal the reference,
-    which all share: the case in which Holm costs most.
+    The gap is in standard deviations of the paired difference, the correction that of `compare`: exact (noncentral t).
     """
-    power = {}
-    for n in seeds:
-        runs = rng.standard_normal((draws, max(comparisons) + 1, n)) / math.sqrt(2)
-        differences = runs[:, 1:] - runs[:, :1]
-        others = stats.ttest_1samp(differences[:, 1:], 0, axis=-1).pvalue
-        for gap in gaps:
-            better = stats.ttest_1samp(differences[:, :1] + gap, 0, axis=-1)
-            p = np.concatenate([better.pvalue, others], axis=1)
-            for m in comparisons:
-                found = (holm(p[:, :m])[:, 0] < ALPHA) & (better.statistic[:, 0] > 0)
-                power[gap, n, m] = found.mean()
-    return pd.Series(power).rename_axis(["gap", "seeds", "comparisons"]).unstack("comparisons")
+    index = pd.MultiIndex.from_product([gaps, seeds], names=["gap", "seeds"])
+    gap, n = (index.get_level_values(name).to_numpy(float) for name in ("gap", "seeds"))
+    power = {m: stats.nct.sf(stats.t.ppf(1 - ALPHA / 2 / m, n - 1), n - 1, gap * np.sqrt(n)) for m in comparisons}
+    return pd.DataFrame(power, index=index).rename_axis("comparisons", axis=1)
 
 
-def rank_intervals(
-    runs: pd.DataFrame, rng: np.random.Generator, draws: int = 2000, level: float = 0.95
-) -> pd.DataFrame:
-    """Return each method's mean rank over datasets (1 is best) and its bootstrap percentile interval, low and high.
+def rank_intervals(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Return each method's mean rank over datasets (1 is best) and the interval of its true rank, low and high.
 
-    `runs` has the columns dataset, method, seed and accuracy; only seeds that all methods have on a dataset count.
-    A draw takes datasets, then seeds within each, with replacement, the same for all methods; one dataset is kept as
-    it is. Few seeds make the interval too narrow; a single run of each method has none (NaN).
+    `runs` has the columns dataset, method, seed and accuracy, and may have `step`; only seeds that all methods have on
+    a dataset count. The interval is that of `rank_bounds`, averaged over these datasets; a single run of each method
+    has none (NaN).
     """
     scores = _paired_scores(runs)
-    tables = _by_dataset(scores)
-    ranks = np.zeros((draws, scores.shape[1]))
-    for _ in tables:
-        chosen = rng.integers(len(tables), size=draws)
-        for dataset, table in enumerate(tables):
-            rows = chosen == dataset
-            ranks[rows] += _ranks(_resampled(len(table), rng, int(rows.sum())) @ table)
-    low, high = _percentiles(ranks / len(tables), level, single=len(scores) == 1)
+    steps = runs.assign(step=runs.get("step", 0.0)).groupby("dataset")["step"].max()  # sorted, too
+    low, high = rank_bounds(_by_dataset(scores), steps.tolist(), level)
+    if len(scores) == 1:
+        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
     return pd.DataFrame({"rank": _dataset_ranks(scores).mean(), "low": low, "high": high})
+
+
+def rank_bounds(tables: Sequence[Floats], steps: Sequence[float], level: float = 0.95) -> tuple[Floats, Floats]:
+    """Return the lowest and the highest rank that each method may truly have, mean over `tables` (..., seeds, methods).
+
+    A method is compared with each other one on each dataset by paired t tests, Holm-corrected over all of them; its
+    rank lies between 1 + those found better and the number of methods - those found worse (Klein, Wright and
+    Wieczorek 2020; Mohamad, Goeman and van Zwet 2022). So with probability `level`, for any number of seeds, the
+    interval of a method holds its true rank; of methods that tie, all ranks that the tie spans.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"the level of an interval must lie between 0 and 1, not {level}")
+    tests = [_pairwise(table, step) for table, step in zip(tables, steps, strict=True)]
+    mean, p = (
+        np.concatenate(parts, axis=-1) for parts in zip(*tests, strict=True)
+    )  # (..., methods, datasets x others)
+    found = holm(p) < 1 - level
+    methods = tables[0].shape[-1]
+    low = 1 + (found & (mean < 0)).sum(axis=-1) / len(tables)
+    high = methods - (found & (mean > 0)).sum(axis=-1) / len(tables)
+    return low, high
+
+
+def _pairwise(table: Floats, step: float) -> tuple[Floats, Floats]:
+    """Return mean and two-sided p (..., methods, methods) of row - column over paired seeds, p NaN on the diagonal."""
+    seeds, methods = table.shape[-2:]
+    x = np.sort(_denoise(table[..., :, None] - table[..., None, :], scale=table), axis=-3)  # sums in one order
+    mean = x.mean(axis=-3)
+    if seeds < 2:
+        return mean, np.full_like(mean, np.nan)
+    spread = np.where(np.ptp(x, axis=-3) > 0, x.std(axis=-3, ddof=1), 0.0)
+    error = np.maximum(spread, step * math.sqrt(2 / 12)) / math.sqrt(seeds)
+    t = np.divide(np.abs(mean), error, out=np.where(mean == 0, 0.0, np.inf), where=error > 0)
+    return mean, np.where(np.eye(methods, dtype=bool), np.nan, 2 * stats.t.sf(t, seeds - 1))
 
 
 def iqm(runs: pd.DataFrame, rng: np.random.Generator, draws: int = 2000, level: float = 0.95) -> pd.DataFrame:

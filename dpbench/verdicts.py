@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,40 +18,108 @@ GROUP = ["dataset", "model", "keep"]
 ROW = ["dataset", "model", "method", "keep"]
 
 
+def broken(results: Iterable[dict[str, Any]]) -> dict[Row, str]:
+    """Say of each row with seeds that diverged or failed how many: the others alone would flatter it."""
+    seeds: dict[Row, Counter[str]] = {}
+    for result in results:
+        seeds.setdefault(_row(result), Counter())[result["status"]] += 1
+    return {
+        row: broken_text(count["DIVERGED"], count["FAILED"], count.total())
+        for row, count in seeds.items()
+        if count["DIVERGED"] or count["FAILED"]
+    }
+
+
+def broken_text(diverged: int, failed: int, total: int) -> str:
+    """For instance "2 of 5 seeds diverged, 1 failed"."""
+    parts = [f"{count} {{}}{word}" for count, word in ((diverged, "diverged"), (failed, "failed")) if count]
+    of = f"of {total} seed{'s' * (total > 1)} "
+    return ", ".join(part.format("" if i else of) for i, part in enumerate(parts))
+
+
+def _row(result: dict[str, Any]) -> Row:
+    spec = result["spec"]
+    return (spec["dataset"], spec["model"], spec["method"], spec["keep"])
+
+
 def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One line a finished run: ROW, seed, hash, accuracy in points, and `step`, the spacing of accuracies."""
+    """One line a run of each row that is whole: ROW, seed, hash, accuracy in points, and `step`, their spacing.
+
+    A row with seeds that diverged or failed has no line, so that no comparison is made by the seeds that are left.
+    """
+    results = list(results)
+    left_out = broken(results)
     lines = []
     for result in results:
-        if result["status"] == "FINISHED":
-            spec, tested = result["spec"], result.get("samples", {}).get("test")
-            line = {name: spec[name] for name in (*ROW, "seed")}
+        row = _row(result)
+        if result["status"] == "FINISHED" and row not in left_out:
+            tested = result.get("samples", {}).get("test")
+            line = dict(zip(ROW, row, strict=True)) | {"seed": result["spec"]["seed"], "hash": result["hash"]}
             accuracy = 100 * result["metrics"]["accuracy"]
-            lines.append(line | {"hash": result["hash"], "accuracy": accuracy, "step": 100 / tested if tested else 0.0})
+            lines.append(line | {"accuracy": accuracy, "step": 100 / tested if tested else 0.0})
     return pd.DataFrame(lines, columns=[*ROW, "seed", "hash", "accuracy", "step"])
 
 
 def table(
-    runs: pd.DataFrame, delta: float, at_cost: pd.DataFrame | None = None, keeps: dict[Row, float] | None = None
+    results: Iterable[dict[str, Any]],
+    delta: float,
+    at_cost: Iterable[dict[str, Any]] = (),
+    keeps: dict[Row, float] | None = None,
 ) -> pd.DataFrame:
     """Return one line a row of the leaderboard, indexed by ROW: difference to each control, verdicts, rank interval.
 
-    `at_cost` are runs of random per epoch, as `runs`, and `keeps` says at which share of them a row has its control at
-    realised cost. Differences are in accuracy points. The p values are Holm-corrected over all rows compared with one
-    control.
+    `at_cost` are results of random per epoch, as `results`, and `keeps` says at which share of them a row has its
+    control at realised cost. Differences are in accuracy points. All comparisons of all rows with all controls are one
+    family, `stats.compare`: at most 5 % of boards carry any false verdict. A row with seeds that diverged or failed
+    says so in place of its verdicts, and so do those whose control has such.
     """
-    rows = _by_row(runs)
-    found = pd.DataFrame(index=pd.MultiIndex.from_tuples(list(rows), names=ROW))
-    for control, name in CONTROLS.items():
-        # `full` has one row, the others one at each keep
-        references = {
-            row: (*row[:2], control, 1.0 if control == "full" else row[3]) for row in rows if row[2] != control
-        }
-        found = found.join(_against(control, name, rows, {row: rows.get(at) for row, at in references.items()}, delta))
-    spent = {} if at_cost is None else _by_row(at_cost)
-    references = {row: (*row[:2], controls.METHOD, keep) for row, keep in (keeps or {}).items()}
-    name = f"{CONTROLS['uniform']} at its cost"
-    found = found.join(_against(AT_COST, name, rows, {row: spent.get(at) for row, at in references.items()}, delta))
+    results, at_cost = list(results), list(at_cost)
+    runs = runs_frame(results)
+    spent = runs_frame([*results, *at_cost]).drop_duplicates([*ROW, "seed"])  # a row may be another's control
+    rows, references = _by_row(runs), _by_row(spent)
+    trouble = broken([*results, *at_cost])
+    planned = dict.fromkeys(map(_row, results))
+    differences: dict[tuple[str, Row], stats.Difference] = {}
+    names, said = {}, {}
+    for control, name in [*CONTROLS.items(), (AT_COST, f"{CONTROLS['uniform']} at its cost")]:
+        for row in planned:
+            at = _reference(control, row, keeps or {})
+            if at is None or at == row or (control, row[2]) == ("uniform_epoch", "uniform"):  # said the other way round
+                continue
+            if row in trouble or at in trouble:
+                said[control, row] = trouble.get(row) or f"{name}: {trouble[at]}"
+            elif row in rows and at in references:
+                step = float(rows[row]["step"].max())
+                names[control, row] = name
+                differences[control, row] = stats.paired_difference(
+                    rows[row]["accuracy"], references[at]["accuracy"], step=step
+                )
+    compared = stats.compare(differences, names, delta)
+    found = pd.DataFrame(index=pd.MultiIndex.from_tuples(list(planned), names=ROW))
+    for control in (*CONTROLS, AT_COST):
+        of_control = [key for key in differences if key[0] == control]
+        part = compared.loc[of_control].set_axis(_rows_index(row for _, row in of_control))
+        found[f"difference_{control}"] = part["mean"]
+        found[f"difference_{control}_ci95"] = part["half_width"]
+        found[f"difference_{control}_p"] = part["p"]
+        texts = part["verdict"].to_dict() | {row: text for (name, row), text in said.items() if name == control}
+        found[f"verdict_{control}"] = [texts.get(row, "") for row in planned]
+        if control == "full":
+            found["equivalence_full_p"] = part["equivalence_p"]
+            equal = part["equivalence"].to_dict() | {row: text for (name, row), text in said.items() if name == control}
+            found["equivalence_full"] = [equal.get(row, "") for row in planned]
     return found.join(_rank_intervals(runs))
+
+
+def _reference(control: str, row: Row, keeps: dict[Row, float]) -> Row | None:
+    """The row that a row is compared with; None where it has no such control."""
+    if control == AT_COST:
+        return (*row[:2], controls.METHOD, keeps[row]) if row in keeps else None
+    return (*row[:2], control, 1.0 if control == "full" else row[3])  # `full` has one row, the others one at each keep
+
+
+def _rows_index(rows: Iterable[Row]) -> pd.MultiIndex:
+    return pd.MultiIndex.from_tuples(list(rows), names=ROW)
 
 
 def _by_row(runs: pd.DataFrame) -> dict[Row, pd.DataFrame]:
@@ -58,41 +127,18 @@ def _by_row(runs: pd.DataFrame) -> dict[Row, pd.DataFrame]:
     return {row: part.set_index("seed") for row, part in runs.groupby(ROW)}  # type: ignore[misc]
 
 
-def _against(
-    control: str, name: str, rows: dict[Row, pd.DataFrame], references: dict[Row, pd.DataFrame | None], delta: float
-) -> pd.DataFrame:
-    """Compare each row with its runs of one control, where there are any."""
-    differences = {}
-    for row, reference in references.items():
-        if reference is not None:
-            step = float(rows[row]["step"].max())
-            differences[row] = stats.paired_difference(rows[row]["accuracy"], reference["accuracy"], step=step)
-    compared = stats.compare(differences, name, delta if control == "full" else None)
-    compared.index = pd.MultiIndex.from_tuples(list(differences), names=ROW)
-    names = {
-        "mean": f"difference_{control}",
-        "half_width": f"difference_{control}_ci95",
-        "p_holm": f"difference_{control}_p",
-        "verdict": f"verdict_{control}",
-    }
-    names |= (
-        {"equivalence_p_holm": "equivalence_full_p", "equivalence": "equivalence_full"} if control == "full" else {}
-    )
-    return compared[list(names)].rename(columns=names)
-
-
 def _rank_intervals(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the bootstrap interval of each rank among the methods that have every seed of their group."""
+    """Return the interval of each rank among the methods that have every seed of their group."""
     parts = []
     for (dataset, model, keep), group in runs.groupby(GROUP):
         seeds = group.groupby("method")["seed"].nunique()
         whole = group[group["method"].isin(seeds.index[seeds == group["seed"].nunique()])]
         if whole.empty:
             continue
-        found = stats.rank_intervals(whole, np.random.default_rng(0))[["low", "high"]]
+        found = stats.rank_intervals(whole)[["low", "high"]]
         found.index = pd.MultiIndex.from_tuples([(dataset, model, method, keep) for method in found.index], names=ROW)
         parts.append(found.rename(columns={"low": "rank_low", "high": "rank_high"}))
-    none = pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=ROW), columns=["rank_low", "rank_high"], dtype=float)
+    none = pd.DataFrame(index=_rows_index([]), columns=["rank_low", "rank_high"], dtype=float)
     return pd.concat([none, *parts]) if parts else none
 
 
@@ -118,7 +164,7 @@ def across_datasets(runs: pd.DataFrame) -> pd.DataFrame:
         whole = group[group["method"].isin(cells.index[cells == len(group[["dataset", "seed"]].drop_duplicates())])]
         if whole["dataset"].nunique() < 2:
             continue
-        ranks = stats.rank_intervals(whole, np.random.default_rng(0)).add_prefix("rank_")
+        ranks = stats.rank_intervals(whole).add_prefix("rank_")
         means = stats.iqm(whole, np.random.default_rng(0)).add_prefix("iqm_")
         part = ranks.join(means).rename(columns={"rank_rank": "rank", "iqm_iqm": "iqm"})
         if "uniform" in part.index:

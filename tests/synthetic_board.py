@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpbench.board import Board
@@ -10,6 +11,7 @@ from dpbench.spec import Grid, Recipe, RunSpec
 
 RECIPE = Recipe(epochs=4, batch_size=10, lr=0.1)
 N, TESTED = 100, 1000
+Seed = float | str | tuple[str, str] | None
 SPREAD = [0.0, 0.002, -0.001, 0.001, -0.002]  # what the seeds share
 
 
@@ -79,14 +81,15 @@ def result(spec: RunSpec, key: str, accuracy: float, metrics: dict[str, float]) 
 
 
 def make(
-    accuracies: dict[tuple[str, float], list[float | str | None]],
+    accuracies: Mapping[tuple[str, float], Sequence[Seed]],
     metrics: dict[str, dict[str, float]] | None = None,
     datasets: tuple[str, ...] = ("digits",),
     delta: float = 0.5,
     overlap: Overlap | None = None,
     controls: dict[float, list[float]] | None = None,
 ) -> Board:
-    """A board from the accuracy of each seed: a text is the reason of a failure, None a run that was not made.
+    """A board from the accuracy of each seed: a text is the reason of a failure, a pair ("diverged", reason) a run that
+    diverged, None one that was not made.
 
     `controls` are the accuracies of random per epoch at a realised cost, on every dataset.
     """
@@ -99,6 +102,13 @@ def make(
                 cells[key] = spec
                 if isinstance(value, str):
                     results[key] = result(spec, key, 0.0, {}) | {"status": "FAILED", "reason": value, "metrics": {}}
+                elif isinstance(value, tuple):
+                    status, reason = value
+                    results[key] = result(spec, key, 0.0, {}) | {
+                        "status": status.upper(),
+                        "reason": reason,
+                        "metrics": {},
+                    }
                 elif value is not None:
                     results[key] = result(spec, key, value, (metrics or {}).get(method, {}))
         for keep, values in (controls or {}).items():

@@ -70,6 +70,13 @@ def test_only_different_decompositions_are_compared():
         decomposition.statements(decomposition.frame([]), np.random.default_rng(0))
 
 
+def test_a_decomposition_with_diverged_seeds_is_left_out():
+    results = [result("orderdp[explore=0.5]", 0.3, 0.5), result("orderdp[explore=0.9]", 0.3, 0.9)]
+    other = result("orderdp[explore=0.9]", 0.3, 0.9)
+    other |= {"status": "DIVERGED", "spec": other["spec"] | {"seed": 1}, "metrics": {}}
+    assert decomposition.frame([*results, other])["explore"].tolist() == [0.5]
+
+
 def test_the_page_names_its_grid_and_how_much_of_it_was_run(home, tmp_path):
     explores = ("explore=0.2", "explore=0.5", "explore=0.7", "explore=0.9")  # the first lies below both keeps
     methods = [f"orderdp[{one}]" for one in explores]

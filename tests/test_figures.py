@@ -98,6 +98,28 @@ def test_critical_difference_needs_five_datasets() -> None:
     assert enough.across_reason == ""
 
 
+def test_many_keeps_have_at_most_nine_panels() -> None:
+    rows = {(name, keep / 25): around(0.8) for name in ("a", "b") for keep in range(1, 21)}
+    drawn = figures.figures(make(rows | {("full", 1.0): around(0.9)}))
+    assert max(len(figure.axes) for figure in drawn.values()) <= 10, "nine, and a heat map's bar of colours"
+    titles = [ax.get_title(loc="left") for ax in drawn["coverage"].axes]
+    assert (titles[0], titles[-1], len(titles)) == ("keep 0.04", "keep 0.8", 9)
+    assert "9 of 20 keeps" in drawn["coverage"].get_suptitle()
+    assert "keeps" not in drawn["accuracy_keep"].get_suptitle(), "which shows them all"
+
+
+def test_rows_with_diverged_seeds_are_left_out_and_named() -> None:
+    rows = {
+        ("full", 1.0): around(0.95),
+        ("a", 0.5): [*around(0.9, seeds=4), ("diverged", "NaN")],
+        ("b", 0.5): around(0.9),
+    }
+    for name, figure in figures.figures(make(rows)).items():
+        assert "left out: a at 0.5 (1 of 5 seeds diverged)" in figure.get_suptitle()
+        labels = {label for ax in figure.axes for label in ax.get_legend_handles_labels()[1]}
+        assert "a" not in labels, name
+
+
 def test_a_grid_of_failures_still_draws() -> None:
     assert figures.figures(make({("a", 0.5): ["it broke"]})) == {}
 

@@ -31,7 +31,7 @@ def test_equal_different_and_undecided(lead, noise, held):
     assert first["accuracy"]["mean"] == pytest.approx(lead + expected)
     assert second["accuracy"]["mean"] == pytest.approx(expected)
     assert first["gradient_cosine"]["mean"] == pytest.approx(-0.1)
-    assert first["gradient_cosine"]["p_holm"] < 0.01
+    assert first["gradient_cosine"]["p"] < 0.01
     assert first["accuracy_stale"] - first["accuracy_fresh"] == pytest.approx(lead + expected)
 
 

@@ -69,10 +69,11 @@ def test_difference_to_random_is_the_paired_one_in_points() -> None:
     found = row(board, "orderdp", 0.3)
     a, b = (np.array(around(mean, noise)) for mean, noise in ((0.92, 0.1), (0.90, 0.0)))
     test = scipy_stats.ttest_rel(100 * a, 100 * b)
-    interval = test.confidence_interval()
+    family = 2 * (3 + 4)  # at two keeps: three whole methods to random, and with random four to full
+    interval = test.confidence_interval(1 - 0.05 / family)
     assert found["difference_uniform"] == pytest.approx(2.0)
     assert found["difference_uniform_ci95"] == pytest.approx((interval.high - interval.low) / 2)
-    assert found["difference_uniform_p"] == pytest.approx(8 * test.pvalue)  # Holm over four methods at two keeps
+    assert found["difference_uniform_p"] == pytest.approx(family * test.pvalue)
     assert found["difference_full"] == pytest.approx(-3.0)
 
 
@@ -87,7 +88,7 @@ def test_verdicts() -> None:
         "el2n": "worse than random",
         "infobatch": "not separable from random",
         "uniform": "",
-        "small_loss": "not separable from random",
+        "small_loss": "1 of 4 seeds failed",
     }
     assert row(board, "full", 1.0)["verdict_full"] == ""
     assert row(board, "uniform")["verdict_full"] == "worse than full"
@@ -113,6 +114,7 @@ def test_unpaired_seeds_are_not_compared() -> None:
 
 def test_rank_interval_is_narrow_where_every_seed_agrees() -> None:
     board = make({("a", 0.5): around(0.9), ("b", 0.5): around(0.8), ("c", 0.5): around(0.8, noise=0.5)})
+    assert row(board, "a")["verdict_uniform"] == ""
     assert (row(board, "a")["rank_low"], row(board, "a")["rank_high"]) == (1, 1)
     assert row(board, "b")["rank_low"] < row(board, "b")["rank_high"]
 
@@ -152,16 +154,20 @@ def test_the_control_at_cost_is_random_per_epoch_at_the_share_that_costs_as_much
         "better than random at its cost",
     )
     p = scipy_stats.ttest_rel(around(0.92, noise=0.1), around(0.94)).pvalue
-    assert a["difference_control_p"] == pytest.approx(2 * p)  # Holm over the rows that have such a control
+    family = 3 + 2 + 4 + 2  # to random, to random per epoch, to full, at cost
+    assert a["difference_control_p"] == pytest.approx(family * p)
     assert pd.isna(row(board, "uniform")["control_keep"])
 
 
 def test_controls_at_cost_are_no_rows_and_move_no_rank() -> None:
     with_, without = with_controls().table, with_controls(controls={}).table
-    changed = [name for name in with_ if name.endswith("_control") or name.startswith("difference_control")]
+    changed = [name for name in with_ if name.startswith(("difference", "verdict", "equivalence"))]
     pd.testing.assert_frame_equal(with_.drop(columns=changed), without.drop(columns=changed))
     assert without["difference_control"].isna().all()
     assert set(without["verdict_control"]) == {""}
+    means = ["difference_uniform", "difference_full"]
+    pd.testing.assert_frame_equal(with_[means], without[means])
+    assert (with_["difference_full_ci95"] > without["difference_full_ci95"]).any(), "a larger family"
 
 
 def test_a_row_of_the_grid_may_be_the_control_of_another() -> None:
@@ -186,12 +192,14 @@ def test_a_row_of_the_grid_may_be_the_control_of_another() -> None:
     ],
 )
 def test_who_needs_a_control_at_cost(method: str, keep: float, cost: float, expected: list[float]) -> None:
-    board = make({(method, keep): [0.9, 0.9, "it broke", None]}, {method: costing(cost)})
+    board = make({(method, keep): [0.9, 0.9, None]}, {method: costing(cost)})
     planned = controls.plan(board.cells, board.results).values()
     assert sorted({spec.keep for spec in planned}) == expected
     assert sorted(spec.seed for spec in planned) == [0, 1] * len(expected)
     timed = {key: spec.model_copy(update={"budget": Budget(unit="steps")}) for key, spec in board.cells.items()}
     assert controls.plan(timed, board.results) == {}
+    failed = make({(method, keep): [0.9, 0.9, "it broke"]}, {method: costing(cost)})
+    assert controls.plan(failed.cells, failed.results) == {}, "it is not compared"
 
 
 def test_the_control_at_cost_is_written_in_every_form() -> None:
@@ -286,6 +294,72 @@ def test_random_is_not_separable_from_random_with_other_seeds(home: Path, plugin
     assert (other["difference_uniform"] != 0).all(), "other subsets, other accuracies"
 
 
+# seeds that diverged or failed
+
+
+DIVERGED = ("diverged", "the training loss became NaN in epoch 3")
+
+
+def with_diverged(**options: Any) -> Board:
+    """`a` would be first by the seeds that are left; two of five diverged."""
+    accuracies = {("full", 1.0): around(0.95), ("uniform", 0.5): around(0.9), ("uniform_epoch", 0.5): around(0.9)}
+    accuracies |= {("a", 0.5): [*around(0.99, seeds=3), DIVERGED, DIVERGED], ("b", 0.5): around(0.91)}
+    accuracies[("c", 0.5)] = [*around(0.98, seeds=3), DIVERGED, "it broke"]
+    return make(accuracies, **options)
+
+
+def test_a_row_with_diverged_seeds_is_below_all_whole_ones_and_says_so() -> None:
+    board = with_diverged()
+    a, c = row(board, "a"), row(board, "c")
+    assert (a["seeds"], a["diverged"], a["failed"], a["missing"]) == (3, 2, 0, 0)
+    assert a["accuracy_mean"] == pytest.approx(np.mean(around(0.99, seeds=3)))
+    ranks = dict(zip(board.table["method"], board.table["rank"], strict=True))
+    assert ranks == {"b": 1, "uniform": 2, "uniform_epoch": 2, "a": 4, "c": 5, "full": 1}
+    assert np.isnan(a["rank_low"])
+    for name in ("verdict_uniform", "verdict_uniform_epoch", "verdict_full", "equivalence_full"):
+        assert a[name] == "2 of 5 seeds diverged"
+        assert c[name] == "1 of 5 seeds diverged, 1 failed"
+    assert np.isnan(a["difference_uniform"])
+    assert not a["pareto"]
+    assert row(board, "b")["pareto"]
+    assert np.isnan(a["time_to_random_s"])
+    assert a["reason"] == DIVERGED[1]
+    assert {f.text for f in board.findings if f.badge == "diverged" and f.row and f.row[2] == "a"} == {
+        f"2 of 5 seeds diverged (40%): {DIVERGED[1]}"
+    }
+
+
+def test_it_is_alike_in_every_form() -> None:
+    board = with_diverged()
+    for text in (shown(render.screen(board)), render.text(board, "markdown"), render.text(board, "latex")):
+        assert "2 of 5 diverged" in text
+    assert "a: 2 of 5 seeds diverged" in shown(duel.screen(board, "a", "b"))
+    assert ("a", 0.5) not in board.finished("digits", "cnn")
+    assert set(board.runs["method"]) == {"full", "uniform", "uniform_epoch", "b"}
+    assert pd.isna(row(make({("a", 0.5): [DIVERGED] * 2}), "a")["rank"])
+    assert "diverged" in render.accuracy(row(make({("a", 0.5): [DIVERGED] * 2}), "a"))
+
+
+def test_a_control_with_diverged_seeds_is_no_control() -> None:
+    accuracies = {("uniform", 0.5): [*around(0.9, seeds=4), DIVERGED], ("a", 0.5): around(0.92)}
+    found = row(make(accuracies), "a")
+    assert found["verdict_uniform"] == "random: 1 of 5 seeds diverged"
+    assert np.isnan(found["difference_uniform"])
+    many = make(accuracies, datasets=("x", "y"))
+    assert set(many.across["method"] if len(many.across) else []) <= {"a"}
+
+
+@pytest.mark.parametrize("grid", ["quick", "fashion_mnist", "dynamic_quick", "static_quick"])
+def test_no_interval_contradicts_its_verdict(grid: str) -> None:
+    for line in leaderboard.records(boards.load(grid).table):
+        for control in (*verdicts.CONTROLS, verdicts.AT_COST):
+            mean, half = line[f"difference_{control}"], line[f"difference_{control}_ci95"]
+            said = line[f"verdict_{control}"].split(" ")[0]
+            if not np.isnan(half):
+                assert said == ("not" if abs(mean) <= half else "better" if mean > 0 else "worse")
+                assert (line[f"difference_{control}_p"] < 0.05) == (said != "not")
+
+
 # who selects the same samples
 
 
@@ -324,6 +398,13 @@ def test_csv_can_be_read_back() -> None:
     lines = list(csv.DictReader(io.StringIO(render.text(board, "csv"))))
     assert [line["method"] for line in lines] == list(board.table["method"])
     assert float(lines[0]["accuracy_mean"]) == board.table["accuracy_mean"][0]
+
+
+@pytest.mark.parametrize("mark", "=+-@")
+def test_names_in_csv_are_no_formulas(mark: str) -> None:
+    board = make({(f"{mark}cmd|' /C calc'!A0", 0.5): around(0.9), ("uniform", 0.5): around(0.92)})
+    lines = {one["method"]: one for one in csv.DictReader(io.StringIO(render.text(board, "csv")))}
+    assert float(lines[f"'{mark}cmd|' /C calc'!A0"]["difference_uniform"]) == pytest.approx(-2), "numbers stay numbers"
 
 
 def test_markdown_and_latex_keep_names_as_text() -> None:

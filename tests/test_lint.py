@@ -83,6 +83,34 @@ def test_mixed_machines() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("commits", "badges_", "said"),
+    [
+        (["a" * 40, "b" * 40], ["mixed commits"], "from 2 commits (aaaaaaaaaaaa, bbbbbbbbbbbb)"),
+        (["a" * 40, "a" * 40 + "-dirty"], ["dirty tree"], "1 of 2 runs were made from a tree with uncommitted changes"),
+        (
+            [letter * 40 for letter in "abcde"],
+            ["mixed commits"],
+            "from 5 commits (aaaaaaaaaaaa, bbbbbbbbbbbb, cccccccccccc",
+        ),
+        (["a" * 40, "unknown-dirty"], ["mixed commits", "dirty tree"], "from 2 commits"),
+        (["a" * 40, "a" * 40], [], ""),
+    ],
+)
+def test_boards_of_several_commits_or_a_dirty_tree_say_so(commits: list[str], badges_: list[str], said: str) -> None:
+    board = make({("full", 1.0): around(0.9, seeds=len(commits))})
+    for result, commit in zip(board.results.values(), commits, strict=True):
+        result["environment"]["commit"] = commit
+    found = [f for f in replace(board).findings if f.badge in ("mixed commits", "dirty tree")]
+    assert [f.badge for f in found] == badges_
+    assert said in (found[0].text if found else "")
+
+
+def test_diverged_seeds_have_their_badge() -> None:
+    (finding,) = with_method([*around(0.9, seeds=3), ("diverged", "NaN"), ("diverged", "NaN")]).findings
+    assert (finding.badge, finding.text) == ("diverged", "2 of 5 seeds diverged (40%): NaN")
+
+
 def test_a_failure_tells_its_reason() -> None:
     board = with_method([*around(0.9, seeds=4), "OrderDP.select returned a repeated index"])
     assert "1 of 5 runs failed: OrderDP.select returned a repeated index" in board.findings[0].text
