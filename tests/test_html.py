@@ -130,7 +130,7 @@ def test_the_control_at_cost_is_a_column_where_a_row_needs_one(opened: Callable[
     assert "2.00 ± 0.28" in cells["a"]  # at once with the two to full
     assert cells["a"].endswith("random at 0.7")
     badge = page.locator("td.difference_control .badge")
-    assert "worse than random at its cost, Holm p =" in badge.get_attribute("title")
+    assert "worse than random at its cost, corrected p =" in badge.get_attribute("title")
     assert opened(usual()).get_by_role("button", name="At its cost").count() == 0
 
 
