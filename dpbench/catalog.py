@@ -150,9 +150,12 @@ def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
     name, params = parse(text)
     factory = model_factory(name)
     allowed = list(inspect.signature(factory).parameters)[2:]
-    for key in params:
+    for key, value in params.items():
         if key not in allowed:
             raise _unknown(f"parameter of the model {name}", key, allowed)
+        default = inspect.signature(factory).parameters[key].default
+        if default is not None:
+            _check_kind(f"{name}: {key} = {value!r}", value, default)
     return factory, params
 
 
@@ -168,15 +171,19 @@ def resolve(text: str) -> str:
     file, _, attribute = path.partition(".py:")
     if not attribute and not path.endswith(".py"):
         return text
-    source = Path(file + ".py" if attribute else path).expanduser().resolve()
+    try:
+        source = Path(file + ".py" if attribute else path).expanduser().resolve()
+        there = source.is_file()
+    except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle, the home of nobody
+        raise UsageError(f"no file {plain_yaml.brief(path)}: {getattr(error, 'strerror', None) or error}") from None
+    if not there:
+        raise UsageError(f"no file {source}")
     name = plug_in(source) + (f":{attribute}" if attribute else "")
     return label(name, params)
 
 
 def plug_in(source: Path) -> str:
     """Link a method's file into a plug-in home of this process and its workers; return the method's name."""
-    if not source.is_file():
-        raise UsageError(f"no file {source}")
     name = source.stem
     if not name.isidentifier():
         raise UsageError(f"{source.name}: rename it so that its name is a Python identifier, it names the method")
@@ -290,6 +297,15 @@ def _checked(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
         if value not in meta["choices"]:
             raise UsageError(f"{where} is not one of {', '.join(map(str, meta['choices']))}")
         return meta["choices"][meta["choices"].index(value)]  # 3 is written 3.0 if that is the choice
+    number = _check_kind(where, value, default)
+    low, high = (end if meta.get(key) is None else meta[key] for key, end in (("low", -math.inf), ("high", math.inf)))
+    if number and not low <= value <= high:
+        raise UsageError(f"{where} is outside [{low}, {high}]")
+    return float(value) if isinstance(default, float) else value
+
+
+def _check_kind(where: str, value: Any, default: Any) -> bool:
+    """Refuse a value of another kind than the default; tell whether it is a number."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, bool):
         fits, kind = isinstance(value, bool), "true or false"
@@ -297,14 +313,13 @@ def _checked(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
         fits, kind = isinstance(value, str), "text"
     elif isinstance(default, int):
         fits, kind = number and isinstance(value, int), "a whole number"
-    else:
+    elif isinstance(default, float) or default is None:
         fits, kind = number, "a number"
+    else:
+        return number  # what an author's own model takes
     if not fits:
         raise UsageError(f"{where} is not {kind}")
-    low, high = (end if meta.get(key) is None else meta[key] for key, end in (("low", -math.inf), ("high", math.inf)))
-    if number and not low <= value <= high:
-        raise UsageError(f"{where} is outside [{low}, {high}]")
-    return float(value) if isinstance(default, float) else value
+    return number
 
 
 def _unknown(what: str, name: str, names: list[str]) -> UsageError:
@@ -313,4 +328,4 @@ def _unknown(what: str, name: str, names: list[str]) -> UsageError:
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
     if near and what in ("method", "dataset", "model", "grid"):
         hint += f" dpbench list {what}s shows all"
-    return UsageError(f"unknown {what} {name!r}; {hint}")
+    return UsageError(f"unknown {what} {plain_yaml.brief(name)}; {hint}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -16,7 +18,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from dpbench import __version__
 from dpbench.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="dpbench",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="""Compare data-pruning methods: exact accounting, paired seeds, a leaderboard in MLflow.
@@ -43,6 +48,8 @@ app = typer.Typer(
 Results are kept under `$DPBENCH_HOME` (`.dpbench/` in the current folder). What is done is not run again.
 """,
 )
+ARGUMENT = 4096  # characters, as long as a path may be
+Misused: Any = typer.BadParameter.__mro__[2]  # ClickException, of the Click that this Typer brings or depends on
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 err = Console(stderr=True, highlight=False)
 
@@ -79,6 +86,16 @@ def _complete(kind: str) -> Any:
     return names
 
 
+def _grid_name(name: str | None) -> str | None:
+    """Check what names a grid's files."""
+    from dpbench.spec import check_name
+
+    try:
+        return name and check_name(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 TrackingUri = Annotated[
     str | None,
     typer.Option("--tracking-uri", help="MLflow server or database. Default: MLFLOW_TRACKING_URI, else SQLite."),
@@ -89,8 +106,19 @@ cache = typer.Typer(no_args_is_help=True, help="List or clear the proxy records,
 app.add_typer(cache, name="cache")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dpbench {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Options before the command."""
 
 
@@ -134,16 +162,17 @@ def run(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Parallel runs. Default: one a core, one on a GPU.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each run.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of each run.")] = 1,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")
     ] = None,
     cell_timeout: Annotated[
         float,
-        typer.Option("--cell-timeout", min=1, help="Seconds after which a run is killed and has failed."),
+        typer.Option("--cell-timeout", min=1, max=1e8, help="Seconds after which a run is killed and has failed."),
     ] = 86400,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of a grid made from options. Default: custom.")
+        str | None,
+        typer.Option("--name", help="Name of a grid made from options. Default: custom.", callback=_grid_name),
     ] = None,
     tracking_uri: TrackingUri = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")] = None,
@@ -215,7 +244,9 @@ def subset(
         str, typer.Option("--dataset", help="What to choose from.", autocompletion=_complete("dataset"))
     ] = "digits",
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, in (0, 1].")] = 0.3,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The selection is that of this seed's runs.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**31 - 1, help="The selection is that of this seed's runs.")
+    ] = 0,
     model: Annotated[
         str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=_complete("model"))
     ] = None,
@@ -237,7 +268,7 @@ def subset(
     _check_keep(keep)
     if output.suffix != ".npz":
         raise UsageError(f"--output {output}: the name ends in .npz")
-    _check_writable(output)
+    _check_writable("--output", output)
     _single_threaded(1)
     base = load_grid(grid)
     spec = RunSpec(
@@ -287,7 +318,10 @@ def check(
 
 @app.command()
 def leaderboard(
-    grid: Annotated[str, typer.Argument(help="A grid that was run here, or one whose results are checked in.")],
+    grid: Annotated[
+        str,
+        typer.Argument(help="A grid that was run here, or one whose results are checked in.", callback=_grid_name),
+    ],
     form: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.table,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file, not to the screen.")
@@ -305,6 +339,8 @@ def leaderboard(
 
     if form is Format.results and output is None:
         raise UsageError("--format results is not text: give a file by --output")
+    if output:
+        _check_writable("--output", output)
     board = boards.load(grid)  # an unknown grid is told before a database is made
     if board.checked_in:
         err.print(f"{grid} was not run here; these are the results that come with dpbench", style="yellow")
@@ -329,7 +365,9 @@ def leaderboard(
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A method.", autocompletion=_complete("method"))],
     b: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=_complete("method"))],
-    grid: Annotated[str | None, typer.Option("--grid", help="Default: the grid that was run last.")] = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="Default: the grid that was run last.", callback=_grid_name)
+    ] = None,
 ) -> None:
     """Compare two methods of a grid head to head: every measure, the paired difference, what they select alike."""
     from dpbench import board as boards
@@ -366,7 +404,7 @@ def merge(
 @app.command()
 def explain(
     method: Annotated[str, typer.Argument(help="orderdp: the method whose theory is known here.")],
-    n: Annotated[int, typer.Option("--n", min=1, help="Number of samples.")],
+    n: Annotated[int, typer.Option("--n", min=1, max=10**9, help="Number of samples.")],
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, q / n.")],
     explore: Annotated[float, typer.Option("--explore", help="Share of the samples that are candidates, s / n.")] = 0.8,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the probability of every rank shown.")] = False,
@@ -384,6 +422,7 @@ def explain(
     if figure is not None:
         if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
             raise UsageError(f"--figure {figure}: the name ends in .png, .pdf or .svg")
+        _check_writable("--figure", figure)
         form = figure.suffix.lower()[1:]
         store.write(figure, lambda file: theory.figure(found).savefig(file, format=form))
     print(json.dumps(theory.report(found))) if as_json else out.print(_numbers(found))
@@ -497,6 +536,7 @@ def theory_(
     from dpbench import grid as grids
 
     folder = to or store.home() / "theory"
+    _check_writable("--to", folder / "README.md")
     was_run = grids.manifest_path(forms.GRID).is_file()
     results = grids.results(grids.read_manifest(forms.GRID).cells) if was_run else {}
     with err.status("theorems") as status:
@@ -508,13 +548,16 @@ def theory_(
 
 @app.command()
 def figure4(
-    grid: Annotated[str, typer.Argument(help="A grid that was run here, with several explore of orderdp.")] = "figure4",
+    grid: Annotated[
+        str, typer.Argument(help="A grid that was run here, with several explore of orderdp.", callback=_grid_name)
+    ] = "figure4",
     to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: figure4/GRID/ under $DPBENCH_HOME.")] = None,
 ) -> None:
     """Test whether the decomposition of a prune ratio into s/n and q/s matters; draw it. First: dpbench run GRID."""
     from dpbench import decomposition, store
 
     folder = to or store.home() / "figure4" / grid
+    _check_writable("--to", folder / "README.md")
     for statement in decomposition.write(grid, folder):
         out.print(statement.text, soft_wrap=True)
     out.print(f"The figure: {escape(str(folder / 'figure4.png'))}", soft_wrap=True)
@@ -557,7 +600,7 @@ def cache_clear(
 
 @app.command()
 def ui(
-    grid: Annotated[str | None, typer.Argument(help="Open on this grid's leaderboard.")] = None,
+    grid: Annotated[str | None, typer.Argument(help="Open on this grid's leaderboard.", callback=_grid_name)] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     tracking_uri: TrackingUri = None,
@@ -582,7 +625,7 @@ def _grid(
 ) -> Grid:
     """Build the grid that the options describe."""
     from dpbench import catalog
-    from dpbench.spec import Grid, canonical, load_grid
+    from dpbench.spec import canonical, change_grid, load_grid
 
     if name is None and not methods and not files:
         raise UsageError("name a grid (try: dpbench run quick), or give at least one --method or --from")
@@ -612,10 +655,6 @@ def _grid(
         "keep": list(dict.fromkeys(keep or base.keep)),
         "seeds": base.seeds if seeds is None else seeds,
     }
-    if not all(character.isalnum() or character in "._-" for character in changes["name"]) or changes[
-        "name"
-    ].startswith("."):
-        raise UsageError(f"--name {changes['name']!r}: letters, digits, '-', '_' and '.' only")
     for share in changes["keep"]:
         _check_keep(share)
     if changes["seeds"] < 1:
@@ -624,7 +663,7 @@ def _grid(
         catalog.load_dataset(text)
     for text in changes["models"]:
         catalog.check_model(text)
-    return Grid.model_validate(base.model_dump() | changes)
+    return change_grid(base, changes)
 
 
 def _check_keep(share: float) -> None:
@@ -632,15 +671,20 @@ def _check_keep(share: float) -> None:
         raise UsageError(f"--keep {share:g} is outside (0, 1]; it is the share of the samples that is kept")
 
 
-def _check_writable(output: Path) -> None:
+def _check_writable(option: str, output: Path) -> None:
     """Try it before any work, in the nearest folder there is: permissions do not tell all."""
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
     try:
+        if output.is_dir():
+            raise UsageError(f"{option} {output} is a folder; give the path of a file")
+        if output.exists() and not output.is_file():
+            return  # a pipe or a device, written in place
+        folder = next(parent for parent in output.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        reason = f"cannot be written ({error.strerror} in {folder}); give a path in a folder that you may write to"
-        raise UsageError(f"--output {output}: {reason}") from None
+        where = error.filename or output.parent
+        reason = f"cannot be written ({error.strerror}: {where}); give a path in a folder that you may write to"
+        raise UsageError(f"{option} {output}: {reason}") from None
 
 
 def _size(count: int) -> str:
@@ -712,8 +756,20 @@ def _single_threaded(threads: int) -> None:
         os.environ[variable] = str(threads)
 
 
+def _check_arguments(arguments: list[str]) -> None:
+    """Refuse what no name, number or path has: it would be met again in file names, tables and messages."""
+    for place, text in enumerate(arguments, start=1):
+        if not text or re.fullmatch(r"--[\w-]+=", text):
+            raise UsageError(f"argument {place} of the command line is empty{f': {text}' if text else ''}")
+        if len(text) > ARGUMENT:
+            raise UsageError(f"argument {place} of the command line has more than {ARGUMENT:,} characters")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+            raise UsageError(f"argument {place} of the command line has a character that is none of text: {text!r}")
+
+
 def _end(message: str, code: int) -> NoReturn:
-    err.print(f"[bold red]dpbench:[/] {message}", soft_wrap=True, markup=True)
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
+    err.print(Text.assemble(("dpbench: ", "bold red"), shown), soft_wrap=True)
     sys.exit(code)
 
 
@@ -723,19 +779,40 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")  # it is understood anywhere on the line
     try:
-        app()
+        _check_arguments(sys.argv[1:])
+        code = app(prog_name="dpbench", standalone_mode=False)
     except (UsageError, RunFailed) as error:
         if debug:
             raise
-        _end(escape(str(error)), 2 if isinstance(error, UsageError) else 1)
-    except SystemExit as end:
-        if end.code == 130:  # what Typer makes of Ctrl-C
-            _end("stopped; finished runs are kept, the same command continues", 130)
-        raise
+        _end(str(error), 2 if isinstance(error, UsageError) else 1)
+    except Misused as error:
+        _end(*_misuse(error))
     except Exception as error:
         if debug:
             raise
-        _end(escape(f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)"), 1)
+        _end(*_accident(error))
+    if code == 130:  # what Typer makes of Ctrl-C
+        _end("stopped; finished runs are kept, the same command continues", 130)
+    sys.exit(code)
+
+
+def _misuse(error: Any) -> tuple[str, int]:
+    """The line and exit code for what the parser of the command line refuses."""
+    message = " ".join(error.format_message().replace(": Value error,", ":").split()).rstrip(".")
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
+        sys.exit(2)
+    command = error.ctx.command_path if error.ctx else "dpbench"
+    return f"{message[:1].lower()}{message[1:]}; {command} --help tells what there is", 2
+
+
+def _accident(error: Exception) -> tuple[str, int]:
+    """The line and exit code for what nobody wrote a message for: trouble of the machine, else a bug."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{str(error.filename or 'a file')[:200]}: {error.strerror} (--debug shows the traceback)", 1
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory{f': {text}' if text else ''} (--debug shows the traceback)", 1
+    return f"a bug of dpbench, please report it: {type(error).__name__}: {text} (--debug shows the traceback)", 1
 
 
 if __name__ == "__main__":

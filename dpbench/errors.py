@@ -2,7 +2,10 @@
 
 
 class DpbenchError(Exception):
-    """An error whose message is written for the user."""
+    """An error whose message is written for the user: each argument is one line of it."""
+
+    def __str__(self) -> str:
+        return "\n".join(" ".join(str(line).splitlines()) for line in self.args)
 
 
 class UsageError(DpbenchError):

@@ -276,7 +276,7 @@ def read_grid(text: str, where: str, name: str) -> Grid:
     except ValidationError as error:
         told = [_explain(where, node, problem) for problem in error.errors()[:FAULTS]]
         more = error.error_count() - FAULTS
-        raise UsageError("\n".join(told + [f"{where}: and {more} more faults"] * (more > 0))) from None
+        raise UsageError(*told, *[f"{where}: and {more} more faults"] * (more > 0)) from None
 
 
 def change_grid(grid: Grid, changes: dict[str, Any]) -> Grid:
@@ -305,7 +305,7 @@ def _explain(where: str, node: Any, problem: Any) -> str:
                 if key.value == str(part):
                     line, node = key.start_mark.line + 1, value
                     break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1
         if problem["type"] == "extra_forbidden" and part != location[-1]:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from dpbench import catalog, cli, store
+from dpbench import __version__, catalog, cli, store
 from dpbench import grid as grids
+from dpbench.errors import UsageError
 
 METRICS = [  # item 8 of the issue
     "accuracy", "accuracy_best_epoch", "loss_test", "prune_ratio", "forward_saving", "samples_forward",
@@ -266,11 +267,27 @@ def test_help_teaches_and_imports_neither_torch_nor_mlflow() -> None:
         assert text in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "list", "leaderboard", "ui"])
-def test_every_command_has_help(dpbench: Callable[..., Said], command: str) -> None:
-    said = dpbench(command, "--help")
+COMMANDS = [*(info.name or info.callback.__name__ for info in cli.app.registered_commands if info.callback), "cache"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["cache", "list"], ["cache", "clear"]])
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_has_help(dpbench: Callable[..., Said], command: list[str], option: str) -> None:
+    said = dpbench(*command, option)
     assert said.code == 0
-    assert "Usage" in said.out
+    assert " ".join(["Usage: dpbench", *command]) in said.out
+
+
+def test_version(dpbench: Callable[..., Said]) -> None:
+    assert dpbench("--version").out == f"dpbench {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["cache"]])
+def test_without_arguments_there_is_help(dpbench: Callable[..., Said], command: list[str]) -> None:
+    said = dpbench(*command)
+    assert said.code == 2
+    assert "Usage: dpbench" in said.out + said.err
+    assert "dpbench: " not in said.err
 
 
 # mistakes: one clear line, no traceback
@@ -299,7 +316,35 @@ def check_line(said: Said, code: int, message: str) -> None:
         ("run quick --only kakurenbo", "--only kakurenbo: not in the grid quick; it has full"),
         ("run --method full --only orderdp", "--only restricts a GRID"),
         ("run quick --name mine", "--name is for a grid made from options"),
-        ("run --method full --name ../up", "--name '../up': letters, digits"),
+        ("run --method full --name ../up", "'../up' cannot name a grid: letters, digits"),
+        (f"run --method full --name {'x' * 121}", "cannot name a grid"),
+        (f"run --method full --method {'x' * 1001}", "it has more than 1000 characters"),
+        ("run --method ~nobody_at_all/x.py", "no file '~nobody_at_all/x.py': Could not determine home directory"),
+        (f"run --method {'x' * 300}.py", "no file 'xxx"),
+        ("run --method full --model cnn[width=wide]", "cnn: width = 'wide' is not a whole number"),
+        ("run --method full --seeds 1000000", "1 datasets x 1 models x 1 methods x 2 keeps x 1000000 seeds are 2,000"),
+        ("run --method full --seeds 99999999999999999999", "a grid has at most 100,000"),
+        ("run --method full --threads 99999999999", "invalid value for '--threads'"),
+        ("run --method full --name= ", "argument 4 of the command line is empty: --name="),
+        ("run --method full\0", "argument 3 of the command line has a character that is none of text"),
+        ("run --method full\udcff", "argument 3 of the command line has a character that is none of text"),
+        (f"run {'x' * 4097}", "argument 2 of the command line has more than 4,096 characters"),
+        ("run --kep 1", "no such option: --kep (Possible options: --help, --keep); dpbench run --help tells what the"),
+        ("run --keep many", "invalid value for '--keep': "),
+        ("run --keep", "option '--keep' requires an argument"),
+        ("list", "missing argument 'kind'. Choose from: methods, datasets, models, grids; dpbench list --help"),
+        ("list all", "'all' is not one of 'methods', 'datasets', 'models', 'grids'"),
+        ("nothing", "no such command 'nothing'; dpbench --help tells what there is"),
+        ("run quick more", "got unexpected extra argument"),
+        ("explain orderdp --n 99999999999 --keep 0.5", "invalid value for '--n'"),
+        ("explain orderdp --n 100 --keep nan", "keep is a share in (0, 1], got nan"),
+        ("leaderboard quick -o /tmp", "--output /tmp is a folder; give the path of a file"),
+        ("leaderboard ../quick", "'../quick' cannot name a grid"),
+        ("compare a b --grid ../quick", "'../quick' cannot name a grid"),
+        ("figure4 ../quick", "'../quick' cannot name a grid"),
+        ("ui ../quick", "'../quick' cannot name a grid"),
+        ("theory --to /dev/null/x", "--to /dev/null/x/README.md: cannot be written"),
+
         ("run --method full --dataset digit", "unknown dataset 'digit'; did you mean digits?"),
         ("run --method full --model cn", "unknown model 'cn'; did you mean cnn?"),
         ("run --method full --model cnn[wide=1]", "unknown parameter of the model cnn 'wide'"),
@@ -364,9 +409,34 @@ def test_a_bug_is_one_line_too(dpbench: Callable[..., Said], monkeypatch: pytest
         raise KeyError(f"[red]{kind}\nsecond line")
 
     monkeypatch.setattr("dpbench.describe.rows", fail)
-    check_line(dpbench("list", "methods"), 1, "KeyError: ")
+    check_line(dpbench("list", "methods"), 1, "a bug of dpbench, please report it: KeyError: ")
     assert "[red]methods" in dpbench("list", "methods").err, "what looks like markup is text"
     assert "(--debug shows the traceback)" in dpbench("list", "methods").err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "/full/x"), "/full/x: No space left on device (--debug shows"),
+        (MemoryError("10 GB"), "there is not enough memory: 10 GB (--debug shows"),
+    ],
+)
+def test_trouble_of_the_machine_is_no_bug(
+    dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(kind: str) -> None:
+        raise error
+
+    monkeypatch.setattr("dpbench.describe.rows", fail)
+    check_line(dpbench("list", "methods"), 1, message)
+
+
+def test_a_message_shows_what_it_holds(dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(kind: str) -> None:
+        raise UsageError("a\x1b[31m :smile: [red]b[/] \\\nc\rd")
+
+    monkeypatch.setattr("dpbench.describe.rows", fail)
+    check_line(dpbench("list", "methods"), 2, r"a\x1b[31m :smile: [red]b[/] \ c d")
 
 
 def test_ctrl_c_says_what_is_kept(dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
