@@ -64,6 +64,8 @@ def _merge_run(theirs: Path, merged: Merged) -> None:
         if "result.json" not in files:
             return  # it has only begun
         new = check(store.load_json(files["result.json"]), key)
+        if "identity" not in new:
+            raise ValueError("it does not say of what its hash is; it was made by an older version")
         if "selections.npz" in files:
             check_selections(files["selections.npz"], new)
     except (*store.BAD, OSError) as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dpbench import store
-from dpbench.spec import RunSpec
+from dpbench.spec import RunSpec, identity_hash
 from dpbench.store import Selections
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -44,6 +44,7 @@ class _Result(_Part):
     started: Number
     ended: Number | None = None
     kind: str = ""
+    identity: dict[str, Any] | None = None
     environment: dict[str, Any]
     hyperparameters: dict[str, Any] = {}
     samples: dict[str, Count] = {}
@@ -73,6 +74,9 @@ def check(content: Any, run_hash: str) -> dict[str, Any]:
         raise ValueError(f"{where}: {problem['msg']}") from None
     if parsed.hash != run_hash:
         raise ValueError(f"it is the result of the run {parsed.hash}")
+    own = parsed.identity
+    if own is not None and (identity_hash(own) != run_hash or own.get("spec") != content["spec"]):
+        raise ValueError("what it says of itself is not what its hash is of")
     metrics = {name: value for name, value in content.get("metrics", {}).items() if value is not None}
     result: dict[str, Any] = content | ({"metrics": metrics} if "metrics" in content else {})
     return result

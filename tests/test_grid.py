@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -260,3 +261,79 @@ def test_missing_files_are_told_before_any_work(home: Path, tmp_path: Path, monk
         grids.run_grid(read_grid(text, "g.yaml", "g"), quiet(), data_root=tmp_path)
     assert ran == []
     assert not (home / "grids").exists()
+
+
+# the manifest
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xff",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"grid": 1, "cells": 2}',
+        b'{"grid": {"name": "bad"}, "cells": {}}',
+    ],
+)
+def test_a_garbled_manifest_is_set_aside(home: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    grid = read_grid(GRID, "good.yaml", "good")
+    cells = {spec.hash: spec for spec in grid.runs()}
+    grids.write_manifest(grid, cells)
+    bad = grids.manifest_path("bad")
+    for act in (grids.last, lambda: grids.read_manifest("bad")):
+        bad.write_bytes(content)
+        os.utime(bad, (2**32, 2**32))
+        if act is grids.last:
+            assert act() == "good", "the newest that can be read"
+        else:
+            with pytest.raises(UsageError, match=r"no grid 'bad' was run under .*; grids that were: good"):
+                act()
+    bad.write_bytes(content)
+    grids.write_manifest(grid.model_copy(update={"name": "bad"}), cells)
+    assert grids.read_manifest("bad").cells == cells
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(" ")[2] for line in told] == [f"bad.json.bad-{number}" for number in (1, 2, 3)]
+
+
+def test_cells_of_other_versions_are_left_out(home: Path) -> None:
+    grid = read_grid(GRID, "g.yaml", "g")
+    cells = {spec.hash: spec for spec in grid.runs()}
+    grids.write_manifest(grid, cells)
+    content = store.read_json(grids.manifest_path("g"))
+    [first, *others] = content["cells"]
+    content["cells"][first] = {"renamed": True}
+    store.write_json(grids.manifest_path("g"), content)
+    assert list(grids.read_manifest("g").cells) == others
+    store.write_json(grids.manifest_path("g"), content | {"cells": {first: {}}})
+    with pytest.raises(UsageError, match="the grid 'g' was run by another version of dpbench"):
+        grids.read_manifest("g")
+
+
+def test_several_commands_on_one_grid_lose_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = read_grid(GRID, "g.yaml", "g")
+    cells = {spec.hash: spec for spec in grid.runs()}
+    read = store.read_json
+    monkeypatch.setattr(store, "read_json", lambda *args: (read(*args), time.sleep(0.02))[0])  # let others in between
+    parts = [{key: cells[key]} for key in cells]
+    threads = [threading.Thread(target=grids.write_manifest, args=(grid, part)) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert grids.read_manifest("g").cells == cells
+
+
+def test_controls_are_of_all_that_is_listed_by_then(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = read_grid(GRID, "g.yaml", "g")
+    [first, second, *_] = ((spec.hash, spec) for spec in grid.runs())
+    grids.write_manifest(grid, dict([first]))
+    grids.write_manifest(grid, dict([second]))
+    planned: list[Any] = []
+    monkeypatch.setattr(controls, "plan", lambda cells, results: planned.append(set(cells)) or {})
+    grids._add_controls("g")
+    assert planned == [{first[0], second[0]}]
+    assert set(grids.read_manifest("g").cells) == {first[0], second[0]}

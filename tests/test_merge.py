@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_board import around, costing, make
+from synthetic_board import around, costing
+from synthetic_board import make as made_up
 
 from dpbench import board as boards
 from dpbench import grid as grids
@@ -18,7 +19,7 @@ from dpbench import store
 from dpbench.board import Board
 from dpbench.errors import UsageError
 from dpbench.merge import merge
-from dpbench.spec import RunSpec
+from dpbench.spec import PROTOCOL, RunSpec, identity_hash
 
 
 @pytest.fixture
@@ -26,6 +27,26 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty results folder; $DPBENCH_HOME is another."""
     monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / "home"))
     return tmp_path / "other"
+
+
+def identified(result: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:
+    """A result with the hash that it has by its content."""
+    spec = RunSpec.model_validate(result["spec"]).model_dump(mode="json")
+    identity = {"spec": spec, "protocol": PROTOCOL, "sources": sources}
+    return result | {"spec": spec, "identity": identity, "hash": identity_hash(identity)}
+
+
+def make(*values: Any, **options: Any) -> Board:
+    """A board whose runs have the hashes that they have by their content."""
+    board = made_up(*values, **options)
+    found = {key: identified(result, {}) for key, result in board.results.items()}
+    controls = [identified(result, {"control": ""}) for result in board.controls.values()]
+    return replace(
+        board,
+        cells={found[key]["hash"]: spec for key, spec in board.cells.items()},
+        results={result["hash"]: result for result in found.values()},
+        controls={result["hash"]: result for result in controls},
+    )
 
 
 def fill(folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +102,7 @@ def test_times_may_differ_and_accuracies_may_not(other: Path, monkeypatch: pytes
     merged = merge([other])
     assert merged.duplicates == 1
     assert merged.conflicts == [
-        "run 0000000000000001 (full): accuracy 0.9 here, 0.8 there, accuracy_best_epoch 0.9 here, 0.8 there"
+        f"run {list(ours.cells)[1]} (full): accuracy 0.9 here, 0.8 there, accuracy_best_epoch 0.9 here, 0.8 there"
     ]
     assert boards.load("made").table.equals(ours.table)
 
@@ -94,7 +115,7 @@ def test_a_finished_run_takes_the_place_of_a_failed_one(other: Path, monkeypatch
     assert merge([other]).completed == 1
     assert boards.load("made").table["seeds"].tolist() == [1]
     fill(other, bad, monkeypatch)
-    (other / "runs" / "0000000000000000" / "done").unlink()
+    (other / "runs" / next(iter(bad.cells)) / "done").unlink()
     assert merge([other]).duplicates == 1  # a failure takes nobody's place
     assert boards.load("made").table["seeds"].tolist() == [1]
 
@@ -112,8 +133,9 @@ def test_one_cell_with_two_sources_stays_ours(other: Path, monkeypatch: pytest.M
     board = make({("full", 1.0): [0.9]})
     fill(store.home(), board, monkeypatch)
     (key,) = board.cells
-    theirs = board.results[key] | {"hash": "f" * 16}
-    fill(other, Board(board.grid, {"f" * 16: board.cells[key]}, {"f" * 16: theirs}, board.overlap), monkeypatch)
+    theirs = identified(board.results[key], {"methods/full": "changed"})
+    cells = {theirs["hash"]: board.cells[key]}
+    fill(other, Board(board.grid, cells, {theirs["hash"]: theirs}, board.overlap), monkeypatch)
     merged = merge([other])
     assert "another source of their method, such as full keep=1 seed=0" in merged.conflicts[0]
     assert list(boards.load("made").cells) == [key]
@@ -127,9 +149,10 @@ def test_a_folder_without_runs_is_refused_before_anything_is_done(other: Path, m
 
 
 def test_strangers_files_are_left_where_they_are(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(other, make({("full", 1.0): [0.9]}), monkeypatch)
+    board = make({("full", 1.0): [0.9]})
+    fill(other, board, monkeypatch)
     (other / "runs" / "..evil").mkdir()
-    (other / "runs" / "0000000000000000" / "more.bin").touch()
+    (other / "runs" / next(iter(board.cells)) / "more.bin").touch()
     (other / "grids" / "broken.json").write_text("{}")
     merged = merge([other])
     assert merged.conflicts[0].startswith("grid broken: cannot be read")
@@ -140,7 +163,7 @@ def test_strangers_files_are_left_where_they_are(other: Path, monkeypatch: pytes
     ]
 
 
-def hostile(run: Path) -> dict[str, Callable[[], Any]]:
+def hostile(run: Path, another: Path) -> dict[str, Callable[[], Any]]:
     """What a stranger may have done to a run's folder, by the reason for which the run is not taken."""
     secret = run.parent.parent / "secret.json"
     result, done, chosen = (run / name for name in ("result.json", "done", "selections.npz"))
@@ -155,34 +178,39 @@ def hostile(run: Path) -> dict[str, Callable[[], Any]]:
         path.unlink(missing_ok=True)
         os.mkfifo(path)
 
+    def edit(path: Path, old: str, new: str, count: int = -1) -> None:
+        path.write_text(path.read_text().replace(old, new, count))
+
     secret.write_bytes(result.read_bytes())
     return {
-        "a link or no folder": lambda: link(run, run.with_name("0000000000000001")),
+        "a link or no folder": lambda: link(run, another),
         "a link or no regular file": lambda: link(result, secret),
         "a link or no regular file ": lambda: link(done, Path("/etc/passwd")),
         "a link or no regular file  ": lambda: pipe(chosen),
-        "it is the result of the run 0000000000000001": lambda: shutil.copyfile(
-            run.with_name("0000000000000001") / "result.json", result
-        ),
+        f"it is the result of the run {another.name}": lambda: shutil.copyfile(another / "result.json", result),
+        "what it says of itself is not": lambda: edit(result, '"method": "full"', '"method": "uniform"', 1),
+        "what it says of itself is not what": lambda: edit(result, '"seed": 0', '"seed": 5'),
+        "it was made by an older version": lambda: edit(result, '"identity": {', '"ident": {'),
         "more than 0 bytes": lambda: done.write_text("x"),
         "not a file of selections": lambda: chosen.write_bytes(b"junk"),
-        "metrics.accuracy": lambda: result.write_text(result.read_text().replace('"accuracy": 0.9', '"accuracy": "x"')),
+        "metrics.accuracy": lambda: edit(result, '"accuracy": 0.9', '"accuracy": "x"'),
         "codec can't decode": lambda: result.write_bytes(b"\xff\xff"),
     }
 
 
-@pytest.mark.parametrize("case", range(9))
+@pytest.mark.parametrize("case", range(12))
 def test_what_is_no_plain_run_is_refused(other: Path, monkeypatch: pytest.MonkeyPatch, case: int) -> None:
     board = make({("full", 1.0): [0.9, 0.9]})
     fill(other, board, monkeypatch)
-    reason, act = list(hostile(other / "runs" / "0000000000000000").items())[case]
+    one, another = board.cells
+    reason, act = list(hostile(other / "runs" / one, other / "runs" / another).items())[case]
     act()
     merged = merge([other])
     assert merged.added == 1
     [told] = merged.conflicts
-    assert told.startswith("run 0000000000000000: not taken: ")
+    assert told.startswith(f"run {one}: not taken: ")
     assert reason.strip() in told
-    assert not store.run_folder("0000000000000000").exists()
+    assert not store.run_folder(one).exists()
     assert boards.load("made").table["missing"].tolist() == [1]
 
 
