@@ -318,7 +318,8 @@ def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[flo
         raise
     finally:
         trial.set_user_attr("samples_backward", spent)
-    if wrong := next((result["reason"] for result in results if result["status"] == "DIVERGED"), None):
+    # A training that diverged only by its test accuracy has a validation accuracy too, and nothing else may count here.
+    if wrong := next((result["reason"] for result in results if "metrics" not in result), None):
         trial.set_user_attr("reason", wrong)
         return (0.0, 1.0) if plan.two_objectives else 0.0  # the worst there is: no accuracy at the cost of all data
     costs = [measures.of_run(result)["cost_with_proxy"] for result in results]

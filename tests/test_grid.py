@@ -244,6 +244,21 @@ def select(spec: RunSpec, device: torch.device) -> dict[str, Any]:
     return {"status": "FINISHED"}
 
 
+def test_a_run_that_diverges_is_told_and_is_done(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+    run_here(monkeypatch, ran)
+    grid = read_grid(GRID.replace("n=2000", "n=100").replace("lr: 0.05", "lr: 1e30"), "small.yaml", "small")
+    grid = grid.model_copy(update={"methods": ["full"], "seeds": 1})
+    told = Console(file=io.StringIO(), width=300)
+    for _ in range(2):
+        cells = grids.run_grid(grid, told, jobs=1, device=torch.device("cpu"))
+        assert len(ran) == 1, "the second time nothing is left to do"
+    assert [result["status"] for result in grids.results(cells).values()] == ["DIVERGED"]
+    text = told.file.getvalue()  # type: ignore[attr-defined]
+    assert "DIVERGED full keep=1 seed=0: the training loss became" in text
+    assert "small, 1 diverged" in text
+
+
 def test_a_grid_that_was_never_run(home: Path) -> None:
     with pytest.raises(UsageError, match=r"no grid 'small' was run under .*; try: dpbench run small"):
         grids.read_manifest("small")

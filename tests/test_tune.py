@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,19 @@ def test_a_failing_method_is_counted_once_with_its_reason(plan, plugin):
     assert [trial.state for trial in tune.counted(study)] == [TrialState.FAIL] * 2
     assert all("no such luck" in trial.user_attrs["reason"] for trial in study.trials)
     assert tuned.best(study) == []
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_a_trial_that_diverges_is_complete_and_the_worst(plan, two):
+    one = plan(trials=1, two_objectives=two)
+    recipe = one.grid.recipe.model_copy(update={"lr": 1e30})
+    exploding = replace(one, grid=one.grid.model_copy(update={"recipe": recipe}))
+    study = carry_out(exploding)
+    (trial,) = study.trials
+    assert (trial.state, trial.values) == (TrialState.COMPLETE, [0.0, 1.0] if two else [0.0])
+    assert trial.user_attrs["reason"].startswith("the training loss became")
+    found = tuned.summary(exploding, study)
+    assert (found["trials"], found["failed"], found["accuracy_validation"]) == (1, 0, 0.0)
 
 
 def test_one_trial_too_many_is_not_counted(plan):
