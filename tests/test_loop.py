@@ -168,6 +168,11 @@ def test_a_method_of_fewer_epochs_is_refused() -> None:
         PruningSampler("full_short", n=N, epochs=10, batch_size=8, keep=0.3)
 
 
+def test_a_method_that_ends_by_its_samples_is_refused() -> None:
+    with pytest.raises(UsageError, match="^InfoBatch trains until its samples are spent; a sampler counts epochs$"):
+        PruningSampler("infobatch[match=cost]", n=N, epochs=10, batch_size=8)
+
+
 @pytest.mark.parametrize("stop", range(1, EPOCHS))
 def test_length_after_a_resume_is_that_of_the_next_epoch(stop: int) -> None:
     make = {"n": N, "epochs": EPOCHS, "batch_size": 8, "keep": 0.5}

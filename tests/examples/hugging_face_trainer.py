@@ -1,4 +1,4 @@
-"""OrderDP in the Hugging Face Trainer: the sampler in the data loader, and the loss computed per sample."""
+"""OrderDP in the Hugging Face Trainer: batches that tell their samples, and the loss computed per sample."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from dpbench import PruningSampler
+from dpbench import IndexedDataset, PruningSampler
 
 EPOCHS = 8
 
@@ -33,7 +33,7 @@ def train(folder: str, method: str = "orderdp") -> tuple[float, PruningSampler]:
     """Return the accuracy on the training data, and the sampler."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
-    data = [{"x": x[i], "labels": y[i], "index": i} for i in range(len(y))]
+    data = IndexedDataset([{"x": x[i], "labels": y[i]} for i in range(len(y))])
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
     sampler = PruningSampler(method, n=len(data), epochs=EPOCHS, batch_size=64, keep=0.5)
     arguments = TrainingArguments(
