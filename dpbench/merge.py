@@ -135,6 +135,12 @@ def _join(manifest: grids.Manifest, merged: Merged) -> None:
     if changed:
         merged.conflicts.append(f"grid {ours.name}: another {' and '.join(changed)} there; its cells are not added")
         return
+    data = {spec.dataset: spec.data for spec in old.values()}
+    differing = sorted({spec.dataset for spec in cells.values() if data.get(spec.dataset, spec.data) != spec.data})
+    if differing:
+        text = f"grid {ours.name}: other data of {', '.join(differing)} there; its cells are not added"
+        merged.conflicts.append(text)
+        return
     keys = {spec: key for key, spec in old.items()}
     other = [spec for key, spec in cells.items() if keys.get(spec, key) != key]
     if other:

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Literal, dataclass_transform
 
 import numpy as np
@@ -209,6 +210,10 @@ class PruningMethod(ABC):
 
     def uses(self) -> tuple[str, ...]:
         """The names of other methods whose code this one runs: a change of theirs makes another run of it."""
+        return ()
+
+    def modules(self) -> tuple[ModuleType, ...]:
+        """Modules outside dpbench whose code this method runs: a change of theirs makes another run of it, too."""
         return ()
 
     @classmethod

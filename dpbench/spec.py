@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from dpbench import catalog, plain_yaml
+from dpbench import catalog, plain_yaml, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 
@@ -171,10 +171,12 @@ def source_digests(dataset: str, model: str, method: str | None = None) -> dict[
 
     They are made once: it is the code that this process has imported that runs, whatever is written into files since.
     """
-    methods = [method, *map(catalog.resolve, catalog.load_method(method).uses())] if method else []
+    used = catalog.load_method(method) if method else None
+    methods = [method, *map(catalog.resolve, used.uses())] if method and used else []
     named = [("datasets", dataset), ("models", model), *(("methods", text) for text in methods)]
     names = [(kind, catalog.parse(text)[0]) for kind, text in named]
-    return {f"{kind}/{name}": catalog.source_digest(kind, name) for kind, name in names}
+    found = {f"{kind}/{name}": catalog.source_digest(kind, name) for kind, name in names}
+    return found | {module.__name__: source.digest(module) for module in (used.modules() if used else ())}
 
 
 def _unique(values: list[Any]) -> list[Any]:

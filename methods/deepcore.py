@@ -65,6 +65,9 @@ class DeepCore(Static):
                 f"deepcore has no method {self.name!r} that selects from a record; known: {', '.join(sorted(names))}"
             )
 
+    def modules(self) -> tuple[ModuleType, ...]:
+        return checkout()
+
     def take(self, seen: Signals) -> None:
         if self.task.k in (1, self.task.n):  # where several of its methods fail
             self.found = {"indices": sample(self.task.n, self.task.k, self.rng)}

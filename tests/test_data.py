@@ -1,7 +1,10 @@
 """Splits, label noise, augmentation against a reference of one sample at a time, and the datasets' files."""
 
 import gzip
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,6 +149,104 @@ def test_without_augmentation_the_images_come_as_they_are(images: Tensor) -> Non
     batches.start_epoch(torch.Generator().manual_seed(3))
     found, _ = batches.batch(torch.arange(40), augment=False)
     torch.testing.assert_close(found, normalised(images, images))
+
+
+# the fingerprint
+
+
+def made(**changes: Tensor) -> Data:
+    """A small dataset, with some of its parts exchanged."""
+    splits = {}
+    for i, name in enumerate(("train", "validation", "test")):
+        images, labels = torch.arange(8 * 4).to(torch.uint8).view(8, 1, 2, 2) + i, torch.arange(8) % 2
+        splits[name] = Split(changes.get(f"{name}_images", images), changes.get(f"{name}_labels", labels))
+    return Data(**splits, classes=2, positions=changes.get("positions", torch.arange(8)), noisy=changes.get("noisy"))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_one_pixel_or_label_of_any_split_makes_another_fingerprint(split: str) -> None:
+    before = made().fingerprint
+    assert re.fullmatch("[0-9a-f]{16}", before)
+    assert made().fingerprint == before
+    for part, place in (("images", (7, 0, 1, 1)), ("labels", (7,)), ("images", (0, 0, 0, 0)), ("labels", (0,))):
+        values = getattr(getattr(made(), split), part).clone()
+        values[place] ^= 1
+        assert made(**{f"{split}_{part}": values}).fingerprint != before
+
+
+def test_shapes_kinds_positions_and_noise_are_in_the_fingerprint() -> None:
+    whole = made()
+    others = [
+        made(train_images=whole.train.images.view(8, 1, 1, 4)),
+        made(train_images=whole.train.images.view(8, 2, 2, 1)),
+        made(train_labels=whole.train.labels.double()),
+        made(positions=torch.arange(8) + 1),
+        made(noisy=torch.zeros(8, dtype=torch.bool)),
+        made(noisy=torch.ones(8, dtype=torch.bool)),
+        replace(whole, classes=3),
+        replace(whole, train=whole.validation, validation=whole.train),
+    ]
+    assert len({data.fingerprint for data in [whole, *others]}) == 1 + len(others)
+
+
+def test_the_layout_in_memory_is_not_in_the_fingerprint() -> None:
+    images = made().train.images
+    assert made(train_images=images.transpose(2, 3).contiguous().transpose(2, 3)).fingerprint == made().fingerprint
+
+
+# what a dataset of one's own may get wrong
+
+IMAGES, LABELS = torch.zeros(20, 1, 2, 2, dtype=torch.uint8), torch.arange(20) % 2
+RIGHT = Split(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("found", "faults"),
+    [
+        (None, ["Own.read returned NoneType; two Splits are needed, the training and the test samples"]),
+        ((RIGHT,), ["Own.read returned ['Split']; two Splits are needed, the training and the test samples"]),
+        ((Split(IMAGES.float(), LABELS), RIGHT), ["Own: training images are torch.float32; torch.uint8 is needed"]),
+        ((Split(IMAGES[:, 0], LABELS), RIGHT),
+         ["Own: training images are of shape (20, 2, 2); (n, c, h, w) is needed"]),
+        ((RIGHT, Split(IMAGES, LABELS.int())), ["Own: test labels are torch.int32; torch.int64 is needed"]),
+        ((RIGHT, Split(IMAGES, LABELS[:, None])), ["Own: test labels are of shape (20, 1); (n,) is needed"]),
+        ((RIGHT, Split(IMAGES.numpy(), LABELS)), ["Own: test images are ndarray; a tensor is needed"]),
+        ((Split(IMAGES, LABELS[:19]), RIGHT), ["Own: 20 training images have 19 labels"]),
+        ((Split(IMAGES, LABELS - 1), RIGHT), ["Own: training labels reach down to -1; they begin at 0"]),
+        ((Split(IMAGES, LABELS + 1), RIGHT.at(LABELS.nonzero()[:, 0])),
+         ["Own: labels reach 2, but no sample has 0; label C classes 0..C-1"]),
+        ((Split(IMAGES, 9 * LABELS), RIGHT), ["Own: labels reach 9, but no sample has 2; label C classes 0..C-1"]),
+        ((Split(IMAGES, 0 * LABELS), Split(IMAGES, 0 * LABELS)),
+         ["Own: all labels are 0; at least two classes are needed"]),
+        ((RIGHT, Split(IMAGES[:0], LABELS[:0])),
+         ["Own: test images are empty, of shape (0, 1, 2, 2)", "Own: test labels are empty, of shape (0,)"]),
+        ((RIGHT, Split(IMAGES.view(20, 1, 1, 4), LABELS)),
+         ["Own: training images are of shape (1, 2, 2), test images of shape (1, 1, 4)"]),
+        ((RIGHT.at(torch.tensor([1])), RIGHT),
+         ["Own: 1 of 1 training samples are held out for validation (validation = 0.1); none is left to train on"]),
+        ((Split(IMAGES.float(), LABELS[:, None]), Split(IMAGES, LABELS.float())),
+         ["Own: training images are torch.float32; torch.uint8 is needed",
+          "Own: training labels are of shape (20, 1); (n,) is needed",
+          "Own: test labels are torch.float32; torch.int64 is needed"]),
+    ],
+)  # fmt: skip
+def test_each_fault_of_a_dataset_has_its_line(found: Any, faults: list[str]) -> None:
+    class Own(Dataset):
+        def read(self, root: Path | None) -> Any:
+            return found
+
+    with pytest.raises(UsageError) as caught:
+        Own().load()
+    assert str(caught.value).splitlines() == faults
+
+
+def test_what_reading_raises_is_told_in_one_line() -> None:
+    class Own(Dataset):
+        def read(self, root: Path | None) -> Any:
+            raise KeyError("images")
+
+    with pytest.raises(UsageError, match=r"^Own\.read raised KeyError: 'images'$"):
+        Own().load()
 
 
 # the built-in datasets

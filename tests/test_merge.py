@@ -129,6 +129,17 @@ def test_another_recipe_is_another_grid(other: Path, monkeypatch: pytest.MonkeyP
     assert merge([other]).conflicts == ["grid made: another recipe there; its cells are not added"]
 
 
+def test_a_grid_of_other_data_is_another_grid(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make({("full", 1.0): [0.9]})
+    fill(store.home(), board, monkeypatch)
+    (spec,) = board.cells.values()
+    cells = {"f" * 16: spec.model_copy(update={"data": "of another machine"})}
+    fill(other, Board(board.grid, cells, {}, board.overlap), monkeypatch)
+    (other / "runs").mkdir(parents=True, exist_ok=True)
+    assert merge([other]).conflicts == ["grid made: other data of digits there; its cells are not added"]
+    assert list(boards.load("made").cells) == list(board.cells)
+
+
 def test_one_cell_with_two_sources_stays_ours(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board = make({("full", 1.0): [0.9]})
     fill(store.home(), board, monkeypatch)
