@@ -503,6 +503,7 @@ def digits() -> Any:
     found = RunSpec(
         dataset="digits", model="cnn", method="uniform", keep=0.3, seed=0, recipe=recipe, probe={"every": 0}
     )
+    found = found.model_copy(update={"data": runner.load_data("digits", None).fingerprint})
     inner = runner._Run(found, CPU, None, store.home())
     with pytest.raises(KeyboardInterrupt):
         inner.train(1e9, stop_after_two)
