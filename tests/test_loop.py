@@ -169,7 +169,7 @@ def test_a_method_of_fewer_epochs_is_refused() -> None:
 
 
 def test_a_method_that_ends_by_its_samples_is_refused() -> None:
-    with pytest.raises(UsageError, match="^InfoBatch trains until its samples are spent; a sampler counts epochs$"):
+    with pytest.raises(UsageError, match=r"^InfoBatch trains until its samples are spent; a sampler counts epochs$"):
         PruningSampler("infobatch[match=cost]", n=N, epochs=10, batch_size=8)
 
 
