@@ -40,6 +40,46 @@ def test_hugging_face_trainer(tmp_path: Path) -> None:
     assert bool(sampler.method.scores.isfinite().any())
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_hugging_face_trainer_resumes_within_an_epoch(tmp_path: Path, prepared: bool) -> None:
+    example = pytest.importorskip("hugging_face_trainer", reason="transformers is not installed")
+    import torch
+    from transformers import TrainerCallback, TrainingArguments
+
+    from dpbench import IndexedDataset, PruningSampler
+
+    class KeepState(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs) -> None:  # type: ignore[no-untyped-def]
+            torch.save(trainer.sampler.state_dict(), tmp_path / f"{state.global_step}.pt")
+
+    class Trainer(example.PruningTrainer):  # type: ignore[misc, name-defined]
+        def get_train_dataloader(self):  # type: ignore[no-untyped-def]
+            loader = super().get_train_dataloader()
+            return self.accelerator.prepare(loader) if prepared else loader
+
+        def compute_loss(self, model, inputs, *args, **kwargs):  # type: ignore[no-untyped-def]
+            seen.append(inputs["index"].tolist())
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    data = IndexedDataset([{"x": torch.rand(64), "labels": i % 10} for i in range(64)])
+    options = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_strategy": "no", "save_steps": 3}
+    seen: list[list[int]] = []
+    whole: list[list[int]] = []
+    for step in (0, 3, 6, 9):  # an epoch has 4 steps, so these are within epochs 0, 1 and 2
+        arguments = TrainingArguments(str(tmp_path), num_train_epochs=4, remove_unused_columns=False, **options)
+        trainer = Trainer(torch.nn.Linear(64, 10), arguments, train_dataset=data, callbacks=[KeepState()])
+        trainer.sampler = PruningSampler("uniform_epoch", n=64, epochs=4, batch_size=8)
+        if step:
+            trainer.sampler.load_state_dict(torch.load(tmp_path / f"{step}.pt"))
+            trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+            assert seen == whole[step:], step
+        else:
+            trainer.train()
+            whole += seen
+            assert len(whole) == 16
+        seen.clear()
+
+
 def test_detection() -> None:
     import detection
 
