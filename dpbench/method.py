@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import ModuleType
@@ -123,8 +124,28 @@ def param(
     log: bool = False,
     choices: tuple[Any, ...] | None = None,
 ) -> Any:
-    """Declare a hyper-parameter: its default and the range that is valid, and that `dpbench tune` searches."""
+    """Declare a hyper-parameter: its default and the range that is valid, and that `dpbench tune` searches.
+
+    ValueError for a range that nothing can be searched in.
+    """
+    fault = _fault(low, high, log, choices)
+    if fault:
+        raise ValueError(f"param({default!r}, low={low!r}, high={high!r}, log={log!r}, choices={choices!r}): {fault}")
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "log": log, "choices": choices})
+
+
+def _fault(low: Any, high: Any, log: bool, choices: Any) -> str | None:
+    """What is wrong with a declared range, None if nothing is."""
+    if choices is not None:
+        plain = isinstance(choices, tuple | list) and all(isinstance(c, str | int | float | None) for c in choices)
+        return None if choices and plain else "choices are words, numbers, true, false or None, at least one"
+    if not all(end is None or (isinstance(end, int | float) and math.isfinite(end)) for end in (low, high)):
+        return "low and high are finite numbers, or None for an open end"
+    if low is not None and high is not None and low > high:
+        return "low is above high"
+    if log and low is not None and low <= 0:
+        return "a range searched by its logarithm has low above 0"
+    return None
 
 
 @dataclass_transform(field_specifiers=(param,), kw_only_default=True)

@@ -38,6 +38,7 @@ from dpbench.spec import Grid, RunSpec, canonical, identity_hash
 SEED = 1000  # the first seed of tuning; a grid's seeds start at 0, so that final figures come from fresh seeds
 KEEP = FloatDistribution(0.05, 1.0)  # where two objectives search it
 DECOMPOSED = {"orderdp": "explore", "orderdp_step": "explore"}  # searched alone, in [keep, 1]: exploit = keep / explore
+MOST = 10_000  # trials of a study, seeds of a trial
 TRIES = 3  # the last of them is not pruned, so that every place of the budget ends with a complete trial
 DIGITS = 4  # of a real parameter: enough for any effect, and readable
 HEARTBEAT_S = 30  # of a trial in a database; one silent for four times as long has died
@@ -71,8 +72,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         for value, option in ((self.trials, "--trials"), (self.seeds, "--seeds")):
-            if value < 1:
-                raise UsageError(f"{option} {value}: at least 1 is needed")
+            if not 1 <= value <= MOST:
+                raise UsageError(f"{option} {value}: a number from 1 to {MOST:,}")
         if not 0 < self.keep <= 1:
             raise UsageError(f"--keep {self.keep:g} is outside (0, 1]; it is the share of the samples that is kept")
         catalog.load_dataset(self.dataset)
@@ -163,8 +164,15 @@ def declared(name: str) -> Space:
 
 
 def tunable() -> list[str]:
-    """The methods that have something to tune."""
-    return [name for name in catalog.method_names() if declared(name) and catalog.method_class(name).keep is None]
+    """The methods that have something to tune; one that cannot be imported or searched is left out."""
+
+    def fits(name: str) -> bool:
+        try:
+            return bool(declared(name)) and catalog.method_class(name).keep is None
+        except UsageError:
+            return False
+
+    return [name for name in catalog.method_names() if fits(name)]
 
 
 def _searchable(method: str) -> str:
@@ -174,7 +182,7 @@ def _searchable(method: str) -> str:
 
 def slug(text: str) -> str:
     """The text as part of a file's name."""
-    return re.sub(r"[^\w.]+", "-", text)[:80].strip("-")
+    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII)[:80].strip("-")
 
 
 # The study
@@ -184,7 +192,12 @@ def journal(plan: Plan) -> Path | None:
     """The study's journal, None if it lies in a database."""
     if plan.storage is None:
         return plan.folder / "journal.log"
-    return None if "://" in plan.storage else Path(plan.storage).resolve()
+    if "://" in plan.storage:
+        return None
+    path = Path(plan.storage).resolve()
+    if path.is_dir() or not path.name:
+        raise UsageError(f"--storage {plan.storage} is a folder; give a database's URL or the path of a file")
+    return path
 
 
 def _lock(path: Path) -> filelock.BaseFileLock:

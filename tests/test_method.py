@@ -4,6 +4,7 @@ import io
 import math
 from collections import Counter
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -198,3 +199,22 @@ def test_k_is_the_rounded_share_and_at_least_one(n: int, keep: float, k: int) ->
 def test_a_proxy_without_meaning_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Proxy(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"low": 0, "high": 1, "log": True}, r"low=0, high=1, log=True.*has low above 0"),
+        ({"low": -1.0, "log": True}, "has low above 0"),
+        ({"low": 2, "high": 1}, "low is above high"),
+        ({"low": float("nan"), "high": 1}, "finite numbers"),
+        ({"low": 0, "high": float("inf")}, "finite numbers"),
+        ({"low": "a", "high": 1}, "finite numbers"),
+        ({"choices": ()}, "at least one"),
+        ({"choices": ({1: 2},)}, "choices are words, numbers"),
+        ({"choices": "ab"}, "choices are words, numbers"),
+    ],
+)
+def test_a_range_that_cannot_be_searched(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        param(0.5, **options)

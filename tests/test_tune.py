@@ -293,3 +293,42 @@ def test_killed_and_started_again_it_ends_with_exactly_its_trials(tracked_home, 
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"best.yaml", "figures"} <= artifacts
     assert catalog.parse("orderdp")[0] in parent.info.run_name
+
+
+LOG = """
+    class Log(PruningMethod):
+        rate: float = param(0.1, low=0, high=1, log=True)
+
+        def select(self, epoch):
+            return Selection(torch.arange(self.task.k))
+"""
+
+
+def test_a_logarithm_from_zero_is_told_where_it_is_declared(plan, plugin):
+    with pytest.raises(UsageError, match=r"ValueError: param\(0\.1, low=0, high=1, log=True, .* has low above 0$"):
+        plan(plugin(LOG))
+
+
+def test_all_leaves_out_what_cannot_be_tuned(plugin):
+    before = tune.tunable()
+    for text in (LOG, "raise OSError('no luck')"):
+        catalog.plug_in(Path(plugin(text)))
+    assert tune.tunable() == before
+
+
+@pytest.mark.parametrize("option", ["trials", "seeds"])
+@pytest.mark.parametrize("value", [0, -1, 10_001, 10**20])
+def test_a_number_of_trials_or_seeds_that_is_none(plan, option, value):
+    with pytest.raises(UsageError, match=f"--{option} {value}: a number from 1 to 10,000"):
+        plan(**{option: value})
+
+
+@pytest.mark.parametrize("where", ["", "/"])
+def test_a_folder_is_no_journal(plan, tmp_path, where):
+    for path in (f"{tmp_path}{where}", "/", "."):
+        with pytest.raises(UsageError, match=r"is a folder; give a database's URL or the path of a file"):
+            list(tune.tune(plan(storage=path), 1))
+
+
+def test_a_study_of_any_names_has_an_ascii_folder():
+    assert tune.slug("\u00e9t\u00e9-digits[n=1]") == "t-digits-n-1"
