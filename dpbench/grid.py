@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dpbench import catalog, controls, proxy, runner, store
-from dpbench.errors import UsageError
+from dpbench.errors import RunFailed, UsageError
 from dpbench.executors import run_all
 from dpbench.proxy import Request
 from dpbench.results import is_done, read_result
@@ -234,6 +234,8 @@ def _run(
                 continue  # a proxy that failed fails again, with its reason, in the runs that need it
             if isinstance(outcome, BaseException):
                 outcome = runner.lost(job.work, outcome)
+            if outcome["hash"] != job.work.hash:
+                outcome = runner.lost(job.work, RunFailed("its code was changed while the grid ran; run it again"))
             status = outcome["status"]
             if status in lost:
                 lost[status] += 1

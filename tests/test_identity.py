@@ -202,6 +202,30 @@ def test_studies_are_of_their_data(home: Path, plugged: Path, roots: Any) -> Non
 # code
 
 
+def test_code_that_is_changed_while_a_grid_runs_fails_its_cells(
+    home: Path, plugged: Path, roots: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that starts later imports the new code; its run has another hash than the one that is waited for."""
+
+    def in_new_process(do: Any, jobs: Any, *_: Any, **__: Any) -> Iterator[Any]:
+        path = plugged / "datasets" / "ident_reading.py"
+        path.write_text(f"{path.read_text()}\nMORE = 1\n")
+        for job in jobs:
+            with monkeypatch.context() as patch:
+                patch.setattr("dpbench.spec.source_digests", source_digests.__wrapped__)
+                outcome = do(job)
+            yield job, outcome
+
+    monkeypatch.setattr(grids, "run_all", in_new_process)
+    console = Console(file=io.StringIO())
+    cells = grids.run_grid(read_grid(GRID, "g.yaml", "g"), console, 1, device=CPU, data_root=roots[0])
+    results = grids.results(cells)
+    assert {result["reason"] for result in results.values()} == {
+        "its code was changed while the grid ran; run it again"
+    }
+    assert len(results) == len(cells) == 2
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "same"),
     [

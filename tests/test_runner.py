@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpbench import catalog, probes, runner, store
-from dpbench.data import Loader
+from dpbench.data import Dataset, Loader, Split
 from dpbench.errors import RunFailed
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
@@ -856,6 +856,32 @@ def test_the_artifact_names_its_configuration(spec: Spec, run: Run) -> None:
     assert RunSpec.model_validate({key: value for key, value in config.items() if key != "hash"}) == spec("uniform")
     assert {"dpbench", "torch", "commit", "python"} <= result["environment"].keys()
     assert result["hyperparameters"] == catalog.load_method("uniform").hyperparameters()
+
+
+def test_a_class_without_samples_has_no_accuracy_and_no_share_kept() -> None:
+    values = runner._by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 3]), 4)
+    assert values == [0.5, None, None, 1.0]
+
+
+class OneMissing(Dataset):
+    """Three classes, of which the test samples have two."""
+
+    def read(self, root: Path | None) -> tuple[Split, Split]:
+        images, labels = torch.arange(60).to(torch.uint8).view(60, 1, 1, 1) * 4, torch.arange(60) % 3
+        seen = labels < 2
+        return Split(images, labels), Split(images[seen], labels[seen])
+
+
+def test_the_worst_class_is_one_that_the_test_samples_have(
+    spec: Spec, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = OneMissing().load()
+    wanted = spec("full", data=data.fingerprint)
+    monkeypatch.setattr(runner, "load_data", lambda dataset, root: data)
+    monkeypatch.setattr(runner, "evaluate", lambda learner, loader: (1.0, 0.1, torch.ones(len(loader))))
+    found = run(wanted)["diagnostics"]
+    assert found["accuracy_per_class"] == [1.0, 1.0, None]
+    assert found["accuracy_worst_class"] == 1.0
 
 
 def test_accuracy_is_that_of_the_trained_model_on_the_test_set(
