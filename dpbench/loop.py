@@ -176,9 +176,9 @@ class PruningSampler(Sampler[list[int]]):
         """Observe the losses (b,) or (b, 1) of samples `indices` and return their weighted mean, to be sent backward.
 
         A batch-level method picks from the batch, of which only the picked samples enter the mean. If it picks none,
-        the result is a leaf (`loss.is_leaf`) whose backward reaches no parameter: after `zero_grad()` their gradients
-        stay None, and torch's optimizers leave them as they are. (With several ranks it is 0 times the batch instead,
-        since the others wait for this one's gradients.)
+        the result is a leaf whose backward reaches no parameter: after `zero_grad()` their gradients stay None, and
+        torch's optimizers leave them as they are. A GradScaler wants a gradient: skip its step where `loss.is_leaf`.
+        With several ranks it is 0 times the batch instead, since the others wait for this rank's gradients.
         """
         rows = given.rows(indices, self.task.n)
         losses = given.signal("loss", losses, len(rows))
