@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import dpbench
-from dpbench import plain_yaml
+from dpbench import plain_yaml, plugins
 from dpbench.errors import UsageError
 from dpbench.source import digest
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from dpbench.method import PruningMethod
 
 
+# where the methods and datasets that come with dpbench may lie: installed, and in a checkout
+_OURS = [Path(dpbench.__file__).resolve().parent, Path(dpbench.__file__).resolve().parent.parent]
 NAME = 1000  # characters of a name with its parameters; they are listed in tables and sent to MLflow
 
 
@@ -125,7 +127,9 @@ def dataset_class(name: str) -> type[Dataset]:
 def load_method(text: str) -> PruningMethod:
     """Return the method that `text` names, ready for `setup`: a name, `name[key=value]`, or a file's path."""
     name, params = parse(resolve(text))
-    return _build(method_class(name), name, params)
+    method = _build(method_class(name), name, params)
+    plugins.check_declared(method, name)
+    return method
 
 
 def load_dataset(text: str) -> Dataset:
@@ -140,9 +144,12 @@ def model_factory(name: str) -> Callable[..., nn.Module]:
 
     if name in MODELS:
         return MODELS[name]
-    if name in _installed("models"):
-        return _installed("models")[name].load()
-    raise _unknown("model", name, model_names())
+    if name not in _installed("models"):
+        raise _unknown("model", name, model_names())
+    factory = _import("models", name)
+    if not callable(factory):
+        raise UsageError(f"{name}: the entry point names {factory!r}; a function of (shape, classes, ...) is needed")
+    return factory
 
 
 def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
@@ -247,15 +254,11 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     module_name, _, attribute = name.partition(":")
     if module_name not in names:
         raise _unknown(folder.removesuffix("s"), module_name, names)
-    try:
-        if module_name in _modules(folder):
-            module = importlib.import_module(f"dpbench.{folder}.{module_name}")
-        else:
-            module = _installed(folder)[module_name].load()
-    except Exception as error:
-        raise UsageError(f"{module_name}: importing it raised {type(error).__name__}: {error}") from error
-    if inspect.isclass(module):  # an entry point may name the class
+    module = _import(folder, module_name)
+    if inspect.isclass(module) and issubclass(module, base):  # an entry point may name the class
         return module
+    if not inspect.ismodule(module):
+        raise UsageError(f"{module_name}: the entry point names {module!r}; a subclass of {base.__name__} is needed")
 
     def own(value: Any) -> bool:
         return inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
@@ -278,19 +281,44 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     return next(iter(classes.values()))
 
 
+def _import(folder: str, name: str) -> Any:
+    """Import a plug-in's module, or what its entry point names."""
+    path = f"dpbench.{folder}.{name}"
+    load = partial(importlib.import_module, path)
+    if name not in _modules(folder):
+        entry = _installed(folder)[name]
+        try:
+            path, load = entry.module, entry.load
+        except AttributeError:
+            raise UsageError(f"{name}: its entry point is {entry.value!r}; module or module:name is needed") from None
+    ours = any((root / folder / f"{name}.py").is_file() for root in _OURS)
+    return plugins.load(name, path, load, ours)
+
+
 def _build(cls: Any, name: str, params: dict[str, Any]) -> Any:
-    """Make an object of a dataclass from its parameters, each checked against its declared range."""
+    """Make an object of a dataclass from its parameters, each checked, and each default, against its declared range."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    for field in fields.values():
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UsageError(f"{name}: {field.name} has no default; write {field.name} = param(...)")
+        if field.metadata:
+            _checked(f"{name}: the default", field, field.default)
     for key in params:
         if key not in fields:
             raise _unknown(f"parameter of {name}", key, list(fields))
-    return cls(**{key: _checked(name, fields[key], value) for key, value in params.items()})
+    values = {key: _checked(f"{name}:", fields[key], value) for key, value in params.items()}
+    try:
+        return cls(**values)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{name}: making it raised {type(error).__name__}: {error}") from error
 
 
-def _checked(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
+def _checked(of: str, field: dataclasses.Field[Any], value: Any) -> Any:
     """Return the value as the default's kind; refuse one of another kind or outside the range."""
     meta, default = field.metadata, field.default
-    where = f"{name}: {field.name} = {value!r}"
+    where = f"{of} {field.name} = {value!r}"
     if value is None and default is None:
         return None
     if meta.get("choices") is not None:
@@ -324,7 +352,7 @@ def _check_kind(where: str, value: Any, default: Any) -> bool:
 
 def _unknown(what: str, name: str, names: list[str]) -> UsageError:
     """Say what is not known and which names come nearest."""
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
     if near and what in ("method", "dataset", "model", "grid"):
         hint += f" dpbench list {what}s shows all"

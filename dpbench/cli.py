@@ -227,7 +227,7 @@ def list_(
     from dpbench import describe
 
     rows = describe.rows(kind.value)
-    out.print_json(json.dumps(rows)) if as_json else out.print(describe.table(rows))
+    out.print_json(json.dumps(rows, default=str)) if as_json else out.print(describe.table(rows))
 
 
 @app.command()
@@ -297,23 +297,23 @@ def check(
 ) -> None:
     """Run the conformance battery on a method: is its selection valid, seeded, resumable, safe at the edges?"""
     from dpbench import catalog, conformance
+    from dpbench.executors import run_all
 
     name = catalog.resolve(method)
     catalog.load_method(name).ready()
-    report = conformance.check(name)
+    _single_threaded(1)
+    os.environ.setdefault("DPBENCH_SELECT_HOURS", "0.05")  # a quadratic method refuses rather than run for hours
+    [(_, found)] = run_all(conformance.examine, [name], workers=1)
+    if isinstance(found, BaseException):
+        raise RunFailed(f"{name}: {found}") from found
+    report, measured = found
     for title, findings in report.items():
         out.print(f"{title:<14}", "[red]FAILED[/]" if findings else "ok")
         for finding in findings:
             out.print("  ", finding, markup=False, soft_wrap=True)
     if any(report.values()):
         raise RunFailed(f"{name} fails {sum(map(bool, report.values()))} of {len(report)} checks")
-    os.environ.setdefault("DPBENCH_SELECT_HOURS", "0.05")  # a quadratic method refuses rather than run for hours
-    try:
-        seconds, size = conformance.measure(name)
-    except Exception as error:  # whatever a plug-in raises
-        out.print(f"select at n = 1,000,000: not measured: {error}", markup=False, soft_wrap=True)
-    else:
-        out.print(f"select at n = 1,000,000: {seconds:.3f} s, {size:.0f} bytes a sample at its peak")
+    out.print(f"select at n = 1,000,000: {measured}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -373,12 +373,10 @@ def compare(
     from dpbench import board as boards
     from dpbench import duel
     from dpbench import grid as grids
-    from dpbench.spec import canonical
 
     name = grid or grids.last()
     board = boards.load(name)
-    known = set(board.table["method"])
-    a, b = (method if method in known else canonical(method) for method in (a, b))
+    a, b = (duel.named(board, method) for method in (a, b))
     err.print(f"grid {name}" + (", from the results that come with dpbench" if board.checked_in else ""), style="dim")
     out.print(duel.screen(board, a, b))
 

@@ -6,16 +6,14 @@ Each check returns findings, one sentence each: in which call, what was expected
 from __future__ import annotations
 
 import io
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dpbench import catalog, ledger
+from dpbench import catalog, isolation, ledger
 from dpbench.errors import DpbenchError
 from dpbench.method import PruningMethod, Signals, Task
 from dpbench.rng import generator
@@ -205,23 +203,11 @@ def seeded(name: str) -> list[str]:
 
 
 def no_globals(name: str) -> list[str]:
-    """No global random generator is drawn from or seeded."""
-    before = _global_states()
-    pretend(name, Setting())
-    return [
-        f"setup, select, pick or observe: expected {which} global generator untouched, it was used"
-        for which, state in _global_states().items()
-        if state != before[which]
-    ]
-
-
-def _global_states() -> dict[str, object]:
-    numpy = np.random.get_state(legacy=False)["state"]
-    return {
-        "torch's": torch.get_rng_state().tolist(),
-        "NumPy's": (numpy["key"].tolist(), numpy["pos"]),
-        "Python's": random.getstate(),
-    }
+    """Nothing that all methods share is changed, as global random generators, torch's settings, the environment."""
+    changed: list[str] = []
+    with isolation.observed(changed):
+        pretend(name, Setting())
+    return [f"setup, select, pick or observe: expected {what} untouched, it was changed" for what in changed]
 
 
 def any_order(name: str) -> list[str]:
@@ -293,10 +279,23 @@ def check(name: str) -> dict[str, list[str]]:
     report = {}
     for title, function in CHECKS.items():
         try:
-            report[title] = function(name)
+            with isolation.restored():
+                report[title] = function(name)
         except DpbenchError as error:
             report[title] = [str(error)]
     return report
+
+
+def examine(name: str) -> tuple[dict[str, list[str]], str]:
+    """All checks, and in words what `measure` finds where they pass."""
+    report = check(name)
+    if any(report.values()):
+        return report, "not measured"
+    try:
+        seconds, size = measure(name)
+    except Exception as error:  # whatever a plug-in raises
+        return report, f"not measured: {error}"
+    return report, f"{seconds:.3f} s, {size:.0f} bytes a sample at its peak"
 
 
 def measure(name: str, n: int = 1_000_000) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from dpbench.errors import UsageError
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
-    """Describe everything of one kind; what cannot be loaded is listed with its error."""
+    """Describe everything of one kind; what cannot be loaded or described is listed with its error."""
     names = {
         "methods": catalog.method_names,
         "datasets": catalog.dataset_names,
@@ -28,12 +28,15 @@ def rows(kind: str) -> list[dict[str, Any]]:
             found.append({"name": name} | _DESCRIBE[kind](name))
         except UsageError as error:
             found.append({"name": name, "error": str(error)})
+        except (Exception, SystemExit) as error:  # whatever a plug-in raises
+            found.append({"name": name, "error": f"{type(error).__name__}: {error}"})
     return found
 
 
 def table(found: list[dict[str, Any]]) -> Table:
     """A table of the short columns."""
-    names = [name for name in found[0] if name not in ("parameters", "needs", "paper")] if found else []
+    named = dict.fromkeys(name for row in found for name in row)
+    names = [name for name in named if name not in ("parameters", "needs", "paper")]
     view = Table(box=box.SIMPLE_HEAD)
     for name in [*names, "parameters"]:
         view.add_column(name, overflow="fold", no_wrap=name == "name")
@@ -44,12 +47,12 @@ def table(found: list[dict[str, Any]]) -> Table:
 
 
 def _method(name: str) -> dict[str, Any]:
-    cls = catalog.method_class(name)
+    method, cls = catalog.load_method(name), catalog.method_class(name)
     return {
-        "kind": cls.kind(),
-        "saves": cls().saves(),
+        "kind": method.kind(),
+        "saves": method.saves(),
         "summary": _summary(cls),
-        "needs": sorted(cls().needs),
+        "needs": sorted(method.needs),
         "parameters": _parameters(cls),
         "paper": cls.paper,
         "year": cls.year,
@@ -57,6 +60,7 @@ def _method(name: str) -> dict[str, Any]:
 
 
 def _dataset(name: str) -> dict[str, Any]:
+    catalog.load_dataset(name)  # as its use would
     cls = catalog.dataset_class(name)
     return {"summary": _summary(cls), "parameters": _parameters(cls)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import pandas as pd
@@ -11,11 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dpbench import stats, verdicts
+from dpbench import catalog, stats, verdicts
 from dpbench.board import Board
 from dpbench.errors import UsageError
 from dpbench.leaderboard import KEYS, broken, records
 from dpbench.render import accuracy, difference, number
+from dpbench.spec import canonical
 
 LINES = [  # label, column, format, factor
     ("rank", "rank", "d", 1),
@@ -55,11 +57,23 @@ def screen(board: Board, a: str, b: str) -> Group:
     return Group(*shown)
 
 
+def named(board: Board, text: str) -> str:
+    """The method of the board that `text` names, as the board writes it."""
+    known = sorted(set(board.table["method"]))
+    if text in known:
+        return text
+    name = catalog.parse(text)[0]
+    if name in catalog.method_names() or ".py" in name:
+        found = canonical(text)
+        if found in known:
+            return found
+    near = [method for method in known if catalog.parse(method)[0] == name] or difflib.get_close_matches(text, known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
+    raise UsageError(f"no method {text!r} in the grid {board.grid.name}; {hint}")
+
+
 def _pairs(table: pd.DataFrame, a: str, b: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The rows to compare: equal keeps, or every keep with the one row of a method whose keep is fixed."""
-    for method in (a, b):
-        if method not in set(table["method"]):
-            raise UsageError(f"{method} is not in this grid; it has {', '.join(sorted(set(table['method'])))}")
     pairs = []
     for _, part in table.groupby(["dataset", "model"], sort=False):
         xs, ys = (records(part[part["method"] == method]) for method in (a, b))

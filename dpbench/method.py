@@ -106,6 +106,8 @@ class Proxy:
     share: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.at not in ("end", "epochs", "steps") or self.data not in ("train", "holdout"):
+            raise ValueError(f"a proxy at={self.at!r} on data={self.data!r}; see the definition of Proxy")
         if self.epochs < 1 or self.seeds < 1:
             raise ValueError(f"a proxy of {self.epochs} epochs and {self.seeds} seeds; both are at least 1")
         if not 0 < self.share <= 1:

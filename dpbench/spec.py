@@ -251,7 +251,7 @@ class Grid(_Model):
 def canonical(text: str) -> str:
     """Write a method's name with the hyper-parameters that are not their defaults, so that equal runs hash alike."""
     name, _ = catalog.parse(catalog.resolve(text))
-    defaults = catalog.method_class(name)().hyperparameters()
+    defaults = catalog.load_method(name).hyperparameters()
     given = catalog.load_method(text).hyperparameters()
     return catalog.label(name, {key: value for key, value in given.items() if value != defaults[key]})
 
