@@ -9,6 +9,7 @@ schedule makes a shorter training a prefix of a longer one.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from dpbench.sampler import batches, join, order
 from dpbench.signals import LEARNING_RATE, MEMBER, MODEL_SIGNALS, RECORD_SIGNALS
 from dpbench.spec import PROTOCOL, Recipe, RunSpec, identity_hash, source_digests
 from dpbench.train import Learner, measure_all, train_epoch
+
+SIGNAL_FILE = re.compile(r"(?:pass|steps)-\d+-(.+)\.npy")
 
 
 @dataclass(frozen=True)
@@ -271,7 +274,7 @@ def records() -> list[Record]:
                     folder=folder,
                     training=store.read_json(folder / "training.json", dict) or {},
                     epochs=sum(name.startswith("cost-") for name in sizes),
-                    signals=tuple(sorted({name[:-4].split("-", 2)[2] for name in sizes if name.endswith(".npy")})),
+                    signals=tuple(sorted({part[1] for name in sizes if (part := SIGNAL_FILE.fullmatch(name))})),
                     size=sum(sizes.values()),
                 )
             )

@@ -60,7 +60,7 @@ def told(path: Path) -> Iterator[None]:
     except OSError as error:
         folder = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
         free = shutil.disk_usage(folder).free / 1e6
-        reason = error.strerror or str(error)
+        reason = error.strerror or f"it was cut off ({error})"  # NumPy tells how much of an array was written
         raise RunFailed(f"{path} could not be written: {reason}; {free:,.1f} MB are free in {folder}") from error
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpbench import optim, proxy, runner, store
 from dpbench.data import Loader
+from dpbench.errors import RunFailed
 from dpbench.ledger import Ledger
 from dpbench.rng import derive, generator
 from dpbench.sampler import batches, order
@@ -295,6 +296,17 @@ def test_records_are_listed_with_their_trainings_and_sizes(home: Path, spec: Spe
     assert found[0].training["seed"] == 5
     assert found[0].size > N * 8 * 4
     assert found[1].size > 2 * N * 4
+
+
+def test_strange_files_in_a_record_end_in_one_line(home: Path, spec: Spec) -> None:
+    [request] = record(spec("made:Replayed"))
+    (request.folder / "x.npy").touch()
+    (request.folder / "y.npy").mkdir()
+    (request.folder / "training.json").write_text("[[")
+    [entry] = proxy.records()
+    assert (entry.signals, entry.training) == (("loss",), {})
+    with pytest.raises(RunFailed, match=r"y\.npy could not be written"):
+        proxy.remove(entry)
 
 
 def test_a_record_in_use_is_not_removed(home: Path, spec: Spec, trainings: list[int]) -> None:
