@@ -24,10 +24,8 @@ from dpbench import __version__
 from dpbench.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
-    from dpbench.board import Board
     from dpbench.spec import Grid
     from dpbench.theory import Explained
-    from dpbench.track import Tracker
 
 app = typer.Typer(
     name="dpbench",
@@ -188,8 +186,7 @@ def run(
     """
     from dpbench import board as boards
     from dpbench import grid as grids
-    from dpbench import proxy, render, runner
-    from dpbench.track import Tracker
+    from dpbench import proxy, render, runner, send, track
 
     asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
     try:
@@ -200,18 +197,18 @@ def run(
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
     _single_threaded(threads)
-    tracker = Tracker(tracking_uri)  # a database that cannot be used is told before any work
+    track.check(tracking_uri)
     cells = grids.run_grid(asked, err, jobs, threads, on, data_root, cell_timeout)
     board = boards.load(asked.name)
-    _publish(board, tracker)
     out.print(render.screen(board))
     size = sum(record.size for record in proxy.records())
     if size >= 1e6:
         out.print(f"Proxy records take {_size(size)}; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
     results = board.results | board.controls
     failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
-    where = escape(f" --tracking-uri {tracking_uri}") if tracking_uri else ""
+    where = escape(f" --tracking-uri {track.redact(tracking_uri)}") if tracking_uri else ""
     out.print(f"Open it in the MLflow UI:  [bold]{_program()} ui {asked.name}[/]{where}", soft_wrap=True)
+    send.publish(board, tracking_uri, err)
     if failed:
         raise RunFailed(
             f"{len(failed)} of {len(cells)} runs failed; the others are kept, the same command tries these again"
@@ -334,8 +331,7 @@ def leaderboard(
     HTML page and the tables also lie under `$DPBENCH_HOME/leaderboards/GRID`.
     """
     from dpbench import board as boards
-    from dpbench import render, store
-    from dpbench.track import Tracker
+    from dpbench import render, send, store, track
 
     if form is Format.results and output is None:
         raise UsageError("--format results is not text: give a file by --output")
@@ -345,7 +341,7 @@ def leaderboard(
     if board.checked_in:
         err.print(f"{grid} was not run here; these are the results that come with dpbench", style="yellow")
     else:
-        _publish(board, Tracker(tracking_uri))
+        track.check(tracking_uri)
     if form is Format.results:
         packed = boards.pack(board)
         assert output is not None
@@ -359,6 +355,27 @@ def leaderboard(
         store.write(output, lambda file: file.write_text(plain.export_text(), encoding="utf-8"))
     else:
         out.print(render.screen(board))
+    if not board.checked_in:
+        sys.stdout.flush()  # whatever becomes of the tracker
+        send.publish(board, tracking_uri, err)
+
+
+@app.command()
+def sync(
+    grid: Annotated[str, typer.Argument(help="A grid that was run here.")],
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Send a grid's runs and leaderboard to MLflow: what is missing or has changed. It may be done any number of times.
+
+    `run` and `leaderboard` do so too; this is for when they could not.
+    """
+    from dpbench import board as boards
+    from dpbench import send, track
+
+    if boards.load(grid).checked_in:
+        raise UsageError(f"{grid} was not run here; there is nothing to send")
+    track.check(tracking_uri)
+    out.print(send.send(grid, tracking_uri, err), markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -479,10 +496,9 @@ def tune(
     if every == (method is not None):
         raise UsageError("name a method to tune, or give --all")
     _single_threaded(1)
-    from dpbench import catalog, runner, tuned
+    from dpbench import catalog, runner, track, tuned
     from dpbench import grid as grids
     from dpbench.spec import load_grid
-    from dpbench.track import Tracker
     from dpbench.tune import Plan, tunable
 
     base, device = load_grid(grid), runner.default_device()
@@ -505,7 +521,8 @@ def tune(
     ]
     if method:
         catalog.load_method(catalog.resolve(method)).ready()
-    found = tuned.run(plans, jobs or grids.default_jobs(device), Tracker(tracking_uri), err)
+    track.check(tracking_uri)
+    found = tuned.run(plans, jobs or grids.default_jobs(device), tracking_uri, err)
     out.print(tuned.table(found))
     for study in found:
         for file in study.grids[:1]:
@@ -706,16 +723,6 @@ def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | No
                 f"{file}: {left_out} of its samples are held out for validation here and left out", style="yellow"
             )
     return taken
-
-
-def _publish(board: Board, tracker: Tracker) -> None:
-    """Write a board's files, and send its runs and its leaderboard to MLflow."""
-    from dpbench import render, report
-
-    with err.status("drawing the leaderboard, sending results to MLflow"):
-        experiment = tracker.send_runs(board.grid.name, (board.results | board.controls).values())
-        note = render.markdown(board)
-        tracker.send_leaderboard(board.grid.name, experiment, board.table, note, report.files(board))
 
 
 def _numbers(found: Explained) -> Table:

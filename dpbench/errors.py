@@ -1,4 +1,4 @@
-"""The ways a command or a run can fail, and the exit code of each."""
+"""The ways a command can fail, and the exit code of each."""
 
 
 class DpbenchError(Exception):
@@ -18,3 +18,7 @@ class RunFailed(DpbenchError):
 
 class Diverged(RunFailed):
     """A training diverged: a final result of the method and recipe, no error."""
+
+
+class Untracked(RunFailed):
+    """MLflow cannot be reached or written; what was run is kept, and can be sent again."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from filelock import FileLock
+
 from dpbench import render, store
 from dpbench.board import Board, pack
 
@@ -12,9 +14,14 @@ TEXTS = {"json": "json", "csv": "csv", "markdown": "md", "latex": "tex", "html":
 
 def files(board: Board) -> list[Path]:
     """Write the files under the results' folder and return them; equal results are not drawn again."""
-    name = board.grid.name
-    folder = store.home() / "leaderboards" / name
-    packed, results = pack(board), folder / "results.json.gz"
+    folder = store.home() / "leaderboards" / board.grid.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # another process may be at it
+        return _files(board, folder)
+
+
+def _files(board: Board, folder: Path) -> list[Path]:
+    name, packed, results = board.grid.name, pack(board), folder / "results.json.gz"
     if results.is_file() and results.read_bytes() == packed:
         return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     from dpbench import figures  # here, since seaborn takes seconds to import

@@ -1,27 +1,36 @@
-"""MLflow: results are sent from the run folders, and can be sent again; the leaderboard is an experiment too."""
+"""MLflow's client: a server, or the SQLite file of the results' folder, which can be made again from that folder."""
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import os
+import re
+import shutil
 import socket
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from dpbench import render, store, verdicts
-from dpbench.errors import RunFailed, UsageError
-from dpbench.leaderboard import records
+from filelock import FileLock, Timeout
+
+from dpbench import database, store
+from dpbench.errors import RunFailed, Untracked, UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
 
 VIEW = "leaderboard"  # the key of the saved view
+LIMIT = 5000  # characters of a tag or parameter in every MLflow that may be installed
+AT_ONCE = 1000  # metrics of one request
+WAIT_S = 60.0  # for another dpbench that sends
 COLUMNS = (  # the leaderboard's columns that are visible without a click
     "metrics.`rank`",
     "params.`method`",
@@ -56,9 +65,27 @@ RUN_COLUMNS = (
     "metrics.`jaccard_epochs`",
     "metrics.`gradient_cosine`",
 )
-CURVES = ("accuracy", "accuracy_validation", "loss_test", "loss_train", "gradient_norm")  # the last value is the run's
-CURVES_OF_MEANS = ["prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
-CURVES_OF_MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
+
+
+def redact(text: str) -> str:
+    """Leave passwords out of the URIs in a text."""
+    text = re.sub(r"(://[^\s/:@]*):[^\s]*@", r"\1:***@", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret|\w*key)=)[^&\s]+", r"\1***", text)
+
+
+def fit(text: str, limit: int = LIMIT) -> str:
+    """A text that MLflow takes; what is longer lies whole in the run's files."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def reason(error: BaseException) -> str:
+    """What MLflow or its database complains of, in one line without SQL and passwords."""
+    text = re.split(r"\[SQL:|\(Background on this error", str(error) or type(error).__name__)[0]
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full or "disk is full" in text or "disk I/O error" in text:
+        folder = next(parent for parent in (store.home(), *store.home().parents) if parent.is_dir())
+        text += f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
+    return fit(redact(" ".join(text.split())), 500)
 
 
 def default_uri() -> str:
@@ -75,32 +102,74 @@ def check_reachable(uri: str) -> None:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), timeout=5).close()
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the tracking server {uri} cannot be reached: {error}; start it, or give another --tracking-uri"
-        ) from None
+        reach = f"the tracking server {redact(uri)} cannot be reached: {error}"
+        raise Untracked(f"{reach}; start it, or give another --tracking-uri") from None
+
+
+def check(tracking_uri: str | None) -> None:
+    """Refuse a --tracking-uri that cannot be used, before any work; without one nothing is asked of MLflow yet."""
+    if tracking_uri is not None:
+        try:
+            Tracker(tracking_uri)
+        except Untracked as error:
+            raise UsageError(str(error)) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep MLflow's own lines and warnings from the screen."""
+    for name, level in (("mlflow", logging.CRITICAL), ("alembic", logging.ERROR), ("urllib3", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        yield
 
 
 class Tracker:
-    """A tracking server, or a local database."""
+    """A tracking server or database; `name` is its URI without passwords, `mended` tells of a database made again."""
 
     def __init__(self, uri: str | None = None) -> None:
         self.uri = uri or default_uri()
-        check_reachable(self.uri)
+        self.name, self.mended = redact(self.uri), ""
+        own = store.home() / "mlflow.db"
+        given = uri or os.environ.get("MLFLOW_TRACKING_URI")
+        self.database = database.path_of(self.uri) if given else own
+        self.lock = Path(f"{self.database or own}.lock")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        from mlflow import MlflowClient
+        with self._told():
+            check_reachable(self.uri)
+            from mlflow import MlflowClient
 
-        for name in ("mlflow", "alembic"):  # importing MLflow sets their levels
-            logging.getLogger(name).setLevel(logging.WARNING)
+            with quiet():  # importing MLflow sets the levels of its loggers
+                if self.database:
+                    self.lock.parent.mkdir(parents=True, exist_ok=True)
+                    with FileLock(self.lock, timeout=WAIT_S):
+                        self.mended = database.prepare(self.database, own=self.database == own)
+                    self.uri = database.url(self.database)
+                self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
+                self.client.search_experiments(max_results=1)
 
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Be the only one that sends from this folder; whatever goes wrong is raised as Untracked."""
+        with self._told():
+            self.lock.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.lock.with_suffix(".sending"), timeout=WAIT_S), quiet():
+                yield
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raise every exception as one line: a bad address, a missing driver, a file that is no database, ..."""
         try:
-            if self.uri.startswith("sqlite:///"):
-                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
-            self.client.search_experiments(max_results=1)  # creates a new database
-        except Exception as error:  # a bad address, a missing driver, a file that is no database
-            raise UsageError(f"cannot track to {self.uri}: {' '.join(str(error).split())}") from None
+            yield
+        except Untracked:
+            raise
+        except Timeout:
+            raise Untracked(f"cannot track to {self.name}: another dpbench has been at it for {WAIT_S:.0f} s") from None
+        except Exception as error:
+            raise Untracked(f"cannot track to {self.name}: {reason(error)}") from error
 
     def experiment(self, name: str, columns: Iterable[str], order: str, ascending: bool, note: str = "") -> str:
         """Return the id of an experiment, made if it is new, with its saved view and description."""
@@ -110,8 +179,7 @@ class Tracker:
         if found is not None:
             key = found.experiment_id
         else:
-            local = self.uri.startswith("sqlite:")
-            location = str(store.home() / "artifacts" / name) if local else None
+            location = database.artifacts(self.database, name) if self.database else None
             key = self.client.create_experiment(name, artifact_location=location)
         view = {
             "selectedColumns": list(columns),
@@ -123,141 +191,39 @@ class Tracker:
             "viewMaximized": False,
             "runListHidden": False,
         }
-        self.client.set_experiment_tag(key, f"mlflow.sharedViewState.{VIEW}", json.dumps(view))
+        self.client.set_experiment_tag(key, database.VIEW, json.dumps(view))
         self.client.set_experiment_tag(key, "mlflow.experimentKind", "custom_model_development")
         if note:
-            self.client.set_experiment_tag(key, "mlflow.note.content", note)
+            self.client.set_experiment_tag(key, "mlflow.note.content", fit(note))
         return str(key)
 
-    def sent(self, experiment: str) -> dict[tuple[str, str], str]:
-        """The runs that are there: (hash, status) to run id."""
-        found: dict[tuple[str, str], str] = {}
+    def runs(self, experiment: str, tag: str) -> dict[str, list[Run]]:
+        """The runs that are there, by the value of a tag, the oldest first."""
+        found: dict[str, list[Run]] = {}
         token = None
         while True:
-            page = self.client.search_runs([experiment], max_results=1000, page_token=token)
+            page = self.client.search_runs([experiment], max_results=1000, page_token=token, order_by=["start_time"])
             for run in page:
-                found[(run.data.tags.get("dpbench.hash", ""), run.info.status)] = run.info.run_id
+                found.setdefault(run.data.tags.get(tag, ""), []).append(run)
             token = page.token
             if not token:
                 return found
 
-    def send_runs(self, grid: str, results: Iterable[dict[str, Any]]) -> str:
-        """Send the results that are not there yet, in the place of older tries; return the id of the experiment."""
-        experiment = self.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, f"The runs of the grid `{grid}`.")
-        sent = self.sent(experiment)
-        for result in results:
-            if (result["hash"], result["status"]) in sent:
-                continue
-            for (key, _), run_id in sent.items():
-                if key == result["hash"]:
-                    self.client.delete_run(run_id)
-            self._send_run(experiment, grid, result)
-        return experiment
-
-    def _send_run(self, experiment: str, grid: str, result: dict[str, Any]) -> None:
-        """Log one run: parameters, metrics in one batch, curves, and its files as artifacts."""
+    def log(
+        self,
+        run_id: str,
+        tags: dict[str, str],
+        params: dict[str, Any] | None = None,
+        metrics: Sequence[Metric] = (),
+    ) -> None:
+        """Log by as few requests as MLflow's limits allow, long texts cut."""
         from mlflow.entities import Param, RunTag
 
-        spec, started = result["spec"], int(result["started"] * 1000)
-        title = f"{spec['method']} keep={spec['keep']:g} seed={spec['seed']}"
-        tags = {"dpbench.hash": result["hash"], "dpbench.grid": grid}
-        if result["status"] == "FAILED":
-            tags |= {"dpbench.reason": result["reason"], "mlflow.note.content": f"**Failed:** {result['reason']}"}
-        run = self.client.create_run(experiment, start_time=started, run_name=title, tags=tags)
-        params = {name: spec[name] for name in ("method", "dataset", "model", "keep", "seed")}
-        params |= {"budget": spec["budget"]["unit"], "hash": result["hash"]} | result["environment"]
-        params |= {f"recipe.{key}": value for key, value in spec["recipe"].items()}
-        params |= {f"method.{key}": value for key, value in result.get("hyperparameters", {}).items()}
-        self.client.log_batch(
-            run.info.run_id,
-            metrics=_metrics(result, started),
-            params=[Param(key, str(value)) for key, value in params.items()],
-            tags=[RunTag("mlflow.source.name", "dpbench")],
-        )
-        folder = store.run_folder(result["hash"])
-        for name in ("result.json", "selections.npz", "traceback.txt"):
-            if (folder / name).is_file():
-                self.client.log_artifact(run.info.run_id, str(folder / name))
-        self.client.set_terminated(run.info.run_id, result["status"], int(result.get("ended", time.time()) * 1000))
-
-    def send_leaderboard(
-        self, grid: str, runs_experiment: str, table: pd.DataFrame, note: str, files: Iterable[Path]
-    ) -> str:
-        """Write the leaderboard's experiment, one run a row, rows that are there updated in place; return its id.
-
-        The files are artifacts of one row, which keeps them as long as it is there; the description links to them.
-        """
-        from mlflow.entities import Metric, Param, RunTag
-
-        experiment = self.experiment(f"{grid} leaderboard", COLUMNS, "metrics.`rank`", True)
-        rows = {
-            run.data.tags.get("dpbench.row", ""): run
-            for run in self.client.search_runs([experiment], max_results=50_000)
-        }
-        now = int(time.time() * 1000)
-        keys = {}
-        for row in records(table):
-            params = {name: str(row[name]) for name in ("method", "dataset", "model", "keep", "kind")}
-            key = json.dumps(params)
-            query = " and ".join(f"params.{name} = '{params[name]}'" for name in ("method", "dataset", "model", "keep"))
-            link = f"#/experiments/{runs_experiment}/runs?searchFilter={quote(query)}"
-            text = f"[The runs of this row]({link})" + (f"\n\n**Failed:** {row['reason']}" if row["reason"] else "")
-            old = rows.pop(key, None)
-            if old is None:
-                name = f"{row['method']} keep={row['keep']:g}"
-                run_id = self.client.create_run(experiment, run_name=name, tags={"dpbench.row": key}).info.run_id
-                self.client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
-            else:
-                run_id = old.info.run_id
-            metrics = [
-                Metric(str(name), round(float(value), 4), now, 0)
-                for name, value in row.items()
-                if isinstance(value, int | float) and not isinstance(value, bool) and name != "keep" and value == value
-            ]
-            keys[key] = run_id
-            texts = {"mlflow.note.content": text, "accuracy": render.accuracy(row)}
-            texts["to random"] = render.difference(row, "uniform")
-            texts["at its cost"] = render.difference(row, verdicts.AT_COST)
-            verdict = ("verdict_uniform", f"verdict_{verdicts.AT_COST}", "verdict_full", "equivalence_full")
-            texts |= {name: row[name] for name in verdict if row[name]}
-            self.client.log_batch(run_id, metrics=metrics, tags=[RunTag(name, value) for name, value in texts.items()])
-            self.client.set_terminated(run_id, "FINISHED" if row["seeds"] else "FAILED")
-        for old in rows.values():
-            self.client.delete_run(old.info.run_id)
-        self._attach(experiment, list(keys.values()), note, files)
-        return experiment
-
-    def _attach(self, experiment: str, runs: list[str], note: str, files: Iterable[Path]) -> None:
-        """Log the files to the run that has them already, else to the first, and link to it in the description."""
-        old = self.client.get_experiment(experiment).tags.get("dpbench.files", "")
-        run = old if old in runs else runs[0]
-        for file in files:
-            self.client.log_artifact(run, str(file))
-        link = f"[Figures, the page as one HTML file, and tables](#/experiments/{experiment}/runs/{run}/artifacts)"
-        self.client.set_experiment_tag(experiment, "dpbench.files", run)
-        self.client.set_experiment_tag(experiment, "mlflow.note.content", f"{link}\n\n{note}")
-
-
-def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:
-    """The run's metrics, with the epoch as step."""
-    from mlflow.entities import Metric
-
-    records = result.get("epochs", [])
-    final = len(records)
-    metrics = [
-        Metric(name, value, timestamp, final)
-        for name, value in result.get("metrics", {}).items()
-        if value is not None and name not in CURVES
-    ]
-    for record in records:
-        for name, value in record.items():
-            if value is None:
-                continue
-            if name in CURVES:
-                metrics.append(Metric(name, value, timestamp, record["epoch"] + 1))
-            elif name in CURVES_OF_MEANS:
-                metrics.append(Metric(f"{name}_by_epoch", value, timestamp, record["epoch"] + 1))
-    return metrics
+        marks = [RunTag(name, fit(text)) for name, text in tags.items()]
+        texts = [Param(name, fit(str(value))) for name, value in (params or {}).items()]
+        self.client.log_batch(run_id, tags=marks, params=texts)
+        for start in range(0, len(metrics), AT_ONCE):
+            self.client.log_batch(run_id, metrics=metrics[start : start + AT_ONCE])
 
 
 def address(server: str, experiment: str) -> str:

@@ -28,7 +28,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from dpbench import catalog, measures, runner, store
+from dpbench import catalog, measures, runner, store, track
 from dpbench.errors import RunFailed, UsageError
 from dpbench.executors import run_all
 from dpbench.results import is_done
@@ -228,7 +228,8 @@ def open_study(plan: Plan, seed: int = 0) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=plan.grid.recipe.epochs // 3),
         )
     except Exception as error:  # a bad address, a missing driver, a file that is no journal
-        raise UsageError(f"cannot keep the study in {plan.storage or path}: {runner.reason(error)}") from None
+        text = f"cannot keep the study in {plan.storage or path}: {runner.reason(error)}"
+        raise UsageError(track.redact(text)) from None
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import yaml
@@ -18,11 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from dpbench import store
+from dpbench.errors import Untracked
 from dpbench.spec import canonical
+from dpbench.track import Tracker
 from dpbench.tune import SEED, Plan, counted, ended, mean, slug, tune
-
-if TYPE_CHECKING:
-    from dpbench.track import Tracker
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Outcome:
     grids: list[Path]
 
 
-def run(plans: Iterable[Plan], jobs: int, tracker: Tracker, console: Console) -> list[Outcome]:
-    """Carry out the studies one after the other; write and send what each gives."""
+def run(plans: Iterable[Plan], jobs: int, tracking_uri: str | None, console: Console) -> list[Outcome]:
+    """Carry out the studies one after the other; write and send what each gives. MLflow's failure is a warning."""
     outcomes = []
     for plan in plans:
         with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as progress:
@@ -43,7 +42,12 @@ def run(plans: Iterable[Plan], jobs: int, tracker: Tracker, console: Console) ->
                 progress.update(bar, completed=len(counted(study)))
         grids = write_grids(plan, study)
         with console.status("drawing, and sending to MLflow"):
-            publish(plan, study, tracker, [*figures(plan, study), *grids])
+            files = [*figures(plan, study), *grids]
+            try:
+                publish(plan, study, Tracker(tracking_uri), files)
+            except Untracked as error:
+                text = f"warning: {error}; the same command sends the study again"
+                console.print(text, style="yellow", markup=False, soft_wrap=True)
         outcomes.append(Outcome(summary(plan, study), grids))
     return outcomes
 
@@ -140,29 +144,38 @@ def figures(plan: Plan, study: optuna.Study) -> list[Path]:
 
 
 def publish(plan: Plan, study: optuna.Study, tracker: Tracker, files: Iterable[Path]) -> None:
-    """Send the study to MLflow: one parent run, one child a trial; what is there is not sent again."""
-    from mlflow.entities import Metric, Param
+    """Send the study to MLflow: one parent run, one child a trial, each once. Raises Untracked."""
+    with tracker.sending():
+        _publish(plan, study, tracker, files)
+
+
+def _publish(plan: Plan, study: optuna.Study, tracker: Tracker, files: Iterable[Path]) -> None:
+    from mlflow.entities import Metric
 
     client = tracker.client
     columns = ("metrics.`accuracy_validation`", "metrics.`cost`", "metrics.`prune_ratio`", "params.`method`")
     note = "Validation accuracy of tuning runs. Final figures come from the best configuration's grid."
     title = f"tune {plan.short} {slug(plan.dataset)}"
     experiment = tracker.experiment(title, columns, columns[0], False, note)
-    sent = {run.data.tags.get("dpbench.study"): run for run in client.search_runs([experiment], max_results=50_000)}
-    parent = sent.get(plan.name)
-    if parent is None:
-        parent = client.create_run(experiment, run_name=plan.name, tags={"dpbench.study": plan.name})
-        fixed = {"method": plan.method, "dataset": plan.dataset, "model": plan.model, "keep": plan.keep}
-        fixed |= {"seeds": f"{SEED}..{SEED + plan.seeds - 1}", "params": ", ".join(plan.space(plan.keep))}
-        client.log_batch(parent.info.run_id, params=[Param(key, str(value)) for key, value in fixed.items()])
+    sent = tracker.runs(experiment, "dpbench.study")
+    if plan.name in sent:
+        parent = sent[plan.name][0].info.run_id
+    else:
+        parent = client.create_run(experiment, run_name=plan.name, tags={"dpbench.study": plan.name}).info.run_id
+    fixed = {"method": plan.method, "dataset": plan.dataset, "model": plan.model, "keep": plan.keep}
+    fixed |= {"seeds": f"{SEED}..{SEED + plan.seeds - 1}", "params": ", ".join(plan.space(plan.keep))}
+    tracker.log(parent, {}, fixed)
     states = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
     for trial in ended(study):
         key = f"{plan.name}/{trial.number}"
-        if key in sent:
+        old = sent.get(key, [])
+        if any(run.info.status != "RUNNING" for run in old):
             continue
+        for run in old:  # a command was killed while it sent it
+            client.delete_run(run.info.run_id)
         began, done = (int(t.timestamp() * 1000) if t else 0 for t in (trial.datetime_start, trial.datetime_complete))
-        tags = {"dpbench.study": key, "mlflow.parentRunId": parent.info.run_id}
-        run = client.create_run(experiment, start_time=began, run_name=f"trial {trial.number}", tags=tags)
+        tags = {"dpbench.study": key, "mlflow.parentRunId": parent}
+        run_id = client.create_run(experiment, began, tags, f"trial {trial.number}").info.run_id
         params = {"method": trial.user_attrs.get("method", plan.method), "state": trial.state.name, **trial.params}
         params |= {"reason": trial.user_attrs["reason"]} if "reason" in trial.user_attrs else {}
         means = {
@@ -174,18 +187,14 @@ def publish(plan: Plan, study: optuna.Study, tracker: Tracker, files: Iterable[P
             Metric("accuracy_validation_by_epoch", value, done, step)
             for step, value in trial.intermediate_values.items()
         ]
-        client.log_batch(
-            run.info.run_id,
-            metrics=[Metric(name, value, done, 0) for name, value in means.items()] + curve,
-            params=[Param(name, str(value)[:500]) for name, value in params.items()],
-        )
-        client.set_terminated(run.info.run_id, states[trial.state], done)
+        tracker.log(run_id, {}, params, [Metric(name, value, done, 0) for name, value in means.items()] + curve)
+        client.set_terminated(run_id, states[trial.state], done)
     for name, value in summary(plan, study).items():
         if isinstance(value, int | float):
-            client.log_metric(parent.info.run_id, name, value)
+            client.log_metric(parent, name, value)
     for file in files:
-        client.log_artifact(parent.info.run_id, str(file), "figures" if file.suffix == ".png" else None)
-    client.set_terminated(parent.info.run_id, "FINISHED")
+        client.log_artifact(parent, str(file), "figures" if file.suffix == ".png" else None)
+    client.set_terminated(parent, "FINISHED")
 
 
 def summary(plan: Plan, study: optuna.Study) -> dict[str, Any]:

@@ -546,6 +546,7 @@ def test_compare_names_what_there_is() -> None:
 
 
 def test_mlflow_has_a_run_a_row_and_the_files_once(home: Path, tmp_path: Path) -> None:
+    from dpbench.send import send_leaderboard
     from dpbench.track import COLUMNS, Tracker
 
     board = make({("uniform", 0.5): around(0.92), ("orderdp", 0.5): around(0.94, noise=0.1)})
@@ -553,7 +554,7 @@ def test_mlflow_has_a_run_a_row_and_the_files_once(home: Path, tmp_path: Path) -
     file.write_bytes(b"x")
     tracker = Tracker()
     for _ in range(2):
-        key = tracker.send_leaderboard("made", "0", board.table, "note", [file])
+        key, _ = send_leaderboard(tracker, "made", "0", board.table, "note", [file])
     runs = tracker.client.search_runs([key])
     assert len(runs) == len(board.table)
     holders = [run.info.run_id for run in runs if tracker.client.list_artifacts(run.info.run_id)]

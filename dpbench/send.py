@@ -1,0 +1,210 @@
+"""Send a grid to MLflow from its run folders, again and again without harm: its runs, and its leaderboard's rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from dpbench import board as boards
+from dpbench import render, report, store, verdicts
+from dpbench.errors import RunFailed
+from dpbench.leaderboard import records
+from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, Tracker, fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Metric, Run
+    from rich.console import Console
+
+    from dpbench.board import Board
+
+CURVES = ("accuracy", "accuracy_validation", "loss_test", "loss_train", "gradient_norm")  # the last value is the run's
+CURVES_OF_MEANS = ["prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
+CURVES_OF_MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
+CONTENT = "dpbench.content"  # the tag with the digest of what was sent
+SENDER = "dpbench.sender"
+
+
+def publish(board: Board, tracking_uri: str | None, console: Console) -> None:
+    """Write a board's files and send it; what goes wrong is one line of warning, since the results are safe."""
+    try:
+        with console.status("drawing the leaderboard"):
+            report.files(board)
+        send(board.grid.name, tracking_uri, console)
+    except (OSError, RunFailed) as error:
+        again = f"dpbench sync {board.grid.name} sends the results again"
+        console.print(f"warning: {error}; {again}", style="yellow", markup=False, soft_wrap=True)
+
+
+def send(grid: str, tracking_uri: str | None, console: Console) -> str:
+    """Send what is missing or has changed; return what was done in one line. Raises Untracked."""
+    with console.status("sending results to MLflow"):
+        tracker = Tracker(tracking_uri)
+        if tracker.mended:
+            console.print(tracker.mended, style="yellow", markup=False, soft_wrap=True)
+        with tracker.sending():
+            board = boards.load(grid)  # as it is now: another process may have sent a newer one meanwhile
+            results = [*(board.results | board.controls).values()]
+            experiment, sent = send_runs(tracker, grid, results)
+            note, files = render.markdown(board), report.files(board)
+            changed = send_leaderboard(tracker, grid, experiment, board.table, note, files)[1]
+    there = f"{len(results) - sent} there already; {changed} of {len(board.table)} rows changed"
+    return f"{grid}: {sent} runs sent, {there}: {tracker.name}"
+
+
+def send_runs(tracker: Tracker, grid: str, results: Iterable[dict[str, Any]]) -> tuple[str, int]:
+    """Send the results that are not there, in the place of older tries; return the experiment's id and their number."""
+    note = f"The runs of the grid `{grid}`."
+    experiment = tracker.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, note)
+    there, count = tracker.runs(experiment, "dpbench.hash"), 0
+    for result in results:
+        content, old = digest(result), there.get(result["hash"], [])
+        whole = [run for run in old if run.data.tags.get(CONTENT) == content and run.info.status != "RUNNING"]
+        if not whole:
+            _send_run(tracker, experiment, grid, result, content)
+            count += 1
+        _remove(tracker, [run for run in old if run not in whole[:1]])
+    return experiment, count
+
+
+def _remove(tracker: Tracker, runs: Iterable[Run]) -> None:
+    """Delete runs that have no place any more, but none that another machine may be sending."""
+    for run in runs:
+        half_sent_elsewhere = run.info.status == "RUNNING" and run.data.tags.get(SENDER, _sender()) != _sender()
+        if tracker.database or not half_sent_elsewhere:
+            tracker.client.delete_run(run.info.run_id)
+
+
+def _sender() -> str:
+    """Name this results folder on this machine, from which only one process sends at a time."""
+    return digest([socket.gethostname(), str(store.home())])
+
+
+def digest(content: Any) -> str:
+    """A short name for content that can be written as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _send_run(tracker: Tracker, experiment: str, grid: str, result: dict[str, Any], content: str) -> None:
+    """Log one run: parameters, metrics, curves, and its files as artifacts. Its status comes last: then it is whole."""
+    spec, started = result["spec"], int(result["started"] * 1000)
+    title = f"{spec['method']} keep={spec['keep']:g} seed={spec['seed']}"
+    tags = {"dpbench.hash": result["hash"], "dpbench.grid": grid, SENDER: _sender()}
+    run_id = tracker.client.create_run(experiment, started, tags, fit(title)).info.run_id
+    tags = {CONTENT: content, "status": result["status"], "mlflow.source.name": "dpbench"}
+    if reason := result.get("reason"):
+        tags |= {"dpbench.reason": reason, "mlflow.note.content": f"**{result['status'].capitalize()}:** {reason}"}
+    params = {name: spec[name] for name in ("method", "dataset", "model", "keep", "seed")}
+    params |= {"budget": spec["budget"]["unit"], "hash": result["hash"]} | result["environment"]
+    params |= {f"recipe.{key}": value for key, value in spec["recipe"].items()}
+    params |= {f"method.{key}": value for key, value in result.get("hyperparameters", {}).items()}
+    tracker.log(run_id, tags, params, _metrics(result, started))
+    folder = store.run_folder(result["hash"])
+    for name in ("result.json", "selections.npz", "traceback.txt"):
+        if (folder / name).is_file():
+            tracker.client.log_artifact(run_id, str(folder / name))
+    status = "FAILED" if result["status"] == "FAILED" else "FINISHED"  # MLflow has no word for a run that diverged
+    tracker.client.set_terminated(run_id, status, int(result.get("ended", time.time()) * 1000))
+
+
+def send_leaderboard(
+    tracker: Tracker, grid: str, runs_experiment: str, table: pd.DataFrame, note: str, files: Iterable[Path]
+) -> tuple[str, int]:
+    """Write the leaderboard's experiment, one run a row; return its id, and how many rows are new or have changed.
+
+    The files are artifacts of one row, which keeps them as long as it is there; the description links to them.
+    """
+    from mlflow.entities import Metric
+
+    experiment = tracker.experiment(f"{grid} leaderboard", COLUMNS, "metrics.`rank`", True)
+    there, keys, changed = tracker.runs(experiment, "dpbench.row"), [], 0
+    now = int(time.time() * 1000)
+    for row in records(table):
+        params = {name: str(row[name]) for name in ("method", "dataset", "model", "keep", "kind")}
+        key, texts, numbers = digest(params), _texts(row, runs_experiment, params), _numbers(row)
+        content, old = digest([texts, numbers]), there.pop(key, [])
+        _remove(tracker, old[1:])
+        if old:
+            run_id = old[0].info.run_id
+        else:
+            name, tags = fit(f"{row['method']} keep={row['keep']:g}"), {"dpbench.row": key, SENDER: _sender()}
+            run_id = tracker.client.create_run(experiment, now, tags, name).info.run_id
+        keys.append(run_id)
+        if old and old[0].data.tags.get(CONTENT) == content:
+            continue
+        changed += 1
+        metrics = [Metric(name, value, now, 0) for name, value in numbers.items()]
+        tracker.log(run_id, texts, params, metrics)
+        tracker.client.set_terminated(run_id, "FINISHED" if row["seeds"] else "FAILED")
+        tracker.log(run_id, {CONTENT: content})  # last: the row is whole
+    for runs in there.values():
+        _remove(tracker, runs)
+    if keys:
+        _attach(tracker, grid, experiment, keys, note, files)
+    return experiment, changed
+
+
+def _texts(row: dict[str, Any], runs_experiment: str, params: dict[str, str]) -> dict[str, str]:
+    """A row's tags: what its columns show, its verdicts, and a note with a link to its runs."""
+    query = " and ".join(f"params.{name} = '{params[name]}'" for name in ("method", "dataset", "model", "keep"))
+    note = f"[The runs of this row](#/experiments/{runs_experiment}/runs?searchFilter={quote(query)})"
+    texts = {
+        "mlflow.note.content": note + (f"\n\n{row['reason']}" if row["reason"] else ""),
+        "accuracy": render.accuracy(row),
+        "to random": render.difference(row, "uniform"),
+        "at its cost": render.difference(row, verdicts.AT_COST),
+    }
+    verdict = ("verdict_uniform", f"verdict_{verdicts.AT_COST}", "verdict_full", "equivalence_full")
+    return texts | {name: row[name] for name in verdict if row[name]}
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    """A row's metrics: every number but `keep`, which is a parameter."""
+    return {
+        str(name): round(float(value), 4)
+        for name, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "keep" and value == value
+    }
+
+
+def _attach(tracker: Tracker, grid: str, experiment: str, runs: list[str], note: str, files: Iterable[Path]) -> None:
+    """Log the files to the run that has them already, else to the first, and link to it in the description."""
+    old = tracker.client.get_experiment(experiment).tags.get("dpbench.files", "")
+    run = old if old in runs else runs[0]
+    for file in files:
+        tracker.client.log_artifact(run, str(file))
+    link = f"#/experiments/{experiment}/runs/{run}/artifacts"
+    text = f"[Figures, the page as one HTML file, and tables]({link})\n\n{note}"
+    if len(text) > LIMIT:
+        more = f"\n\n[The whole table]({link}/{quote(grid)}.md)"
+        text = text[: text.rindex("\n", 0, LIMIT - len(more))] + more
+    tracker.client.set_experiment_tag(experiment, "dpbench.files", run)
+    tracker.client.set_experiment_tag(experiment, "mlflow.note.content", text)
+
+
+def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:
+    """The run's metrics, with the epoch as step."""
+    from mlflow.entities import Metric
+
+    records = result.get("epochs", [])
+    final = len(records)
+    metrics = [
+        Metric(name, value, timestamp, final)
+        for name, value in result.get("metrics", {}).items()
+        if value is not None and name not in CURVES
+    ]
+    for record in records:
+        for name, value in record.items():
+            if value is None:
+                continue
+            if name in CURVES:
+                metrics.append(Metric(name, value, timestamp, record["epoch"] + 1))
+            elif name in CURVES_OF_MEANS:
+                metrics.append(Metric(f"{name}_by_epoch", value, timestamp, record["epoch"] + 1))
+    return metrics
