@@ -110,7 +110,7 @@ def _send_run(tracker: Tracker, experiment: str, grid: str, result: dict[str, An
         if (folder / name).is_file():
             tracker.client.log_artifact(run_id, str(folder / name))
     status = "FAILED" if result["status"] == "FAILED" else "FINISHED"  # MLflow has no word for a run that diverged
-    tracker.client.set_terminated(run_id, status, int(result.get("ended", time.time()) * 1000))
+    tracker.client.set_terminated(run_id, status, int((result.get("ended") or time.time()) * 1000))
 
 
 def send_leaderboard(
