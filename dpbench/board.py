@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from io import BytesIO
 from typing import Any
 
@@ -83,18 +84,24 @@ def load(name: str) -> Board:
     try:
         grid, cells, controls = grids.read_manifest(name)
     except UsageError:
-        packed = files("dpbench.leaderboards") / "results" / name / "results.json.gz"
-        if not packed.is_file():
+        if not _packed(name).is_file():
             raise
-        try:
-            return unpack(packed.read_bytes())
-        except (*store.BAD, OSError, zlib.error) as error:
-            why = store.brief(error)
-            raise UsageError(
-                f"the results of {name} that come with dpbench are damaged: {why}; install it anew"
-            ) from None
+        return load_checked_in(name)
     results = grids.results(cells)
     return Board(grid, cells, results, overlap.of_results(results.values()), controls=grids.results(controls))
+
+
+def load_checked_in(name: str) -> Board:
+    """The board of a grid that comes with dpbench, whatever was run here."""
+    try:
+        return unpack(_packed(name).read_bytes())
+    except (*store.BAD, OSError, zlib.error) as error:
+        why = store.brief(error)
+        raise UsageError(f"the results of {name} that come with dpbench are damaged: {why}; install it anew") from None
+
+
+def _packed(name: str) -> Traversable:
+    return files("dpbench.leaderboards") / "results" / name / "results.json.gz"
 
 
 def pack(board: Board) -> bytes:

@@ -70,6 +70,7 @@ class Format(StrEnum):
     markdown = "markdown"
     latex = "latex"
     html = "html"
+    summary = "summary"
     results = "results"
 
 

@@ -104,6 +104,7 @@ def _row(row: overlaps.Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], o
     )
     accuracies = [result["metrics"]["accuracy"] for result in finished]
     mean, half_width = mean_interval(accuracies, step=_step(finished)) if finished else (np.nan, np.nan)
+    best = [result["metrics"].get("accuracy_best_epoch", np.nan) for result in finished]
     derived = [measures.of_run(result) for result in finished]
     covered = [run["coverage_epochs"] for run in derived]
     jaccard, chance = overlap.seeds.get(row, (np.nan, np.nan))
@@ -114,6 +115,7 @@ def _row(row: overlaps.Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], o
         "accuracy_mean": mean,
         "accuracy_ci95": half_width,
         "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else np.nan,
+        "accuracy_best_epoch_ci95": mean_interval(best, step=_step(finished))[1] if finished else np.nan,
         **{name: _mean([result["metrics"].get(name) for result in finished]) for name in AVERAGED},
         **{name: _mean([run[name] for run in derived]) for name in DERIVED},
         "gradient_norm_r_pooled": measures.pooled_gradient_norm_r(finished),

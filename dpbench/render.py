@@ -29,7 +29,7 @@ MOST_FINDINGS = 12  # in the terminal
 
 
 def text(board: Board, form: str) -> str:
-    """Write the leaderboard as "json" (a list of rows), "csv", "latex", "html" or "markdown"."""
+    """Write the leaderboard as "json" (a list of rows), "csv", "latex", "html", "summary" (sentences) or "markdown"."""
     match form:
         case "json":
             return as_json(board.table)
@@ -39,6 +39,10 @@ def text(board: Board, form: str) -> str:
             return latex(board.table)
         case "html":
             return html.page(board)
+        case "summary":
+            from dpbench import summary  # here, since it writes tables by this module
+
+            return summary.text(board)
         case _:
             return markdown(board)
 
@@ -175,9 +179,9 @@ def screen(board: Board) -> Group:
     """One table a dataset and model, the legend and the findings, for the terminal."""
     shown: list[Any] = list(rich_tables(board.table))
     if len(at_cost := at_cost_cells(board.table)) > 1:
-        shown.append(_table(AT_COST.lower(), at_cost))
+        shown.append(table(AT_COST.lower(), at_cost))
     if not board.across.empty:
-        shown.append(_table("over datasets", across_cells(board)))
+        shown.append(table("over datasets", across_cells(board)))
     shown.append(Text(LEGEND, style="dim"))
     lines = finding_lines(board.findings)
     rest = [f"and {len(lines) - MOST_FINDINGS} more: see --format markdown"] if len(lines) > MOST_FINDINGS else []
@@ -201,11 +205,11 @@ def rich_tables(frame: pd.DataFrame) -> list[Table]:
     for (dataset, model), part in frame.groupby(["dataset", "model"], sort=False):
         ends = part["keep"].ne(part["keep"].shift(-1))
         shown = [[cell for name, cell in zip(HEADER, line, strict=True) if name not in WIDE] for line in cells(part)]
-        tables.append(_table(f"{dataset}, {model}", shown, list(ends)))
+        tables.append(table(f"{dataset}, {model}", shown, list(ends)))
     return tables
 
 
-def _table(title: str, lines: list[list[str]], ends: list[bool] | None = None) -> Table:
+def table(title: str, lines: list[list[str]], ends: list[bool] | None = None) -> Table:
     """A table whose texts are taken as they are; a rule after each line that ends a section."""
     view = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0), pad_edge=False)
     for name in lines[0]:

@@ -22,7 +22,7 @@ def runs(lead: float, noise: float = 0.0, seeds: int = 5) -> list[dict[str, Any]
 
 
 @pytest.mark.parametrize(("lead", "noise", "held"), [(0.0, 0.0, True), (3.0, 0.0, False), (0.0, 2.0, None)])
-def test_equal_different_and_undecided(lead, noise, held):
+def test_equal_different_and_neither_shown(lead, noise, held):
     found = forms.compare(runs(lead, noise))
     assert found["held"] is held
     first, second = found["rows"]

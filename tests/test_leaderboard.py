@@ -495,18 +495,57 @@ def published_line(method: str, prune_ratio: str, value: float, **changes: Any) 
     return line | changes
 
 
+def statuses(board: Board, *lines: dict[str, Any]) -> list[str]:
+    return list(published.beside(board.table, 0.5, pd.DataFrame(lines))["status"])
+
+
 def test_published_figures_are_told_apart() -> None:
     lines = [
         published_line("OrderDP", "0.5", 94.0),
         published_line("Random (static)", "0.5", 90.0),
         published_line("Full", "0", 95.0),
         published_line("SeTa", "0.5", 94.0),
+        published_line("OrderDP", "0.500 (measured)", 94.0),
         published_line("OrderDP", "r=0.5 (nominal)", 94.0),
-        published_line("OrderDP", "0.5", 94.0, metric="best_top1_acc"),
+        published_line("OrderDP", "adaptive q", 94.0),
         published_line("OrderDP", "0.5", 94.0, dataset="CIFAR-10"),
     ]
-    found = published.beside(usual().table, 0.5, pd.DataFrame(lines))
-    assert list(found["status"]) == ["reproduced", "differs by +2.00", "reproduced", "not run", "not run"]
+    assert statuses(usual(), *lines) == [
+        "reproduced",
+        "differs by +2.00",
+        "reproduced",
+        "not run",
+        "reproduced",
+        "its ratio is nominal; here 0.50 was pruned",
+        "not run",
+    ]
+
+
+def test_noise_reproduces_nothing() -> None:
+    noisy = make({("orderdp", 0.5): [0.98, 0.99, 0.98, 0.99, 0.10]})
+    assert abs(100 * row(noisy, "orderdp")["accuracy_mean"] - 94.7) < 100 * row(noisy, "orderdp")["accuracy_ci95"]
+    assert statuses(noisy, published_line("OrderDP", "0.5", 94.7)) == ["too uncertain"]
+    assert statuses(make({("orderdp", 0.5): [0.947]}), published_line("OrderDP", "0.5", 94.7)) == ["too uncertain"]
+    diverged = make({("orderdp", 0.5): [*around(0.947, seeds=4), ("diverged", "NaN")]})
+    assert statuses(diverged, published_line("OrderDP", "0.5", 94.7)) == ["1 of 5 seeds diverged"]
+
+
+def test_what_was_really_pruned_counts() -> None:
+    board = make({("infobatch", keep): around(0.947) for keep in (0.3, 0.6)}, {"infobatch": {"prune_ratio": 0.41}})
+    lines = [published_line("InfoBatch", ratio, 94.7) for ratio in ("0.7", "~0.4", "0.409 (measured)", "0.2")]
+    assert statuses(board, *lines) == ["pruned 0.41, not 0.7", "reproduced", "reproduced", "not run"]
+
+
+def test_best_epochs_are_marked_and_compared_with_best_epochs() -> None:
+    best = [published_line("OrderDP", "0.5", 96.0, metric="best_top1_acc")]
+    best += [published_line("OrderDP", "0.5", 96.0, paper="OrderDP (Jin et al., ICLR 2026)")]
+    board = make({("orderdp", 0.5): around(0.94)})
+    for i, result in enumerate(board.results.values()):
+        result["metrics"]["accuracy_best_epoch"] = around(0.96)[i]
+    found = published.beside(board.table, 0.5, pd.DataFrame(best))
+    assert list(found["published"]) == ["96 (best epoch)"] * 2
+    assert list(found["status"]) == ["reproduced (best epoch)"] * 2
+    assert found["measured"].tolist() == pytest.approx([96.0, 96.0])
 
 
 def test_published_files_name_their_source() -> None:

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from dpbench import catalog, conformance
+from benchmarks import power
+
+from dpbench import catalog, conformance, summary
 from dpbench.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +25,17 @@ def test_commands_exist() -> None:
     known = {command.name or command.callback.__name__.rstrip("_") for command in app.registered_commands}
     known |= {group.name for group in app.registered_groups}
     assert named <= known | {"entry"}, named - known
+
+
+def test_what_it_says_of_results_is_computed_from_the_boards() -> None:
+    assert summary.rewrite(TEXT) == TEXT, "run python -m dpbench.summary README.md"
+    assert power.power() in TEXT, "run python tests/benchmarks/power.py"
+    assert len(summary.BLOCK.findall(TEXT)) == 7
+
+
+def test_one_word_for_one_verdict() -> None:
+    for file in [*ROOT.glob("dpbench/*.py"), ROOT / "dpbench" / "leaderboard.html", ROOT / "README.md"]:
+        assert "undecided" not in file.read_text(), file
 
 
 def test_links_lead_somewhere() -> None:
