@@ -573,6 +573,41 @@ def test_the_surrogates_gradient_is_what_the_selections_gradient_is_on_average(
     assert "gradient_cosine_surrogate" not in before["metrics"]
 
 
+class Once(torch.autograd.Function):
+    """Passes its input on; as in a compiled graph, what backward needs is given away by the first pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.passes = 0
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        ctx.passes += 1
+        assert ctx.passes == 1, "non-empty donated buffers require retain_graph=False"
+        return gradients[0]
+
+
+@pytest.mark.parametrize("method", ["full", "made:PickHardest", "orderdp", "grand[at_epoch=1]"])
+def test_a_compiled_model_is_differentiated_once(
+    spec: Spec, run: Run, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Compiled(torch.nn.Module):
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: Tensor) -> Tensor:
+            return Once.apply(self.network(images))
+
+    plain = run(spec(method, epochs=2))
+    monkeypatch.setattr(torch, "compile", Compiled)
+    compiled = run(spec(method, epochs=2, compile=True))
+    assert compiled["status"] == plain["status"] != "FAILED", compiled.get("reason")
+    for name in ("accuracy", "gradient_cosine"):
+        assert column(compiled, name) == column(plain, name)
+
+
 def test_a_surrogate_of_a_wrong_shape_is_told(spec: Spec, run: Run, plugin: Callable[[str], str]) -> None:
     source = """
     class Wrong(PruningMethod):
