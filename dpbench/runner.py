@@ -92,7 +92,7 @@ def run(
             training = _begin(spec, device or default_device(), data_root, folder)
             records = training.records
             result |= training.train(checkpoint_s, on_epoch)
-            why = diverged(result["metrics"]["accuracy"], training.data.test.labels)
+            why = training.diverged()
             result |= {"status": "DIVERGED", "reason": why} if why else {"status": "FINISHED"}
         except Diverged as error:
             result |= {"status": "DIVERGED", "reason": reason(error), "epochs": records}
@@ -164,14 +164,16 @@ def reason(error: BaseException) -> str:
     return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
 
 
-def diverged(accuracy: float, labels: Tensor) -> str | None:
-    """Why a training that ended with this test accuracy counts as diverged, None if it does not.
+def diverged(accuracy: float, labels: Tensor, loss: float, trained: Tensor) -> str | None:
+    """Why a training that reached its end counts as diverged, None if it does not.
 
-    It learnt nothing if naming the most frequent of the test `labels` would do as well. The other way to diverge, a
-    loss that is not finite, ends the training: `train_epoch` raises Diverged.
+    It learnt nothing if naming the most frequent of the test `labels` would do as well, and if one constant answer
+    would have had no higher a `loss` on what the last epoch `trained` on (its labels): not below their entropy. The
+    other way to diverge, a loss that is not finite, ends the training: `train_epoch` raises Diverged.
     """
     constant = int(labels.bincount().max()) / len(labels)
-    if accuracy > constant:
+    shares = trained.bincount().double() / max(1, len(trained))
+    if accuracy > constant or loss < float(torch.special.entr(shares).sum()):
         return None
     return f"test accuracy ended at {accuracy:.1%}; naming the most frequent class has {constant:.1%}"
 
@@ -261,6 +263,11 @@ class _Run:
             "epochs": self.records,
             "diagnostics": self._diagnostics(),
         }
+
+    def diverged(self) -> str | None:
+        """Why the training, which has reached its end, counts as diverged."""
+        last, split = self.records[-1], self.data.train
+        return diverged(last["accuracy"], self.data.test.labels, last["loss_train"], split.labels[self.selections[-1]])
 
     def _fixed_weights(self) -> Tensor | None:
         """The weights of a static method's selection, in the order in which its samples are stored."""

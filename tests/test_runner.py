@@ -807,10 +807,16 @@ def test_a_training_that_learnt_nothing_has_diverged(spec: Spec, run: Run, monke
     assert (store.run_folder(result["hash"]) / "done").exists()
 
 
-def test_diverged_is_no_better_than_the_most_frequent_class() -> None:
-    labels = torch.tensor([0, 1, 1, 1, 2, 2, 2])  # 3 of 7
-    assert runner.diverged(3 / 7, labels) == "test accuracy ended at 42.9%; naming the most frequent class has 42.9%"
-    assert runner.diverged(4 / 7, labels) is None
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "is_so"),
+    [(3 / 7, 1.1, True), (3 / 7, float("nan"), True), (4 / 7, 1.1, False), (3 / 7, 0.68, False), (0.0, 0.7, True)],
+)
+def test_diverged_is_no_better_than_one_answer_for_all(accuracy: float, loss: float, is_so: bool) -> None:
+    labels, trained = torch.tensor([0, 1, 1, 1, 2, 2, 2]), torch.tensor([0, 0, 1, 1])  # 3 of 7; an entropy of ln 2
+    found = runner.diverged(accuracy, labels, loss, trained)
+    assert (found is not None) == is_so
+    if is_so:
+        assert found == f"test accuracy ended at {accuracy:.1%}; naming the most frequent class has 42.9%"
 
 
 @pytest.mark.parametrize("unit", ["steps", "samples"])
