@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import socket
 import time
 from collections.abc import Iterable
@@ -201,10 +202,9 @@ def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:
     ]
     for record in records:
         for name, value in record.items():
-            if value is None:
-                continue
-            if name in CURVES:
-                metrics.append(Metric(name, value, timestamp, record["epoch"] + 1))
-            elif name in CURVES_OF_MEANS:
+            if name in CURVES:  # a value that is not known is a gap, lest an older epoch's stand for the run
+                known = math.nan if value is None else value
+                metrics.append(Metric(name, known, timestamp, record["epoch"] + 1))
+            elif name in CURVES_OF_MEANS and value is not None:
                 metrics.append(Metric(f"{name}_by_epoch", value, timestamp, record["epoch"] + 1))
     return metrics

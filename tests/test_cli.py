@@ -1,6 +1,7 @@
 """The command line: what a user types, what comes back, and one clear line for each mistake."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -124,7 +125,7 @@ def test_mlflow_finds_every_metric_in_every_finished_run(finished: Any, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished.home / 'mlflow.db'}")
     found = mlflow.search_runs(experiment_names=["tiny"], filter_string="attributes.status = 'FINISHED'")
     assert set(found["params.hash"]) == set.union(*listed(finished.home))
-    missing = [name for name in METRICS if f"metrics.{name}" not in found or found[f"metrics.{name}"].isna().any()]
+    missing = [name for name in METRICS if f"metrics.{name}" not in found or found[f"metrics.{name}"].isna().all()]
     assert missing == []
     for name in ("method", "dataset", "model", "keep", "seed", "budget", "hash", "torch", "commit"):
         assert found[f"params.{name}"].notna().all(), name
@@ -133,7 +134,8 @@ def test_mlflow_finds_every_metric_in_every_finished_run(finished: Any, monkeypa
     for _, run in found.iterrows():
         result = store.read_json(finished.home / "runs" / run["params.hash"] / "result.json")
         for name in METRICS:
-            assert run[f"metrics.{name}"] == pytest.approx(result["metrics"][name])
+            value = result["metrics"].get(name)  # None: not measured, as a norm that is lost in the probe's noise
+            assert run[f"metrics.{name}"] == pytest.approx(math.nan if value is None else value, nan_ok=True)
 
 
 def test_mlflow_has_the_curves_and_the_files(finished: Any) -> None:

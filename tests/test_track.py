@@ -148,6 +148,15 @@ def test_a_run_that_diverged_says_so(tracker: Any) -> None:
     assert run.data.tags["mlflow.note.content"] == "**Diverged:** the loss is NaN"
 
 
+def test_a_last_value_that_is_unknown_is_not_an_older_one(tracker: Any) -> None:
+    [result] = results_of(make({("uniform", 0.5): [0.9]}))
+    result["epochs"][-1]["gradient_norm"] = None
+    experiment, _ = send.send_runs(tracker, "made", [result])
+    [run] = tracker.client.search_runs([experiment])
+    sent = [metric for metric in tracker.client.metrics[run.info.run_id] if metric.key == "gradient_norm"]
+    assert str(max(sent, key=lambda metric: metric.step).value) == "nan"
+
+
 def test_each_run_is_there_once(tracker: Any) -> None:
     results = results_of(make({("uniform", 0.5): [0.9, "no luck"]}))
     client = tracker.client
