@@ -10,13 +10,15 @@ from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dpbench import __version__, leaderboard, overlap, store, verdicts
+from dpbench import __version__, gallery, leaderboard, overlap, store, verdicts
 from dpbench import grid as grids
 from dpbench.errors import UsageError
+from dpbench.gallery import Gallery
 from dpbench.lint import Finding, lint
 from dpbench.overlap import Overlap
 from dpbench.results import check
@@ -28,7 +30,10 @@ DIGITS = 6  # significant digits of per-epoch records in a results file; accurac
 
 @dataclass(frozen=True)
 class Board:
-    """A grid, its cells and results by hash, who selects the same samples, and the results of controls at cost."""
+    """A grid, its cells and results by hash, who selects the same samples, and the results of controls at cost.
+
+    `data_root` is where the datasets' files are, for pictures of samples; checked-in boards bring theirs in `pictures`.
+    """
 
     grid: Grid
     cells: dict[str, RunSpec]
@@ -36,6 +41,8 @@ class Board:
     overlap: Overlap
     checked_in: bool = False
     controls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data_root: Path | None = None
+    pictures: Gallery | None = None
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -56,6 +63,15 @@ class Board:
     def across(self) -> pd.DataFrame:
         """The summary over datasets, empty for one dataset."""
         return verdicts.across_datasets(self.runs)
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """Pictures of the samples that were used most and least, and of suspected wrong labels."""
+        if self.pictures is not None:
+            return self.pictures
+        if self.checked_in:
+            return Gallery(note=f"The checked-in results have no pictures; dpbench run {self.grid.name} makes them.")
+        return gallery.make(self.results.values(), self.data_root)
 
     @property
     def across_reason(self) -> str:
@@ -79,7 +95,7 @@ class Board:
         return found
 
 
-def load(name: str) -> Board:
+def load(name: str, data_root: Path | None = None) -> Board:
     """The board of a grid that was run here, else the one that is checked in."""
     try:
         grid, cells, controls = grids.read_manifest(name)
@@ -88,7 +104,8 @@ def load(name: str) -> Board:
             raise
         return load_checked_in(name)
     results = grids.results(cells)
-    return Board(grid, cells, results, overlap.of_results(results.values()), controls=grids.results(controls))
+    alike = overlap.of_results(results.values())
+    return Board(grid, cells, results, alike, controls=grids.results(controls), data_root=data_root)
 
 
 def load_checked_in(name: str) -> Board:
@@ -104,8 +121,11 @@ def _packed(name: str) -> Traversable:
     return files("dpbench.leaderboards") / "results" / name / "results.json.gz"
 
 
-def pack(board: Board) -> bytes:
-    """Write a board as one compressed file that needs no run folder; the same board gives the same bytes."""
+def pack(board: Board, pictures: bool = False) -> bytes:
+    """Write a board as one compressed file that needs no run folder; the same board gives the same bytes.
+
+    With `pictures` it has those of the samples too, which are gathered from all runs' selections.
+    """
     content = {
         "dpbench": __version__,
         "grid": board.grid.model_dump(),
@@ -116,7 +136,7 @@ def pack(board: Board) -> bytes:
             "seeds": [[*row, *values] for row, values in board.overlap.seeds.items()],
             "methods": board.overlap.methods.to_numpy().tolist(),
         },
-    }
+    } | ({"pictures": board.gallery.model_dump(mode="json")} if pictures else {})
     return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
 
 
@@ -144,4 +164,5 @@ def unpack(packed: bytes) -> Board:
         Overlap(seeds, methods),
         checked_in=True,
         controls={key: check(result, key) for key, result in content.get("controls", {}).items()},
+        pictures=Gallery.model_validate(content["pictures"]) if "pictures" in content else None,
     )

@@ -200,7 +200,7 @@ def run(
     _single_threaded(threads)
     track.check(tracking_uri)
     cells = grids.run_grid(asked, err, jobs, threads, on, data_root, cell_timeout)
-    board = boards.load(asked.name)
+    board = boards.load(asked.name, data_root)
     out.print(render.screen(board))
     size = sum(record.size for record in proxy.records())
     if size >= 1e6:
@@ -325,11 +325,14 @@ def leaderboard(
         Path | None, typer.Option("--output", "-o", help="Write to this file, not to the screen.")
     ] = None,
     tracking_uri: TrackingUri = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder with the dataset's files, for pictures of samples.")
+    ] = None,
 ) -> None:
     """Show the leaderboard of a grid, and send it, with runs not sent yet, to MLflow.
 
-    `--format results` writes all results into one small file, as in `leaderboards/results/`. Figures (PNG, PDF), the
-    HTML page and the tables also lie under `$DPBENCH_HOME/leaderboards/GRID`.
+    `--format results` writes all results into one small file, as in `leaderboards/results/`, with pictures of samples.
+    Figures (PNG, PDF), the HTML page and the tables also lie under `$DPBENCH_HOME/leaderboards/GRID`.
     """
     from dpbench import board as boards
     from dpbench import render, send, store, track
@@ -338,13 +341,13 @@ def leaderboard(
         raise UsageError("--format results is not text: give a file by --output")
     if output:
         _check_writable("--output", output)
-    board = boards.load(grid)  # an unknown grid is told before a database is made
+    board = boards.load(grid, data_root)  # an unknown grid is told before a database is made
     if board.checked_in:
         err.print(f"{grid} was not run here; these are the results that come with dpbench", style="yellow")
     else:
         track.check(tracking_uri)
     if form is Format.results:
-        packed = boards.pack(board)
+        packed = boards.pack(board, pictures=True)
         assert output is not None
         store.write(output, lambda file: file.write_bytes(packed))
     elif form is not Format.table:
@@ -359,6 +362,47 @@ def leaderboard(
     if not board.checked_in:
         sys.stdout.flush()  # whatever becomes of the tracker
         send.publish(board, tracking_uri, err)
+
+
+@app.command()
+def samples(
+    grid: Annotated[str, typer.Argument(help="A grid that was run here.", callback=_grid_name)],
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="Only this method.", autocompletion=_complete("method")),
+    ] = None,
+    keep: Annotated[list[float] | None, typer.Option("--keep", help="Only rows that keep this share.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this CSV file, not to the screen.")
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")] = None,
+) -> None:
+    """Write how often each row used each training sample, as CSV: sample, file name, times used, score, label.
+
+    `sample` is the sample's place in the dataset's own training set; `times used` counts epochs, mean over the seeds.
+    The leaderboard's page shows pictures of those used most and least.
+
+    - `dpbench samples quick --method el2n --keep 0.3 -o el2n.csv`
+    """
+    from dpbench import duel, store, usage
+    from dpbench import grid as grids
+
+    if output:
+        _check_writable("--output", output)
+    cells = grids.read_manifest(grid).cells
+    methods = [duel.among({spec.method for spec in cells.values()}, grid, text) for text in method or []]
+    shares = sorted({spec.keep for spec in cells.values()})
+    for share in keep or []:
+        if share not in shares:
+            raise UsageError(f"--keep {share:g}: not in the grid {grid}; it has {', '.join(f'{x:g}' for x in shares)}")
+    wanted = {
+        key: spec
+        for key, spec in cells.items()
+        if (not methods or spec.method in methods) and (not keep or spec.keep in keep)
+    }
+    results = grids.results(wanted)
+    lines = usage.csv(usage.of_results(results.values()), data_root)
+    store.write(output, lambda file: usage.write(file, lines)) if output else sys.stdout.writelines(lines)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -59,7 +60,12 @@ def screen(board: Board, a: str, b: str) -> Group:
 
 def named(board: Board, text: str) -> str:
     """The method of the board that `text` names, as the board writes it."""
-    known = sorted(set(board.table["method"]))
+    return among(set(board.table["method"]), board.grid.name, text)
+
+
+def among(methods: Iterable[str], grid: str, text: str) -> str:
+    """The method that `text` names of those of a grid, as the grid writes it; UsageError if it has none such."""
+    known = sorted(methods)
     if text in known:
         return text
     name = catalog.parse(text)[0]
@@ -69,7 +75,7 @@ def named(board: Board, text: str) -> str:
             return found
     near = [method for method in known if catalog.parse(method)[0] == name] or difflib.get_close_matches(text, known)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
-    raise UsageError(f"no method {text!r} in the grid {board.grid.name}; {hint}")
+    raise UsageError(f"no method {text!r} in the grid {grid}; {hint}")
 
 
 def _pairs(table: pd.DataFrame, a: str, b: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:

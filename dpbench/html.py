@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpbench import measures, published, verdicts
+from dpbench import gallery, measures, published, verdicts
 from dpbench.board import Board
 from dpbench.leaderboard import KEYS
 
@@ -26,6 +26,7 @@ def page(board: Board) -> str:
     template = files("dpbench").joinpath("leaderboard.html").read_text(encoding="utf-8")
     text = json.dumps(_data(board), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     parts = {"__DATA__": text.replace("<", "\\u003c"), "__DIAGRAMS__": _diagrams(board)}
+    parts["__SAMPLES__"] = gallery.section(board)
     return re.sub("|".join(parts), lambda found: parts[found[0]], template)
 
 

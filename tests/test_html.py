@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from synthetic_board import around, costing, make, usual
+from used import N, board_of
 
-from dpbench import html
+from dpbench import html, runner
 from dpbench.board import Board
+from dpbench.overlap import PAIR, Overlap
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -212,3 +216,38 @@ def test_published_and_over_datasets(opened: Callable[..., Any]) -> None:
     page = opened(make({("full", 1.0): around(0.95)}, datasets=("cifar10", "cifar100")))
     assert "None are known" in page.locator("#published").inner_text()
     assert "at least 5 of them, this grid has 2" in page.locator("#across").inner_text()
+
+
+def test_samples_shows_the_most_and_least_used_and_who_chooses_alike(home: Path, opened: Callable[..., Any]) -> None:
+    epochs = [[sample for sample in range(N) if sample > epoch] for epoch in range(N)]  # sample i is used i times
+    board = board_of({"full": [[range(N)]], "orderdp": [epochs], EVIL: [[[0, 1], [1]]]})
+    lines = [("synthetic[n=100,n_test=50,d=16,classes=4]", "cnn", 0.3, "orderdp", EVIL, 0.25, 0.125)]
+    alike = Overlap({}, pd.DataFrame(lines, columns=[*PAIR, "jaccard", "chance"]))
+    page = opened(replace(board, overlap=alike))
+    data = runner.load_data(lines[0][0], None)
+    samples = page.locator("#samples")
+    for label in range(4):
+        members = (data.train.labels == label).nonzero().flatten().tolist()
+        for name, wanted in (("most", members[::-1][:8]), ("least", members[:8])):
+            tiles = samples.locator(f".strip.{name}[data-class='{label}'] .tile")
+            shown = [tile.get_attribute("data-sample") for tile in tiles.all()]
+            assert shown == [str(int(data.positions[i])) for i in wanted]
+            assert tiles.first.inner_text().strip() == str(wanted[0])
+    sizes = "[...document.querySelectorAll('#samples .picture')].map(tile => getComputedStyle(tile).backgroundImage)"
+    assert all(image.startswith('url("data:image/png') for image in page.evaluate(sizes))
+    assert "full: all samples are used equally often" in samples.locator("#samples-note").inner_text()
+    assert samples.locator("#samples-alike tbody").inner_text().split() == [*EVIL.split(), "0.25", "0.13"]
+    assert "orderdp" in samples.locator("#samples-suspected p").inner_text()
+    samples.locator("[data-name=other] select").select_option(EVIL)
+    samples.locator("[data-name=class] select").select_option("class 2")
+    assert samples.locator("#samples-rows h3").all_inner_texts() == ["orderdp at keep 0.3", f"{EVIL} at keep 0.3"]
+    assert samples.locator(".strip.most").count() == 2
+    assert samples.locator("#samples-controls select:focus").count() == 1
+    page.set_viewport_size({"width": 420, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+
+
+def test_samples_says_why_there_are_none(home: Path, opened: Callable[..., Any]) -> None:
+    page = opened(replace(usual(), checked_in=True))
+    assert "dpbench run made makes them" in page.locator("#samples-note").inner_text()
+    assert page.locator("#samples select").count() == 0
