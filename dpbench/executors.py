@@ -84,7 +84,7 @@ class _Worker:
         self.process.start()
         theirs.close()
         leash.close()
-        self.ended = False
+        self.ended = self.ready = False
 
     def start(self, job: Any, timeout_s: float | None) -> None:
         """Hand a job over; how it went is in `outcome` when `over` says so."""
@@ -98,7 +98,11 @@ class _Worker:
         """Whether the job has ended, in whatever way."""
         if self.connection.poll():
             try:
-                self.outcome, spent = self.connection.recv()
+                message = self.connection.recv()
+                if message is None:  # the process has started: its first job's time runs from now
+                    self.ready, self.began = True, time.monotonic()
+                    return False
+                self.outcome, spent = message
             except (EOFError, ConnectionResetError):
                 self.process.join(_POLL_S)
                 self._died()
@@ -108,7 +112,7 @@ class _Worker:
                 self.ended = spent
         elif self.process.exitcode is not None:
             self._died()
-        elif self.timeout_s is not None and time.monotonic() - self.began > self.timeout_s:
+        elif self.ready and self.timeout_s is not None and time.monotonic() - self.began > self.timeout_s:
             self.outcome = RunFailed(f"did not end within {self.timeout_s:g} s (--cell-timeout); it was killed")
             self.ended = True
         else:
@@ -208,6 +212,7 @@ def _serve(work: Callable[[Any], Any], threads: int, connection: Connection, lea
 
     torch.set_num_threads(threads)
     own, process = threading.active_count(), os.getpid()
+    connection.send(None)
     while True:
         outcome: Any
         try:

@@ -228,8 +228,8 @@ def _run(
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(title, total=len(todo))
         workers = min(jobs or default_jobs(device), len(work))
-        todo_jobs = [Job(item, str(device), data_root) for item in work]
-        for job, outcome in run_all(do, todo_jobs, workers, threads, cell_timeout_s):
+        queue = [Job(item, str(device), data_root) for item in work]
+        for job, outcome in run_all(do, queue, workers, threads, cell_timeout_s):
             if not isinstance(job.work, RunSpec):
                 continue  # a proxy that failed fails again, with its reason, in the runs that need it
             if isinstance(outcome, BaseException):

@@ -89,7 +89,9 @@ def test_the_page_names_its_grid_and_how_much_of_it_was_run(home, tmp_path):
     for i, (key, spec) in enumerate(cells.items()):
         if spec.seed < 3 or i % 2:  # the last seed is half done
             explore = float(spec.method[len("orderdp[explore=") : -1])
-            content = result(spec.method, spec.keep, explore) | {"spec": spec.model_dump()}
+            content = result(spec.method, spec.keep, explore) | {"spec": spec.model_dump(), "hash": key}
+            content |= {"started": 0.0, "environment": {}}
+            content["metrics"]["prune_ratio"] = 1 - spec.keep
             store.write_json(store.run_folder(key) / "result.json", content)
     (one,) = {one.keep for one in decomposition.write("mine", tmp_path / "to")}
     assert one == 0.3  # at 0.6 two decompositions are left, too few
