@@ -111,7 +111,11 @@ def make(results: Iterable[dict[str, Any]], root: Path | None, room: int = ROOM)
     for result in results:
         if result["status"] == "FINISHED":
             datasets.setdefault(result["spec"]["dataset"], []).append(result)
-    sheets, rows, suspected, even, notes = {}, [], [], [], []
+    sheets: dict[str, Sheet] = {}
+    rows: list[Picked] = []
+    suspected: list[Suspected] = []
+    even: list[Row] = []
+    notes: list[str] = []
     for dataset, runs in datasets.items():
         try:
             data = runner.data_of(RunSpec.model_validate(runs[0]["spec"]), root)
@@ -119,7 +123,7 @@ def make(results: Iterable[dict[str, Any]], root: Path | None, room: int = ROOM)
             notes.append(f"No pictures of {dataset}: {store.brief(str(error))}")
             continue
         drawn = _Drawn(data, room // len(datasets))
-        suspicion, left_out = Suspicion(), 0
+        suspicion, shown, left_out = Suspicion(), 0, 0
         for found in usage.of_results(runs):
             suspicion.add(found)
             if found.even:
@@ -128,13 +132,12 @@ def make(results: Iterable[dict[str, Any]], root: Path | None, room: int = ROOM)
                 left_out += 1
             else:
                 rows.append(drawn.pick(found))
+                shown += 1
         suspected += drawn.suspects(suspicion)
         if drawn.tiles:
             sheets[dataset] = drawn.sheet()
         if left_out:
-            notes.append(
-                f"{dataset}: the first {len(rows)} rows are shown; {left_out} more would make the page too large."
-            )
+            notes.append(f"{dataset}: the first {shown} rows are shown; {left_out} more would be too much for a page.")
     if not rows and not notes:
         notes = ["No run in this home has its selections."]
     return Gallery(sheets=sheets, rows=rows, suspected=suspected, even=even, note=" ".join(notes))
@@ -270,7 +273,7 @@ def _alike(overlap: Overlap) -> list[dict[str, Any]]:
 # A picture of one row
 
 
-def sheet(board: Board, row: Row, file: Path, scale: int = 4) -> bool:
+def sheet(board: Board, row: Row, file: Path) -> bool:
     """Draw a row's most and least used samples, a line a class, to a PNG file; False where there is nothing to draw."""
     gallery = board.gallery
     picked = next((picked for picked in gallery.rows if picked.row == row), None)

@@ -34,22 +34,20 @@ def board_of(
     methods: Mapping[str, Sequence[Epochs]],
     scores: Mapping[str, Tensor] | None = None,
     dataset: str | None = None,
-    keeps: Sequence[float] = (0.3,),
 ) -> Board:
     """A board of what each seed of a method used, epoch by epoch."""
     dataset = dataset or flat()
     data = runner.load_data(dataset, None)
     n, cells, results = len(data.train), {}, {}
-    for keep in keeps:
-        for method, seeds in methods.items():
-            for seed, epochs in enumerate(seeds):
-                key = f"{len(cells):016x}"
-                fields = {"dataset": dataset, "model": "cnn", "method": method, "keep": keep, "seed": seed}
-                cells[key] = RunSpec(**fields, recipe=RECIPE, data=data.fingerprint)
-                results[key] = result(cells[key], key, 0.9 + seed / 100, {})
-                results[key]["samples"]["train"] = n
-                results[key]["epochs"] = [results[key]["epochs"][0]] * len(epochs)
-                store_run(key, epochs, (scores or {}).get(method), n)
-    names = {"datasets": [dataset], "models": ["cnn"], "methods": list(methods), "keep": list(keeps)}
+    for method, seeds in methods.items():
+        for seed, epochs in enumerate(seeds):
+            key = f"{len(cells):016x}"
+            fields = {"dataset": dataset, "model": "cnn", "method": method, "keep": 0.3, "seed": seed}
+            cells[key] = RunSpec(**fields, recipe=RECIPE, data=data.fingerprint)
+            results[key] = result(cells[key], key, 0.9 + seed / 100, {})
+            results[key]["samples"]["train"] = n
+            results[key]["epochs"] = [results[key]["epochs"][0]] * len(epochs)
+            store_run(key, epochs, (scores or {}).get(method), n)
+    names = {"datasets": [dataset], "models": ["cnn"], "methods": list(methods), "keep": [0.3]}
     grid = Grid(name="made", **names, seeds=max(map(len, methods.values())), recipe=RECIPE)
     return Board(grid, cells, results, Overlap())
