@@ -9,17 +9,19 @@ import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import pandas as pd
+
 from dpbench import board as boards
-from dpbench import render, report, store, verdicts
+from dpbench import measures, render, report, store, summary, verdicts
 from dpbench.errors import RunFailed
 from dpbench.leaderboard import records
 from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, Tracker, fit
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import Metric, Run
     from rich.console import Console
 
@@ -28,6 +30,17 @@ if TYPE_CHECKING:
 CURVES = ("accuracy", "accuracy_validation", "loss_test", "loss_train", "gradient_norm")  # the last value is the run's
 CURVES_OF_MEANS = ["prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
 CURVES_OF_MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
+NUMBERS = ("rank", "accuracy_mean", "difference_full", "prune_ratio", "cost_with_proxy", "time_total_s")
+NUMBERS += ("jaccard_epochs", "gradient_cosine", "seeds")  # a row's metrics: the UI draws a chart of each
+ROW_CURVES = ("accuracy", "prune_ratio", "gradient_cosine")
+MEANING = (  # of the columns, in the description
+    "**accuracy**: mean over seeds in %, with its 95 % interval; **rank**: its place among the rows of the same "
+    "**keep**, the share of samples to keep; **at its cost**: the difference to random per epoch at the same cost.",
+    "**prune_ratio**: the share of full training's backward passes that was left out; **time_total_s**: seconds of "
+    "selection, training and proxy.",
+    "**jaccard_epochs**: how alike the selections of successive epochs are, 1 if the same; **gradient_cosine**: how "
+    "well the selection's gradient points along that of all samples, 1 if exactly.",
+)
 CONTENT = "dpbench.content"  # the tag with the digest of what was sent
 SENDER = "dpbench.sender"
 
@@ -53,14 +66,15 @@ def send(grid: str, tracking_uri: str | None, console: Console) -> str:
             board = boards.load(grid)  # as it is now: another process may have sent a newer one meanwhile
             results = [*(board.results | board.controls).values()]
             experiment, sent = send_runs(tracker, grid, results)
-            note, files = render.markdown(board), report.files(board)
-            changed = send_leaderboard(tracker, grid, experiment, board.table, note, files)[1]
+            changed = send_leaderboard(tracker, experiment, board, report.files(board))[1]
     there = f"{len(results) - sent} there already; {changed} of {len(board.table)} rows changed"
     return f"{grid}: {sent} runs sent, {there}: {tracker.name}"
 
 
 def send_runs(tracker: Tracker, grid: str, results: Iterable[dict[str, Any]]) -> tuple[str, int]:
     """Send the results that are not there, in the place of older tries; return the experiment's id and their number."""
+    results = list(results)
+    several = _several(result["spec"] for result in results)
     note = f"The runs of the grid `{grid}`."
     experiment = tracker.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, note)
     there, count = tracker.runs(experiment, "dpbench.hash"), 0
@@ -68,7 +82,8 @@ def send_runs(tracker: Tracker, grid: str, results: Iterable[dict[str, Any]]) ->
         content, old = digest(result), there.get(result["hash"], [])
         whole = [run for run in old if run.data.tags.get(CONTENT) == content and run.info.status != "RUNNING"]
         if not whole:
-            _send_run(tracker, experiment, grid, result, content)
+            title = f"{_title(result['spec'])} seed {result['spec']['seed']}{_where(result['spec'], several)}"
+            _send_run(tracker, experiment, grid, result, content, title)
             count += 1
         _remove(tracker, [run for run in old if run not in whole[:1]])
     return experiment, count
@@ -92,10 +107,25 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _send_run(tracker: Tracker, experiment: str, grid: str, result: dict[str, Any], content: str) -> None:
+def _several(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Which of dataset and model differ between rows or runs: only these need to be named."""
+    named = {(row["dataset"], row["model"]) for row in rows}
+    return [name for i, name in enumerate(("dataset", "model")) if len({names[i] for names in named}) > 1]
+
+
+def _title(row: dict[str, Any]) -> str:
+    """For instance "orderdp 0.3"."""
+    return f"{row['method']} {row['keep']:g}"
+
+
+def _where(row: dict[str, Any], several: list[str]) -> str:
+    """For instance " on digits, cnn", empty where the grid has one dataset and model."""
+    return f" on {', '.join(row[name] for name in several)}" if several else ""
+
+
+def _send_run(tracker: Tracker, experiment: str, grid: str, result: dict[str, Any], content: str, title: str) -> None:
     """Log one run: parameters, metrics, curves, and its files as artifacts. Its status comes last: then it is whole."""
     spec, started = result["spec"], int(result["started"] * 1000)
-    title = f"{spec['method']} keep={spec['keep']:g} seed={spec['seed']}"
     tags = {"dpbench.hash": result["hash"], "dpbench.grid": grid, SENDER: _sender()}
     run_id = tracker.client.create_run(experiment, started, tags, fit(title)).info.run_id
     tags = {CONTENT: content, "status": result["status"], "mlflow.source.name": "dpbench"}
@@ -114,41 +144,58 @@ def _send_run(tracker: Tracker, experiment: str, grid: str, result: dict[str, An
     tracker.client.set_terminated(run_id, status, int((result.get("ended") or time.time()) * 1000))
 
 
-def send_leaderboard(
-    tracker: Tracker, grid: str, runs_experiment: str, table: pd.DataFrame, note: str, files: Iterable[Path]
-) -> tuple[str, int]:
+def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files: Iterable[Path]) -> tuple[str, int]:
     """Write the leaderboard's experiment, one run a row; return its id, and how many rows are new or have changed.
 
     The files are artifacts of one row, which keeps them as long as it is there; the description links to them.
     """
     from mlflow.entities import Metric
 
-    experiment = tracker.experiment(f"{grid} leaderboard", COLUMNS, "metrics.`rank`", True)
+    rows, whole = records(board.table), render.plain(board.table)
+    several = _several(rows)
+    columns = [*(f"params.`{name}`" for name in several), *COLUMNS]
+    experiment = tracker.experiment(f"{board.grid.name} leaderboard", columns, "metrics.`order`", True)
+    finished = {place: board.finished(*place) for place in {(row["dataset"], row["model"]) for row in rows}}
     there, keys, changed = tracker.runs(experiment, "dpbench.row"), [], 0
     now = int(time.time() * 1000)
-    for row in records(table):
+    for order, (row, values) in enumerate(zip(rows, whole, strict=True), 1):
         params = {name: str(row[name]) for name in ("method", "dataset", "model", "keep", "kind")}
-        key, texts, numbers = digest(params), _texts(row, runs_experiment, params), _numbers(row)
-        content, old = digest([texts, numbers]), there.pop(key, [])
+        curves = _curves(finished[row["dataset"], row["model"]].get((row["method"], row["keep"]), []))
+        name = fit(_title(row) + _where(row, several))
+        key = digest([name, params, curves])  # MLflow cannot take points of a curve back: other curves, another run
+        texts, numbers = _texts(row, runs_experiment, params), {"order": float(order)} | _numbers(row)
+        content, old = digest([texts, numbers, values]), there.pop(key, [])
         _remove(tracker, old[1:])
         if old:
             run_id = old[0].info.run_id
         else:
-            name, tags = fit(f"{row['method']} keep={row['keep']:g}"), {"dpbench.row": key, SENDER: _sender()}
+            tags = {"dpbench.row": key, SENDER: _sender()}
             run_id = tracker.client.create_run(experiment, now, tags, name).info.run_id
+            points = [Metric(f"{curve}_by_epoch", value, now, epoch) for curve, epoch, value in curves]
+            tracker.log(run_id, {}, params, points)
         keys.append(run_id)
         if old and old[0].data.tags.get(CONTENT) == content:
             continue
         changed += 1
-        metrics = [Metric(name, value, now, 0) for name, value in numbers.items()]
-        tracker.log(run_id, texts, params, metrics)
+        tracker.log(run_id, texts, None, [Metric(name, value, now, 0) for name, value in numbers.items()])
+        tracker.client.log_dict(run_id, values, "row.json")
         tracker.client.set_terminated(run_id, "FINISHED" if row["seeds"] else "FAILED")
         tracker.log(run_id, {CONTENT: content})  # last: the row is whole
     for runs in there.values():
         _remove(tracker, runs)
     if keys:
-        _attach(tracker, grid, experiment, keys, note, files)
+        _attach(tracker, board, experiment, keys, files)
     return experiment, changed
+
+
+def _curves(results: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
+    """A row's curves as name, epoch and mean over its seeds, for the epochs at which all seeds' values are known."""
+    found = []
+    for name in ROW_CURVES:
+        by_epoch = zip(*(measures.curve(result, name) for result in results), strict=False)
+        means = [round(fmean(values), 6) for values in by_epoch]  # NaN where one of the values is
+        found += [(name, epoch, mean) for epoch, mean in enumerate(means, 1) if not math.isnan(mean)]
+    return found
 
 
 def _texts(row: dict[str, Any], runs_experiment: str, params: dict[str, str]) -> dict[str, str]:
@@ -166,27 +213,33 @@ def _texts(row: dict[str, Any], runs_experiment: str, params: dict[str, str]) ->
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    """A row's metrics: every number but `keep`, which is a parameter."""
-    return {
-        str(name): round(float(value), 4)
-        for name, value in row.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "keep" and value == value
-    }
+    """A row's metrics, as far as they are known; row.json has all of the row."""
+    return {name: round(float(row[name]), 4) for name in NUMBERS if pd.notna(row[name])}
 
 
-def _attach(tracker: Tracker, grid: str, experiment: str, runs: list[str], note: str, files: Iterable[Path]) -> None:
-    """Log the files to the run that has them already, else to the first, and link to it in the description."""
+def _attach(tracker: Tracker, board: Board, experiment: str, runs: list[str], files: Iterable[Path]) -> None:
+    """Log the files to the run that has them already, else to the first, and write the description with their link."""
     old = tracker.client.get_experiment(experiment).tags.get("dpbench.files", "")
     run = old if old in runs else runs[0]
     for file in files:
         tracker.client.log_artifact(run, str(file))
-    link = f"#/experiments/{experiment}/runs/{run}/artifacts"
-    text = f"[Figures, the page as one HTML file, and tables]({link})\n\n{note}"
-    if len(text) > LIMIT:
-        more = f"\n\n[The whole table]({link}/{quote(grid)}.md)"
-        text = text[: text.rindex("\n", 0, LIMIT - len(more))] + more
+    text = describe(board, f"#/experiments/{experiment}/runs/{run}/artifacts")
     tracker.client.set_experiment_tag(experiment, "dpbench.files", run)
     tracker.client.set_experiment_tag(experiment, "mlflow.note.content", text)
+
+
+def describe(board: Board, link: str) -> str:
+    """The leaderboard's description: what it says, what its columns mean, where its files are, and its table."""
+    whole = f"[The whole table]({link}/{quote(board.grid.name)}.md)"
+    said = cut("\n".join(f"- {sentence}" for sentence in summary.headlines(board)), LIMIT // 3, f"\n\n{whole}")
+    meaning = "\n".join(f"- {line}" for line in MEANING)
+    parts = [said, meaning, f"[Figures, the page as one HTML file, and tables]({link})", render.markdown(board)]
+    return cut("\n\n".join(part for part in parts if part), LIMIT, f"\n\n{whole}")
+
+
+def cut(text: str, limit: int, more: str) -> str:
+    """Leave out the last lines of a text longer than the limit and say `more` instead, within the limit."""
+    return text if len(text) <= limit else text[: max(text.rfind("\n", 0, limit - len(more)), 0)] + more
 
 
 def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:

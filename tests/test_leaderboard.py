@@ -593,10 +593,12 @@ def test_mlflow_has_a_run_a_row_and_the_files_once(home: Path, tmp_path: Path) -
     file.write_bytes(b"x")
     tracker = Tracker()
     for _ in range(2):
-        key, _ = send_leaderboard(tracker, "made", "0", board.table, "note", [file])
+        key, _ = send_leaderboard(tracker, "0", board, [file])
     runs = tracker.client.search_runs([key])
     assert len(runs) == len(board.table)
-    holders = [run.info.run_id for run in runs if tracker.client.list_artifacts(run.info.run_id)]
+    files = {run.info.run_id: {file.path for file in tracker.client.list_artifacts(run.info.run_id)} for run in runs}
+    assert all("row.json" in names for names in files.values())
+    holders = [key for key, names in files.items() if "figure.png" in names]
     assert len(holders) == 1
     tags = tracker.client.get_experiment(key).tags
     assert holders[0] in tags["mlflow.note.content"]

@@ -16,11 +16,11 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from dpbench import board as boards
-from dpbench import database, report, send, track, tuned, ui
+from dpbench import database, report, send, summary, track, tuned, ui
 from dpbench.cli import app
 from dpbench.errors import Untracked, UsageError
 from dpbench.track import LIMIT, Tracker
-from tests.synthetic_board import around, make
+from tests.synthetic_board import around, make, usual
 
 # A double of MLflow's client that keeps the limits of the oldest version
 
@@ -33,6 +33,7 @@ class Client:
         self.found: dict[str, SimpleNamespace] = {}
         self.metrics: dict[str, list[Any]] = {}
         self.files: list[tuple[str, str]] = []
+        self.rows: dict[tuple[str, str], dict[str, Any]] = {}
 
     def get_experiment_by_name(self, name: str) -> Any:
         return next((each for each in self.experiments.values() if each.name == name), None)
@@ -77,6 +78,9 @@ class Client:
     def log_artifact(self, run_id: str, path: str) -> None:
         self.files.append((run_id, path))
 
+    def log_dict(self, run_id: str, values: dict[str, Any], name: str) -> None:
+        self.rows[run_id, name] = json.loads(json.dumps(values, allow_nan=False))
+
     def delete_run(self, run_id: str) -> None:
         del self.found[run_id]
 
@@ -108,21 +112,23 @@ def test_161_rows_fit(tracker: Any) -> None:
     rows: dict[Any, Any] = {(f"orderdp[explore={e}]", keep): [0.9] for e in (0.85, 0.9, 0.95, 1.0) for keep in keeps}
     board = make(rows | {("full", 1.0): [0.95]})
     assert len(board.table) == 161
-    note = "\n".join("x" * 150 for _ in board.table.index)
     for _ in range(2):
-        key, changed = send.send_leaderboard(tracker, "made", "1", board.table, note, [Path("made.md")])
+        key, changed = send.send_leaderboard(tracker, "1", board, [Path("made.md")])
     assert changed == 0, "the second time nothing has"
     assert len(tracker.client.search_runs([key])) == 161
     text = tracker.client.experiments[key].tags["mlflow.note.content"]
     [holder] = {run for run, _ in tracker.client.files}
-    assert text.endswith(f"x\n\n[The whole table](#/experiments/{key}/runs/{holder}/artifacts/made.md)")
+    whole = f"[The whole table](#/experiments/{key}/runs/{holder}/artifacts/made.md)"
+    assert text.count(whole) == 2, "after the sentences that fit, and after the rows that fit"
+    assert text.endswith(f" |\n\n{whole}")
+    assert "| 1 | orderdp" in text
 
 
 def test_a_failure_of_20000_characters_is_cut(tracker: Any) -> None:
     board = make({("uniform", 0.5): [0.9, "no " * 7000]})
     experiment, count = send.send_runs(tracker, "made", results_of(board))
     assert count == 2
-    send.send_leaderboard(tracker, "made", experiment, board.table, "note", [])
+    send.send_leaderboard(tracker, experiment, board, [])
     [failed] = [run for run in tracker.client.search_runs([experiment]) if run.data.tags["status"] == "FAILED"]
     assert failed.info.status == "FAILED"
     assert len(failed.data.tags["dpbench.reason"]) == LIMIT
@@ -133,9 +139,100 @@ def test_long_runs_are_sent(tracker: Any) -> None:
     [result] = results_of(board)
     result["epochs"] = [{"epoch": i, "accuracy": 0.5, "loss_test": 1.0, "prune_ratio": 0.5} for i in range(700)]
     experiment, _ = send.send_runs(tracker, "made", [result])
-    send.send_leaderboard(tracker, "made", experiment, board.table, "note", [])
+    send.send_leaderboard(tracker, experiment, board, [])
     [run] = tracker.client.search_runs([experiment])
     assert len(tracker.client.metrics[run.info.run_id]) > 3 * 700
+
+
+def rows_of(tracker: Any, board: Any) -> list[Any]:
+    """The rows' runs after sending, by their order."""
+    key, _ = send.send_leaderboard(tracker, "1", board, [])
+    return sorted(tracker.client.search_runs([key]), key=lambda run: single(tracker, run)["order"])
+
+
+def single(tracker: Any, run: Any) -> dict[str, float]:
+    """The last value of each metric of one value."""
+    sent = tracker.client.metrics[run.info.run_id]
+    return {metric.key: metric.value for metric in sent if not metric.key.endswith("_by_epoch")}
+
+
+def curve(tracker: Any, run: Any, name: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in tracker.client.metrics[run.info.run_id] if metric.key == name]
+
+
+def test_rows_are_in_the_order_of_the_boards_table(tracker: Any) -> None:
+    board = usual(datasets=("a", "b"))
+    rows = rows_of(tracker, board)
+    assert [single(tracker, run)["order"] for run in rows] == [*range(1, 23)]
+    shown = [(run.data.params["dataset"], float(run.data.params["keep"]), run.data.params["method"]) for run in rows]
+    assert shown == [*board.table[["dataset", "keep", "method"]].itertuples(index=False, name=None)]
+    view = json.loads(tracker.client.get_experiment(rows[0].info.experiment_id).tags[database.VIEW])
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`order`", True)
+    assert "params.`dataset`" in view["selectedColumns"]
+    assert "metrics.`rank`" in view["selectedColumns"]
+    assert "params.`model`" not in view["selectedColumns"], "the same in every row"
+
+
+@pytest.mark.parametrize(("datasets", "where"), [(("a",), ""), (("a", "b"), " on a")])
+def test_names_say_what_differs(tracker: Any, datasets: tuple[str, ...], where: str) -> None:
+    board = make({("orderdp", 0.3): around(0.9)}, datasets=datasets)
+    assert rows_of(tracker, board)[0].data.tags["mlflow.runName"] == f"orderdp 0.3{where}"
+    experiment, _ = send.send_runs(tracker, "made", results_of(board))
+    names = {run.data.tags["mlflow.runName"] for run in tracker.client.search_runs([experiment])}
+    assert len(names) == 5 * len(datasets)
+    assert f"orderdp 0.3 seed 4{where}" in names
+
+
+def test_a_row_has_the_means_by_epoch_few_numbers_and_itself_whole(tracker: Any) -> None:
+    board = make({("uniform", 0.3): [0.90, 0.94]})
+    for share, result in zip((0.6, 0.8), results_of(board), strict=True):
+        for record in result["epochs"]:
+            record["prune_ratio"] = share
+    results_of(board)[1]["epochs"][2]["gradient_cosine"] = None
+    [run] = rows_of(tracker, board)
+    expected = [(1, 0.89), (2, 0.90), (3, 0.91), (4, 0.92)]
+    assert curve(tracker, run, "accuracy_by_epoch") == expected
+    assert curve(tracker, run, "prune_ratio_by_epoch") == [(epoch, 0.7) for epoch in (1, 2, 3, 4)]
+    assert curve(tracker, run, "gradient_cosine_by_epoch") == [(epoch, 0.9) for epoch in (1, 2, 4)], "not of one seed"
+    assert single(tracker, run).keys() <= {"order", *send.NUMBERS}
+    assert single(tracker, run)["accuracy_mean"] == 0.92
+    row = tracker.client.rows[run.info.run_id, "row.json"]
+    assert row.keys() == set(board.table.columns)
+    assert row["peak_memory_mb"] == 100.0
+
+
+def test_a_row_of_other_curves_takes_the_place_of_the_old(tracker: Any) -> None:
+    board = make({("uniform", 0.3): [0.90, 0.94]})
+    [before] = rows_of(tracker, board)
+    assert rows_of(tracker, board) == [before]
+    [after] = rows_of(tracker, make({("uniform", 0.3): [0.90, 0.96]}))
+    assert curve(tracker, after, "accuracy_by_epoch")[-1] == (4, 0.93)
+    assert len(curve(tracker, after, "accuracy_by_epoch")) == 4
+
+
+def test_a_row_whose_seeds_diverged_has_no_curve(tracker: Any) -> None:
+    [run] = rows_of(tracker, make({("uniform", 0.3): [0.90, ("diverged", "NaN")]}))
+    assert curve(tracker, run, "accuracy_by_epoch") == []
+
+
+def test_the_description_says_what_to_look_at(tracker: Any) -> None:
+    board = usual()
+    text = send.describe(board, "#/link")
+    first, meaning, link, *table = text.split("\n\n")
+    assert first.splitlines() == [f"- {sentence}" for sentence in summary.headlines(board)]
+    assert len(meaning.splitlines()) == 3
+    for column in track.COLUMNS:
+        name = column.split("`")[1]
+        assert f"**{name}**" in meaning or name in ("method", "to random"), "the others are in the legend"
+    assert link == "[Figures, the page as one HTML file, and tables](#/link)"
+    assert table[0].startswith("| dataset | model | # |")
+    assert len(text) <= LIMIT
+
+
+def test_a_text_is_cut_at_a_line() -> None:
+    assert send.cut("one\ntwo", 7, "!") == "one\ntwo"
+    assert send.cut("one\ntwo", 6, "!") == "one!"
+    assert send.cut("x" * 9, 6, "!") == "!"
 
 
 def test_a_run_that_diverged_says_so(tracker: Any) -> None:

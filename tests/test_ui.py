@@ -98,7 +98,8 @@ def test_the_leaderboard_is_shown_sorted_without_a_click(served: Any, page: Any,
     accuracy = next(name for name in ("accuracy", "accuracy_mean") if name in shown)
     ranks = [int(float(text)) for text in column(header, rows, "rank")]
     assert len(ranks) >= 10
-    assert ranks == sorted(ranks)
+    places = list(zip(map(float, column(header, rows, "keep")), ranks, strict=True))
+    assert places == sorted(places), "by keep, and by rank within it"
     assert ranks[0] == 1
     assert {"full", "orderdp[explore=0.9]", "hardest"} & set(column(header, rows, "method"))
     assert all(re.match(r"\d+(\.\d+)?", text) for text in column(header, rows, accuracy))
