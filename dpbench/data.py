@@ -141,7 +141,7 @@ class Dataset(ABC):
         faults = _faults("training", samples) + _faults("test", test)
         faults = faults or self._faults_of_both(samples, test)
         if faults:
-            raise UsageError("\n".join(f"{name}: {fault}" for fault in faults))
+            raise UsageError(*(f"{name}: {fault}" for fault in faults))
         return samples, test
 
     def _faults_of_both(self, samples: Split, test: Split) -> list[str]:
