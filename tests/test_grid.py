@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -48,7 +49,8 @@ def done(home: Path) -> set[str]:
 
 def numbers(result: dict[str, Any]) -> str:
     """What the seed decides."""
-    metrics = {name: value for name, value in result["metrics"].items() if "time" not in name and "memory" not in name}
+    known = {name: value for name, value in result["metrics"].items() if value is not None and math.isfinite(value)}
+    metrics = {name: value for name, value in known.items() if "time" not in name and "memory" not in name}
     curves = [[record[name] for name in ("accuracy", "loss_train", "samples_backward")] for record in result["epochs"]]
     return json.dumps([metrics, curves, result["diagnostics"]])
 
@@ -241,7 +243,7 @@ def select(spec: RunSpec, device: torch.device) -> dict[str, Any]:
     method = runner.prepare(spec, data, device, Ledger())
     chosen = method.select(0).indices
     assert len(chosen.unique()) == len(chosen) == method.task.k
-    return {"status": "FINISHED"}
+    return {"status": "FINISHED", "hash": spec.hash}
 
 
 def test_a_run_that_diverges_is_told_and_is_done(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

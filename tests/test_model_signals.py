@@ -101,7 +101,7 @@ def test_they_are_measured_in_passes_and_not_in_training_steps():
     loader = Loader(data, data.images, learner.device)
     needs = frozenset({*MODEL_SIGNALS, "loss"})
     loader.start_epoch(rng)
-    done = train_epoch(learner, loader, [torch.arange(8)], lambda step, done: 0.1, needs)
+    done = train_epoch(learner, loader, [torch.arange(8)], lambda step, done: (0.1, 0.9), needs)
     assert done.passed[0][1].keys() == {"loss"}
     (rows, values), *_ = measure_all(learner, loader, torch.arange(20), needs)
     assert values.keys() == needs

@@ -134,7 +134,7 @@ def test_graph_cut_and_facility_location_agree_with_apricot_and_deepcore(gold, s
 def test_submodular_on_gradients(gold, digits, answer):
     """Our sets are at least as good as DeepCore's by the exact objective.
 
-    Its gradients are in single precision, where p - 1 cancels: for 46 samples it is 0, and for other confident ones the
+    Its gradients are in single precision, where p - 1 cancels: for some 46 samples it is 0, and for others the
     direction is rounding noise, which the cosine blows up to full length.
     """
     s = cosine(gradients(digits))
@@ -151,7 +151,7 @@ def test_submodular_on_gradients(gold, digits, answer):
         assert value[name](rows) >= value[name](theirs) * (1 - 1e-6)
         assert len(set(rows.tolist()) & set(theirs.tolist())) > 120
     one_minus_p = 1 - digits.logits.softmax(1).gather(1, digits.labels[:, None])
-    assert int((one_minus_p == 0).count_nonzero()) == 46
+    assert 40 <= int((one_minus_p == 0).count_nonzero()) <= 50  # rounding differs between processors
 
 
 def test_craig(gold, synthetic, digits, answer):
