@@ -145,7 +145,7 @@ def model_factory(name: str) -> Callable[..., nn.Module]:
     if name in MODELS:
         return MODELS[name]
     if name not in _installed("models"):
-        raise _unknown("model", name, model_names())
+        raise unknown("model", name, model_names())
     factory = _import("models", name)
     if not callable(factory):
         raise UsageError(f"{name}: the entry point names {factory!r}; a function of (shape, classes, ...) is needed")
@@ -159,7 +159,7 @@ def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
     allowed = list(inspect.signature(factory).parameters)[2:]
     for key, value in params.items():
         if key not in allowed:
-            raise _unknown(f"parameter of the model {name}", key, allowed)
+            raise unknown(f"parameter of the model {name}", key, allowed)
         default = inspect.signature(factory).parameters[key].default
         if default is not None:
             _check_kind(f"{name}: {key} = {value!r}", value, default)
@@ -253,7 +253,7 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     """Import the one subclass of `base` in the module `name`, or the class after a colon."""
     module_name, _, attribute = name.partition(":")
     if module_name not in names:
-        raise _unknown(folder.removesuffix("s"), module_name, names)
+        raise unknown(folder.removesuffix("s"), module_name, names)
     module = _import(folder, module_name)
     if inspect.isclass(module) and issubclass(module, base):  # an entry point may name the class
         return module
@@ -267,7 +267,7 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     if attribute:
         chosen = getattr(module, attribute, None)  # a module may make its classes by __getattr__
         if not own(chosen):
-            raise _unknown(f"{base.__name__} in {module_name}.py", attribute, list(classes))
+            raise unknown(f"{base.__name__} in {module_name}.py", attribute, list(classes))
         return chosen
     if len(classes) != 1:
         raise UsageError(
@@ -305,7 +305,7 @@ def _build(cls: Any, name: str, params: dict[str, Any]) -> Any:
             _checked(f"{name}: the default", field, field.default)
     for key in params:
         if key not in fields:
-            raise _unknown(f"parameter of {name}", key, list(fields))
+            raise unknown(f"parameter of {name}", key, list(fields))
     values = {key: _checked(f"{name}:", fields[key], value) for key, value in params.items()}
     try:
         return cls(**values)
@@ -350,7 +350,7 @@ def _check_kind(where: str, value: Any, default: Any) -> bool:
     return number
 
 
-def _unknown(what: str, name: str, names: list[str]) -> UsageError:
+def unknown(what: str, name: str, names: list[str]) -> UsageError:
     """Say what is not known and which names come nearest."""
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"

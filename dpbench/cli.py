@@ -20,10 +20,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dpbench import __version__
+from dpbench import __version__, complete
 from dpbench.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
+    from dpbench.screen import Wanted
     from dpbench.spec import Grid
     from dpbench.theory import Explained
 
@@ -52,13 +53,21 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 err = Console(stderr=True, highlight=False)
 
 
-class Kind(StrEnum):
+class Listed(StrEnum):
     """What can be listed."""
 
     methods = "methods"
     datasets = "datasets"
     models = "models"
     grids = "grids"
+
+
+class Kind(StrEnum):
+    """What methods decide on."""
+
+    static = "static"
+    epoch = "epoch"
+    batch = "batch"
 
 
 class Format(StrEnum):
@@ -74,17 +83,6 @@ class Format(StrEnum):
     results = "results"
 
 
-def _complete(kind: str) -> Any:
-    """Shell completion from the catalog."""
-
-    def names(incomplete: str) -> list[str]:
-        from dpbench import catalog
-
-        return [name for name in getattr(catalog, f"{kind}_names")() if name.startswith(incomplete)]
-
-    return names
-
-
 def _grid_name(name: str | None) -> str | None:
     """Check what names a grid's files."""
     from dpbench.spec import check_name
@@ -95,6 +93,24 @@ def _grid_name(name: str | None) -> str | None:
         raise UsageError(str(error)) from None
 
 
+def _wanted(wide: bool, columns: str | None, sort: str | None, every: bool, notes: bool) -> Wanted:
+    """What is to be shown; a column that there is not is told before any work."""
+    from dpbench.screen import Wanted
+
+    names = tuple(name.strip() for name in (columns or "").split(",") if name.strip())
+    return Wanted(wide, names, sort or "", every, notes)
+
+
+Wide = Annotated[bool, typer.Option("--wide", help="Show all columns.")]
+Columns = Annotated[
+    str | None, typer.Option("--columns", help="Show these columns: a,b,...", autocompletion=complete.columns)
+]
+Sort = Annotated[
+    str | None,
+    typer.Option("--sort", help="Sort by this column, the best first; -NAME the worst.", autocompletion=complete.sort),
+]
+Every = Annotated[bool, typer.Option("--all", help="Show all rows, however many.")]
+Notes = Annotated[bool, typer.Option("--notes", help="Show all that is to know about the rows.")]
 TrackingUri = Annotated[
     str | None,
     typer.Option("--tracking-uri", help="MLflow server or database. Default: MLFLOW_TRACKING_URI, else SQLite."),
@@ -124,20 +140,20 @@ def options(
 @app.command()
 def run(
     grid: Annotated[
-        str | None, typer.Argument(help="A built-in grid, or a file.yaml.", autocompletion=_complete("grid"))
+        str | None, typer.Argument(help="A built-in grid, or a file.yaml.", autocompletion=complete.grid)
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
             "--method",
             help="A method: name, name[key=value,...], file.py or file.py:Class. Adds to GRID.",
-            autocompletion=_complete("method"),
+            autocompletion=complete.method,
         ),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="Run only these methods of GRID, and what is added.", autocompletion=_complete("method")
+            "--only", help="Run only these methods of GRID, and what is added.", autocompletion=complete.method
         ),
     ] = None,
     files: Annotated[
@@ -149,10 +165,10 @@ def run(
         ),
     ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", help="Instead of GRID's.", autocompletion=_complete("dataset"))
+        list[str] | None, typer.Option("--dataset", help="Instead of GRID's.", autocompletion=complete.dataset)
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="Instead of GRID's.", autocompletion=_complete("model"))
+        list[str] | None, typer.Option("--model", help="Instead of GRID's.", autocompletion=complete.model)
     ] = None,
     keep: Annotated[
         list[float] | None, typer.Option("--keep", help="Share of the samples kept, in (0, 1]. Instead of GRID's.")
@@ -175,6 +191,11 @@ def run(
     ] = None,
     tracking_uri: TrackingUri = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")] = None,
+    wide: Wide = False,
+    columns: Columns = None,
+    sort: Sort = None,
+    every: Every = False,
+    notes: Notes = False,
 ) -> None:
     """Run a grid, or continue it, and print its leaderboard.
 
@@ -187,8 +208,9 @@ def run(
     """
     from dpbench import board as boards
     from dpbench import grid as grids
-    from dpbench import proxy, render, runner, send, track
+    from dpbench import proxy, runner, screen, send, track
 
+    wanted = _wanted(wide, columns, sort, every, notes)
     asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
     try:
         import torch
@@ -201,7 +223,7 @@ def run(
     track.check(tracking_uri)
     cells = grids.run_grid(asked, err, jobs, threads, on, data_root, cell_timeout)
     board = boards.load(asked.name, data_root)
-    out.print(render.screen(board))
+    out.print(screen.screen(board, out.width, wanted))
     size = sum(record.size for record in proxy.records())
     if size >= 1e6:
         out.print(f"Proxy records take {_size(size)}; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
@@ -218,14 +240,46 @@ def run(
 
 @app.command("list")
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    what: Annotated[Listed, typer.Argument(metavar="KIND", help="methods, datasets, models or grids.")],
+    kind: Annotated[
+        Kind | None, typer.Option("--kind", help="Only methods that choose once, by epoch or batch.")
+    ] = None,
+    search: Annotated[str | None, typer.Option("--search", help="Only those in which all these words are.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all that is known.")] = False,
 ) -> None:
-    """List methods, datasets, models or grids, with their parameters."""
+    """List methods, datasets, models or grids, one line each; `dpbench show NAME` tells the rest.
+
+    - `dpbench list methods --kind static --search margin`
+    """
     from dpbench import describe
 
-    rows = describe.rows(kind.value)
-    out.print_json(json.dumps(rows, default=str)) if as_json else out.print(describe.table(rows))
+    if kind and what is not Listed.methods:
+        raise UsageError(f"--kind {kind.value} is for methods; {what.value} have no kind")
+    rows = describe.rows(what.value, kind and kind.value, search)
+    if as_json:
+        out.print_json(json.dumps(rows, default=str))
+        return
+    if rows:
+        out.print(describe.table(what.value, rows, out.width))
+    of = f"{len(rows)} {what.value}" + (f" of {len(describe.names(what.value))}" if kind or search else "")
+    out.print(f"{of}; {_program()} show NAME tells more of one", style="dim", soft_wrap=True)
+
+
+@app.command()
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(help="A method, dataset, model or grid; file.py, file.yaml.", autocompletion=complete.anything),
+    ],
+) -> None:
+    """Show what is known of one method, dataset, model or grid: parameters, paper, cost, file.
+
+    - `dpbench show orderdp`
+    - `dpbench show quick`
+    """
+    from dpbench import describe
+
+    out.print(describe.show(name))
 
 
 @app.command()
@@ -234,22 +288,22 @@ def subset(
         str,
         typer.Argument(
             help="A static method: name, name[key=value,...], file.py or file.py:Class.",
-            autocompletion=_complete("method"),
+            autocompletion=complete.method,
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
     dataset: Annotated[
-        str, typer.Option("--dataset", help="What to choose from.", autocompletion=_complete("dataset"))
+        str, typer.Option("--dataset", help="What to choose from.", autocompletion=complete.dataset)
     ] = "digits",
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, in (0, 1].")] = 0.3,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**31 - 1, help="The selection is that of this seed's runs.")
     ] = 0,
     model: Annotated[
-        str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=_complete("model"))
+        str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=complete.model)
     ] = None,
     grid: Annotated[
-        str, typer.Option("--grid", help="A grid whose recipe is taken.", autocompletion=_complete("grid"))
+        str, typer.Option("--grid", help="A grid whose recipe is taken.", autocompletion=complete.grid)
     ] = "quick",
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")] = None,
 ) -> None:
@@ -291,7 +345,12 @@ def subset(
 
 @app.command()
 def check(
-    method: Annotated[str, typer.Argument(help="A method: name, name[key=value,...], file.py or file.py:Class.")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            help="A method: name, name[key=value,...], file.py or file.py:Class.", autocompletion=complete.method
+        ),
+    ],
 ) -> None:
     """Run the conformance battery on a method: is its selection valid, seeded, resumable, safe at the edges?"""
     from dpbench import catalog, conformance
@@ -318,7 +377,11 @@ def check(
 def leaderboard(
     grid: Annotated[
         str,
-        typer.Argument(help="A grid that was run here, or one whose results are checked in.", callback=_grid_name),
+        typer.Argument(
+            help="A grid that was run here, or one whose results are checked in.",
+            callback=_grid_name,
+            autocompletion=complete.shown_grid,
+        ),
     ],
     form: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.table,
     output: Annotated[
@@ -328,6 +391,11 @@ def leaderboard(
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder with the dataset's files, for pictures of samples.")
     ] = None,
+    wide: Wide = False,
+    columns: Columns = None,
+    sort: Sort = None,
+    every: Every = False,
+    notes: Notes = False,
 ) -> None:
     """Show the leaderboard of a grid, and send it, with runs not sent yet, to MLflow.
 
@@ -335,8 +403,9 @@ def leaderboard(
     Figures (PNG, PDF), the HTML page and the tables also lie under `$DPBENCH_HOME/leaderboards/GRID`.
     """
     from dpbench import board as boards
-    from dpbench import render, send, store, track
+    from dpbench import render, screen, send, store, track
 
+    wanted = _wanted(wide, columns, sort, every, notes)
     if form is Format.results and output is None:
         raise UsageError("--format results is not text: give a file by --output")
     if output:
@@ -355,10 +424,10 @@ def leaderboard(
         store.write(output, lambda file: file.write_text(text + "\n", encoding="utf-8")) if output else print(text)
     elif output:
         plain = Console(record=True, file=io.StringIO(), width=120)
-        plain.print(render.screen(board))
+        plain.print(screen.screen(board, plain.width, wanted))
         store.write(output, lambda file: file.write_text(plain.export_text(), encoding="utf-8"))
     else:
-        out.print(render.screen(board))
+        out.print(screen.screen(board, out.width, wanted))
     if not board.checked_in:
         sys.stdout.flush()  # whatever becomes of the tracker
         send.publish(board, tracking_uri, err)
@@ -366,10 +435,13 @@ def leaderboard(
 
 @app.command()
 def samples(
-    grid: Annotated[str, typer.Argument(help="A grid that was run here.", callback=_grid_name)],
+    grid: Annotated[
+        str,
+        typer.Argument(help="A grid that was run here.", callback=_grid_name, autocompletion=complete.run_grid),
+    ],
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="Only this method.", autocompletion=_complete("method")),
+        typer.Option("--method", help="Only this method.", autocompletion=complete.method),
     ] = None,
     keep: Annotated[list[float] | None, typer.Option("--keep", help="Only rows that keep this share.")] = None,
     output: Annotated[
@@ -407,7 +479,7 @@ def samples(
 
 @app.command()
 def sync(
-    grid: Annotated[str, typer.Argument(help="A grid that was run here.")],
+    grid: Annotated[str, typer.Argument(help="A grid that was run here.", autocompletion=complete.run_grid)],
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Send a grid's runs and leaderboard to MLflow: what is missing or has changed. It may be done any number of times.
@@ -425,10 +497,16 @@ def sync(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A method.", autocompletion=_complete("method"))],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=_complete("method"))],
+    a: Annotated[str, typer.Argument(metavar="A", help="A method.", autocompletion=complete.method)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=complete.method)],
     grid: Annotated[
-        str | None, typer.Option("--grid", help="Default: the grid that was run last.", callback=_grid_name)
+        str | None,
+        typer.Option(
+            "--grid",
+            help="Default: the grid that was run last.",
+            callback=_grid_name,
+            autocompletion=complete.shown_grid,
+        ),
     ] = None,
 ) -> None:
     """Compare two methods of a grid head to head: every measure, the paired difference, what they select alike."""
@@ -463,7 +541,10 @@ def merge(
 
 @app.command()
 def explain(
-    method: Annotated[str, typer.Argument(help="orderdp: the method whose theory is known here.")],
+    method: Annotated[
+        str,
+        typer.Argument(help="orderdp: the method whose theory is known here.", autocompletion=lambda: ["orderdp"]),
+    ],
     n: Annotated[int, typer.Option("--n", min=1, max=10**9, help="Number of samples.")],
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, q / n.")],
     explore: Annotated[float, typer.Option("--explore", help="Share of the samples that are candidates, s / n.")] = 0.8,
@@ -493,15 +574,15 @@ def tune(
     method: Annotated[
         str | None,
         typer.Argument(
-            help="A method: name, name[key=value,...] with what is fixed, file.py.", autocompletion=_complete("method")
+            help="A method: name, name[key=value,...] with what is fixed, file.py.", autocompletion=complete.method
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Tune every method that has parameters.")] = False,
     dataset: Annotated[
-        str, typer.Option("--dataset", help="Where to tune.", autocompletion=_complete("dataset"))
+        str, typer.Option("--dataset", help="Where to tune.", autocompletion=complete.dataset)
     ] = "digits",
     model: Annotated[
-        str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=_complete("model"))
+        str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=complete.model)
     ] = None,
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, in (0, 1].")] = 0.3,
     trials: Annotated[
@@ -514,9 +595,7 @@ def tune(
     ] = False,
     grid: Annotated[
         str,
-        typer.Option(
-            "--grid", help="A grid whose recipe, budget and seeds are taken.", autocompletion=_complete("grid")
-        ),
+        typer.Option("--grid", help="A grid whose recipe, budget and seeds are taken.", autocompletion=complete.grid),
     ] = "quick",
     storage: Annotated[
         str | None, typer.Option("--storage", help="A database's URL, or a journal's path. Default: in $DPBENCH_HOME.")
@@ -609,7 +688,12 @@ def theory_(
 @app.command()
 def figure4(
     grid: Annotated[
-        str, typer.Argument(help="A grid that was run here, with several explore of orderdp.", callback=_grid_name)
+        str,
+        typer.Argument(
+            help="A grid that was run here, with several explore of orderdp.",
+            callback=_grid_name,
+            autocompletion=complete.run_grid,
+        ),
     ] = "figure4",
     to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: figure4/GRID/ under $DPBENCH_HOME.")] = None,
 ) -> None:
@@ -641,7 +725,10 @@ def cache_list() -> None:
 
 @cache.command("clear")
 def cache_clear(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[RECORD...]", help="Default: all.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECORD...]", help="Default: all.", autocompletion=complete.record),
+    ] = None,
 ) -> None:
     """Remove proxy records. Finished runs do not need them; a run that does makes its own again."""
     from dpbench import proxy
@@ -660,7 +747,10 @@ def cache_clear(
 
 @app.command()
 def ui(
-    grid: Annotated[str | None, typer.Argument(help="Open on this grid's leaderboard.", callback=_grid_name)] = None,
+    grid: Annotated[
+        str | None,
+        typer.Argument(help="Open on this grid's leaderboard.", callback=_grid_name, autocompletion=complete.run_grid),
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     tracking_uri: TrackingUri = None,

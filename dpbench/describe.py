@@ -1,77 +1,238 @@
-"""What there is: methods, datasets, models and grids with their parameters, as rows for people and programs."""
+"""What there is: methods, datasets, models and grids with all that is known of them, for people and programs."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.markup import escape
+from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from dpbench import catalog
 from dpbench.errors import UsageError
+from dpbench.plain_yaml import brief
+
+if TYPE_CHECKING:
+    pass
+
+Row = dict[str, Any]
+DECIDES = {
+    "static": "chooses once, before training",
+    "epoch": "chooses before each epoch",
+    "batch": "chooses within each batch",
+}
+LEADING = {  # columns of a list between name and summary; of what is a list itself, its length
+    "methods": ("kind", "year"),
+    "datasets": (),
+    "models": (),
+    "grids": ("datasets", "methods", "keep", "seeds"),
+}
+MOST_NAME = 28  # characters of a name in a list
+READS = {  # the epochs of a proxy at which signals are recorded
+    "end": "read at its end",
+    "epochs": "read after each epoch",
+    "steps": "read in each step",
+}
 
 
-def rows(kind: str) -> list[dict[str, Any]]:
-    """Describe everything of one kind; what cannot be loaded or described is listed with its error."""
-    names = {
-        "methods": catalog.method_names,
-        "datasets": catalog.dataset_names,
-        "models": catalog.model_names,
-        "grids": catalog.grid_names,
-    }[kind]()
-    found = []
-    for name in names:
-        try:
-            found.append({"name": name} | _DESCRIBE[kind](name))
-        except UsageError as error:
-            found.append({"name": name, "error": str(error)})
-        except (Exception, SystemExit) as error:  # whatever a plug-in raises
-            found.append({"name": name, "error": f"{type(error).__name__}: {error}"})
-    return found
+def names(kind: str) -> list[str]:
+    """All names of "methods", "datasets", "models" or "grids"."""
+    return _NAMES[kind]()
 
 
-def table(found: list[dict[str, Any]]) -> Table:
-    """A table of the short columns."""
-    named = dict.fromkeys(name for row in found for name in row)
-    names = [name for name in named if name not in ("parameters", "needs", "paper")]
-    view = Table(box=box.SIMPLE_HEAD)
-    for name in [*names, "parameters"]:
-        view.add_column(name, overflow="fold", no_wrap=name == "name")
-    for row in found:
-        parameters = ", ".join(f"{p['name']}={p['default']}" for p in row.get("parameters", []))
-        view.add_row(*[escape(str(row.get(name, ""))) for name in names], escape(parameters))
+def rows(kind: str, of_kind: str | None = None, search: str | None = None) -> list[Row]:
+    """Describe everything of one kind; what cannot be loaded or described is listed with its error.
+
+    `of_kind` restricts methods to "static", "epoch" or "batch"; `search` to those in which the text is found.
+    """
+    found = [_row(kind, name) for name in names(kind)]
+    if of_kind:
+        found = [row for row in found if row.get("kind") == of_kind]
+    words = (search or "").lower().split()
+    return [row for row in found if all(word in str(list(row.values())).lower() for word in words)]
+
+
+def _row(kind: str, name: str) -> Row:
+    try:
+        return {"name": name} | _DESCRIBE[kind](name)
+    except UsageError as error:
+        return {"name": name, "error": str(error)}
+    except (Exception, SystemExit) as error:  # whatever a plug-in raises
+        return {"name": name, "error": f"{type(error).__name__}: {error}"}
+
+
+def table(kind: str, found: list[Row], width: int) -> Table:
+    """One line each, no wider than `width`: name, a few short facts, and as much of the summary as has room."""
+    view = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    columns = ["name", *LEADING[kind], "summary"]
+    texts = [[_short(row.get(name)) for name in columns[:-1]] + [_told(row)] for row in found]
+    room = width
+    for i, name in enumerate(columns):
+        widest = max([len(name), *(len(line[i]) for line in texts)])
+        taken = min(widest, MOST_NAME) if name == "name" else widest if name != "summary" else room
+        view.add_column(name, width=max(1, taken), no_wrap=True, overflow="ellipsis")
+        room -= taken + 1
+    for row, line in zip(found, texts, strict=True):
+        view.add_row(*map(Text, line), style="red" if "error" in row else "")
     return view
 
 
-def _method(name: str) -> dict[str, Any]:
-    method, cls = catalog.load_method(name), catalog.method_class(name)
+def _short(value: Any) -> str:
+    return str(len(value) if isinstance(value, list) else value or "")
+
+
+def _told(row: Row) -> str:
+    return " ".join(f"cannot be used: {row['error']}".split()) if "error" in row else row["summary"]
+
+
+def show(text: str) -> Group:
+    """All that is known of a method, dataset, model or grid of that name; of each, where several have it."""
+    found = [(kind, text) for kind in _DESCRIBE if _bare(kind, text) in names(kind)]
+    if not found and ".py" in text:
+        found = [("methods", catalog.resolve(text))]
+    if not found and text.endswith((".yaml", ".yml")):
+        found = [("grids", text)]
+    if not found:
+        known = [name for kind in _DESCRIBE for name in names(kind)]
+        near = difflib.get_close_matches(text, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"dpbench list {' or '.join(_DESCRIBE)} shows what is"
+        raise UsageError(f"no method, dataset, model or grid is named {brief(text)}; {hint}")
+    return Group(*(_screen(kind, name) for kind, name in found))
+
+
+def _bare(kind: str, text: str) -> str:
+    """The name without its parameters."""
+    return text if kind == "grids" else text.partition("[")[0]
+
+
+def _screen(kind: str, name: str) -> Group:
+    """One thing: what it is, its own words, its parameters, and its facts."""
+    row: Row = {"name": name} | _DESCRIBE[kind](name)
+    what = f", {DECIDES[row['kind']]}" if kind == "methods" else ""
+    parts: list[Any] = [Text.assemble((name, "bold"), f"  {kind.removesuffix('s')}{what}"), Text()]
+    parts += [Text(" ".join(part.split()) + "\n") for part in row["description"].split("\n\n") if part]
+    if row.get("parameters"):
+        parts.append(Text("parameters", style="bold"))
+        parts.append(Padding(_parameters_table(row["parameters"]), (0, 0, 1, 2)))
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    facts.add_column(no_wrap=True, style="bold")
+    facts.add_column(overflow="fold")
+    for title, value in _FACTS[kind](row):
+        facts.add_row(title, Text(value))
+    return Group(*parts, facts, Text())
+
+
+def _parameters_table(parameters: list[Row]) -> Table:
+    view = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    for name in ("name", "default", "range"):
+        view.add_column(name, overflow="fold")
+    for one in parameters:
+        view.add_row(Text(one["name"]), Text(_plain(one["default"])), Text(_range(one)))
+    return view
+
+
+def _plain(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _range(one: Row) -> str:
+    if one.get("choices") is not None:
+        return ", ".join(map(_plain, one["choices"]))
+    low, high = one.get("low"), one.get("high")
+    scale = ", searched by its logarithm" if one.get("log") else ""
+    if low is None and high is None:
+        return ""
+    ends = [f"{low:g}" if low is not None else "", f"{high:g}" if high is not None else ""]
+    return (" to ".join(ends) if all(ends) else f"at least {ends[0]}" if ends[0] else f"at most {ends[1]}") + scale
+
+
+def _method(text: str) -> Row:
+    method, name = catalog.load_method(text), catalog.parse(catalog.resolve(text))[0]
+    cls = catalog.method_class(name)
+    proxy = method.proxy
     return {
         "kind": method.kind(),
         "saves": method.saves(),
         "summary": _summary(cls),
         "needs": sorted(method.needs),
+        "proxy": None if proxy is None else dataclasses.asdict(proxy),
         "parameters": _parameters(cls),
         "paper": cls.paper,
         "year": cls.year,
+        "description": inspect.getdoc(cls) or "",
+        "file": _file(cls),
     }
 
 
-def _dataset(name: str) -> dict[str, Any]:
-    catalog.load_dataset(name)  # as its use would
-    cls = catalog.dataset_class(name)
-    return {"summary": _summary(cls), "parameters": _parameters(cls)}
+def _method_facts(row: Row) -> Iterator[tuple[str, str]]:
+    static = row["kind"] == "static"
+    yield "saves", f"{row['saves']} passes" if row["saves"] != "nothing" else "nothing: it trains on all samples"
+    if row["proxy"]:
+        yield "costs", _proxy_cost(row["proxy"])
+    elif static:
+        yield "costs", "nothing before training: it needs no proxy"
+    if row["needs"]:
+        yield "signals", ", ".join(row["needs"]) + (" of the proxy" if row["proxy"] else " of the forwarded samples")
+    if row["paper"]:
+        yield "paper", row["paper"] + (f", {row['year']}" if row["year"] else "")
+    yield "file", row["file"]
+    listed = [grid for grid in catalog.grid_names() if row["name"] in _methods_of(grid)]
+    yield "grids", ", ".join(listed) or "none of the built-in ones"
+    yield "try", f"dpbench run quick --method {_quoted(row['name'])}"
 
 
-def _model(name: str) -> dict[str, Any]:
-    factory = catalog.model_factory(name)
+def _proxy_cost(proxy: Row) -> str:
+    """What a static method spends before its training begins."""
+    times = f"{proxy['seeds']} trainings" if proxy["seeds"] > 1 else "one training"
+    of = " on the validation samples" if proxy["data"] == "holdout" else ""
+    of += f" on {proxy['share']:g} of the samples" if proxy["share"] < 1 else ""
+    shared = "" if proxy["seeds"] > 1 or of else "; one record serves all methods that read the recipe's own training"
+    epochs = f"of {proxy['epochs']} epochs, fewer if the recipe has fewer"
+    return f"{times} first, a proxy {epochs}{of}, {READS[proxy['at']]}{shared}"
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if "[" in name else name
+
+
+def _methods_of(grid: str) -> list[str]:
+    from dpbench.spec import load_grid
+
+    return load_grid(grid).methods
+
+
+def _dataset(text: str) -> Row:
+    catalog.load_dataset(text)  # as its use would
+    cls = catalog.dataset_class(catalog.parse(text)[0])
+    module = inspect.getdoc(sys.modules[cls.__module__]) or ""
+    return {
+        "summary": _summary(cls),
+        "parameters": _parameters(cls),
+        "description": "\n\n".join(filter(None, [module, inspect.getdoc(cls)])),
+        "file": _file(cls),
+    }
+
+
+def _model(text: str) -> Row:
+    factory, _ = catalog.check_model(text)
     given = list(inspect.signature(factory).parameters.values())[2:]
-    return {"summary": _summary(factory), "parameters": [{"name": p.name, "default": p.default} for p in given]}
+    return {
+        "summary": _summary(factory),
+        "parameters": [{"name": p.name, "default": p.default} for p in given],
+        "description": inspect.getdoc(factory) or "",
+        "file": _file(factory),
+    }
 
 
-def _grid(name: str) -> dict[str, Any]:
+def _grid(name: str) -> Row:
     from dpbench.spec import load_grid
 
     grid = load_grid(name)
@@ -82,10 +243,40 @@ def _grid(name: str) -> dict[str, Any]:
         "methods": grid.methods,
         "keep": grid.keep,
         "seeds": grid.seeds,
+        "recipe": grid.recipe.model_dump(exclude_defaults=True),
+        "description": grid.description,
+        "results": (files("dpbench.leaderboards") / "results" / name / "results.json.gz").is_file(),
     }
 
 
-_DESCRIBE = {"methods": _method, "datasets": _dataset, "models": _model, "grids": _grid}
+def _grid_facts(row: Row) -> Iterator[tuple[str, str]]:
+    for name in ("methods", "datasets", "models"):
+        yield name, ", ".join(row[name])
+    yield "keep", ", ".join(f"{share:g}" for share in row["keep"])
+    yield "seeds", str(row["seeds"])
+    yield "recipe", ", ".join(f"{key} {_plain(value)}" for key, value in row["recipe"].items())
+    yield "results", f"checked in: dpbench leaderboard {row['name']}" if row["results"] else "none are checked in"
+    yield "try", f"dpbench run {row['name']}"
+
+
+_NAMES: dict[str, Callable[[], list[str]]] = {
+    "methods": lambda: catalog.method_names(),
+    "datasets": lambda: catalog.dataset_names(),
+    "models": lambda: catalog.model_names(),
+    "grids": lambda: catalog.grid_names(),
+}
+_DESCRIBE: dict[str, Callable[[str], Row]] = {
+    "methods": _method,
+    "datasets": _dataset,
+    "models": _model,
+    "grids": _grid,
+}
+_FACTS: dict[str, Callable[[Row], Iterator[tuple[str, str]]]] = {
+    "methods": _method_facts,
+    "datasets": lambda row: iter([("file", row["file"])]),
+    "models": lambda row: iter([("file", row["file"])]),
+    "grids": _grid_facts,
+}
 
 
 def _summary(thing: Any) -> str:
@@ -93,6 +284,14 @@ def _summary(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n")[0]
 
 
-def _parameters(cls: Any) -> list[dict[str, Any]]:
+def _file(thing: Any) -> str:
+    """The file that a class or function was read from, empty where there is none."""
+    try:
+        return inspect.getsourcefile(thing) or ""
+    except TypeError:
+        return ""
+
+
+def _parameters(cls: Any) -> list[Row]:
     """Name, default and declared range of every field."""
     return [{"name": field.name, "default": field.default, **field.metadata} for field in dataclasses.fields(cls)]

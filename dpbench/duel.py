@@ -15,9 +15,9 @@ from rich.text import Text
 
 from dpbench import catalog, stats, verdicts
 from dpbench.board import Board
+from dpbench.columns import accuracy, difference, number
 from dpbench.errors import UsageError
 from dpbench.leaderboard import KEYS, broken, records
-from dpbench.render import accuracy, difference, number
 from dpbench.spec import canonical
 
 LINES = [  # label, column, format, factor

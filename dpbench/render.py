@@ -1,4 +1,4 @@
-"""The leaderboard as text: a table for the terminal, JSON, CSV, markdown and LaTeX."""
+"""The leaderboard as text: JSON, CSV, markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -7,25 +7,32 @@ from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from dpbench import html, published, verdicts
 from dpbench.board import Board
-from dpbench.leaderboard import broken, csv, records
+from dpbench.columns import difference, named, number
+from dpbench.leaderboard import csv, records
 from dpbench.lint import Finding
 
 LEGEND = (
     "▲ better, ▼ worse, ≈ not separable: differences are paired and in points; their 95 % intervals hold all at once"
 )
-HEADER = ["#", "method", "keep", "accuracy %", "to random", "to random per epoch", "prune", "cost with proxy", "time s"]
-HEADER += ["Jaccard", "chance", "cos", "seeds"]
-WIDE = {"prune", "Jaccard", "chance", "cos"}  # for which the terminal has no room
+SHOWN: tuple[str, ...] = (
+    "rank",
+    "method",
+    "keep",
+    "accuracy",
+    "to_uniform",
+    "to_uniform_epoch",
+    "prune",
+    "cost_with_proxy",
+    "time",
+)
+SHOWN += ("jaccard", "chance", "cosine", "seeds")  # the columns of markdown and LaTeX
 AT_COST = "Against random per epoch at the realised cost"
 LEFT = {"dataset", "model", "method"}  # columns of names
-MOST_FINDINGS = 12  # in the terminal
 
 
 def text(board: Board, form: str) -> str:
@@ -175,20 +182,6 @@ def _amp(line: list[str]) -> str:
     return " & ".join("".join(_LATEX.get(mark, mark) for mark in cell) for cell in line) + " \\\\"
 
 
-def screen(board: Board) -> Group:
-    """One table a dataset and model, the legend and the findings, for the terminal."""
-    shown: list[Any] = list(rich_tables(board.table))
-    if len(at_cost := at_cost_cells(board.table)) > 1:
-        shown.append(table(AT_COST.lower(), at_cost))
-    if not board.across.empty:
-        shown.append(table("over datasets", across_cells(board)))
-    shown.append(Text(LEGEND, style="dim"))
-    lines = finding_lines(board.findings)
-    rest = [f"and {len(lines) - MOST_FINDINGS} more: see --format markdown"] if len(lines) > MOST_FINDINGS else []
-    shown += [Text(f"! {line}", style="dim") for line in lines[:MOST_FINDINGS] + rest]
-    return Group(*shown)
-
-
 def finding_lines(findings: list[Finding]) -> list[str]:
     """One line a finding; rows with the same one share it."""
     rows: dict[tuple[str, str], list[str]] = {}
@@ -197,16 +190,6 @@ def finding_lines(findings: list[Finding]) -> list[str]:
         rows.setdefault((found.badge, found.text), []).extend(where)
     names = {key: ", ".join(dict.fromkeys(where)) for key, where in rows.items()}  # one method on several datasets
     return [f"{badge}: {where + ': ' if where else ''}{text}" for (badge, text), where in names.items()]
-
-
-def rich_tables(frame: pd.DataFrame) -> list[Table]:
-    """One table a dataset and model, for the terminal."""
-    tables = []
-    for (dataset, model), part in frame.groupby(["dataset", "model"], sort=False):
-        ends = part["keep"].ne(part["keep"].shift(-1))
-        shown = [[cell for name, cell in zip(HEADER, line, strict=True) if name not in WIDE] for line in cells(part)]
-        tables.append(table(f"{dataset}, {model}", shown, list(ends)))
-    return tables
 
 
 def table(title: str, lines: list[list[str]], ends: list[bool] | None = None) -> Table:
@@ -223,47 +206,5 @@ def table(title: str, lines: list[list[str]], ends: list[bool] | None = None) ->
 
 def cells(frame: pd.DataFrame) -> list[list[str]]:
     """Header and rows as short text."""
-    return [HEADER, *map(_line, records(frame))]
-
-
-def _line(row: dict[str, Any]) -> list[str]:
-    total = row["seeds"] + row["diverged"] + row["failed"] + row["missing"]
-    return [
-        number(row["rank"], "d"),
-        row["method"],
-        f"{row['keep']:g}",
-        accuracy(row),
-        difference(row, "uniform"),
-        difference(row, "uniform_epoch"),
-        number(row["prune_ratio"], ".3f"),
-        number(row["cost_with_proxy"], ".2f"),
-        number(row["time_total_s"], ".2f"),
-        number(row["jaccard_epochs"], ".3f"),
-        number(row["jaccard_epochs_chance"], ".3f"),
-        number(row["gradient_cosine"], ".3f"),
-        str(total) if row["seeds"] == total else f"{row['seeds']}/{total}",
-    ]
-
-
-def accuracy(row: dict[str, Any]) -> str:
-    """Mean and 95 % interval in percent, or why there is none."""
-    if not row["seeds"]:
-        return "FAILED" if row["failed"] else "diverged" if row["diverged"] else "missing"
-    interval = "" if pd.isna(row["accuracy_ci95"]) else f" ± {100 * row['accuracy_ci95']:.2f}"
-    return f"{100 * row['accuracy_mean']:.2f}{interval}"
-
-
-def difference(row: dict[str, Any], control: str) -> str:
-    """Mean difference and simultaneous interval in points with the verdict's mark; why there is none, or a dash."""
-    mean, half = row[f"difference_{control}"], row[f"difference_{control}_ci95"]
-    if pd.isna(mean):
-        trouble = broken(row)
-        return trouble.replace(" seeds", "") if trouble and row[f"verdict_{control}"] else "-"
-    marks = {"better": " ▲", "worse": " ▼", "not": " ≈"}
-    interval = "" if pd.isna(half) else f" ± {half:.2f}" if half < 10 else f" ± {half:.1f}"
-    return f"{mean:+.2f}{interval}{marks.get(row[f'verdict_{control}'].split(' ')[0], '')}"
-
-
-def number(value: Any, form: str) -> str:
-    """A dash for what is not known."""
-    return "-" if value is None or pd.isna(value) else format(value, form)
+    columns = named(SHOWN)
+    return [[column.header for column in columns], *([c.cell(row) for c in columns] for row in records(frame))]

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from dpbench import board as boards
-from dpbench import measures, render, report, store, summary, verdicts
+from dpbench import columns, measures, render, report, store, summary, verdicts
 from dpbench.errors import RunFailed
 from dpbench.leaderboard import records
 from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, Tracker, fit
@@ -204,9 +204,9 @@ def _texts(row: dict[str, Any], runs_experiment: str, params: dict[str, str]) ->
     note = f"[The runs of this row](#/experiments/{runs_experiment}/runs?searchFilter={quote(query)})"
     texts = {
         "mlflow.note.content": note + (f"\n\n{row['reason']}" if row["reason"] else ""),
-        "accuracy": render.accuracy(row),
-        "to random": render.difference(row, "uniform"),
-        "at its cost": render.difference(row, verdicts.AT_COST),
+        "accuracy": columns.accuracy(row),
+        "to random": columns.difference(row, "uniform"),
+        "at its cost": columns.difference(row, verdicts.AT_COST),
     }
     verdict = ("verdict_uniform", f"verdict_{verdicts.AT_COST}", "verdict_full", "equivalence_full")
     return texts | {name: row[name] for name in verdict if row[name]}

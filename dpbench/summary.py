@@ -19,8 +19,9 @@ import pandas as pd
 from rich.console import Console
 
 from dpbench import board as boards
-from dpbench import catalog, render, verdicts
+from dpbench import catalog, verdicts
 from dpbench.board import Board
+from dpbench.columns import accuracy
 from dpbench.controls import EXEMPT
 from dpbench.leaderboard import broken, is_broken, records
 from dpbench.stats import ALPHA, MIN_SEEDS
@@ -29,6 +30,7 @@ Row = dict[str, Any]
 CONTROLS = verdicts.CONTROLS | {verdicts.AT_COST: "random per epoch at its cost"}
 MOST_NAMES = 8  # that a sentence lists
 WIDTH = 120
+SCREEN = 80
 
 
 def text(board: Board) -> str:
@@ -112,11 +114,11 @@ def _ends(rows: list[Row]) -> Iterator[str]:
     if not made:
         return
     top, low = made[0], made[-1]
-    said = f"{_name(top)} has the highest mean, {render.accuracy(top)} %"
+    said = f"{_name(top)} has the highest mean, {accuracy(top)} %"
     gaps = [f"{_gap(top, control)} to {name}" for control, name in CONTROLS.items() if _known(top, control)]
     said += f" ({'; '.join(gaps)})" if gaps else ""
-    said += f", {_name(low)} the lowest, {render.accuracy(low)} %" if low is not top else ""
-    controls = [f"{_name(row)} {render.accuracy(row)}" for row in made if row["method"] in EXEMPT]
+    said += f", {_name(low)} the lowest, {accuracy(low)} %" if low is not top else ""
+    controls = [f"{_name(row)} {accuracy(row)}" for row in made if row["method"] in EXEMPT]
     yield said + (f"; the controls: {', '.join(controls)}" if controls else "")
     cost = sorted((row for row in made if pd.notna(row["cost_with_proxy"])), key=lambda row: row["cost_with_proxy"])
     if cost:
@@ -201,22 +203,20 @@ def rewrite(content: str) -> str:
             made = f"\n{_fill(decompositions(found[3]))}\n"
         else:
             board = boards.load_checked_in(found[3])
-            made = _table(board) if found[2] == "table" else _wrapped(board)
+            made = _screen(board) if found[2] == "table" else _wrapped(board)
         return f"{found[1]}{made}\n{found[4]}"
 
     return BLOCK.sub(block, content)
 
 
-def _table(board: Board) -> str:
-    """The terminal's table as a block of code."""
-    console = Console(record=True, file=io.StringIO(), width=100)
-    for table in render.rich_tables(board.table):
-        console.print(table)
-    if len(at_cost := render.at_cost_cells(board.table)) > 1:
-        console.print(render.table(render.AT_COST.lower(), at_cost))
-    console.print(render.LEGEND, highlight=False)
+def _screen(board: Board) -> str:
+    """The terminal's first screen as a block of code."""
+    from dpbench import screen  # here, since it begins with the sentences of this module
+
+    console = Console(record=True, file=io.StringIO(), width=SCREEN)
+    console.print(screen.screen(board, SCREEN))
     lines = [line.rstrip() for line in console.export_text().splitlines()]
-    return "\n".join(["", *(f"    {line}" for line in lines if line), ""])
+    return "\n".join(["", *(f"    {line}" if line else "" for line in lines), ""])
 
 
 def _wrapped(board: Board) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dpbench import __version__, catalog, cli, store
+from dpbench import __version__, catalog, cli, complete, store
 from dpbench import grid as grids
 from dpbench.errors import UsageError
 
@@ -244,11 +244,66 @@ def test_list(dpbench: Callable[..., Said], kind: str) -> None:
     assert not any("error" in row for row in rows)
     table = dpbench("list", kind).out
     assert all(name in table for name in names)
+    assert len(table.splitlines()) == len(names) + 2, "one line each, a header, and how to go on"
     if kind == "methods":
         [row] = [row for row in rows if row["name"] == "orderdp"]
         assert row["parameters"][0] == {
             "name": "explore", "default": 0.8, "low": 0.05, "high": 1.0, "log": False, "choices": None
         }  # fmt: skip
+
+
+def test_list_is_filtered(dpbench: Callable[..., Said]) -> None:
+    def names(*arguments: str) -> set[str]:
+        return {row["name"] for row in json.loads(dpbench("list", *arguments, "--json").out)}
+
+    static, epoch, batch = (names("methods", "--kind", kind) for kind in ("static", "epoch", "batch"))
+    assert static | epoch | batch == set(catalog.method_names())
+    assert not (static & epoch | epoch & batch | static & batch)
+    assert {"el2n", "aum"} <= static
+    assert "el2n" in names("methods", "--search", "DIET data")
+    assert "orderdp" not in names("methods", "--search", "DIET data")
+    assert names("grids", "--search", "no such thing") == set()
+    check_line(dpbench("list", "grids", "--kind", "static"), 2, "--kind static is for methods; grids have no kind")
+
+
+def test_show(dpbench: Callable[..., Said], plugin: Callable[[str], str]) -> None:
+    said = dpbench("show", "orderdp")
+    for text in (
+        "explore",
+        "0.05 to 1",
+        "high, low",
+        "OrderDP: a theoretically",
+        "2026",
+        "orderdp.py",
+        "dynamic_quick",
+    ):
+        assert text in said.out
+    assert "proxy of 10 epochs" in dpbench("show", "el2n[runs=2]").out
+    assert "2 trainings first" in dpbench("show", "el2n[runs=2]").out
+    assert "no proxy" in dpbench("show", "uniform").out
+    for name in (*catalog.dataset_names(), *catalog.model_names(), *catalog.grid_names()):
+        assert dpbench("show", name).code == 0, name
+    assert "dpbench leaderboard quick" in dpbench("show", "quick").out
+    check_line(dpbench("show", "ordrdp"), 2, "did you mean orderdp")
+    check_line(dpbench("show", "orderdp[nope=1]"), 2, "unknown parameter of orderdp")
+
+
+def test_columns_are_checked_before_any_work(dpbench: Callable[..., Said], home: Path) -> None:
+    check_line(
+        dpbench("leaderboard", "quick", "--columns", "accuracy,coast"), 2, "unknown column 'coast'; did you mean"
+    )
+    check_line(dpbench("run", "quick", "--sort", "-acuracy"), 2, "did you mean accuracy")
+    assert not home.exists()
+
+
+def test_completion_offers_what_there_is(home: Path, own_copy: Path) -> None:
+    assert complete.method("order") == ["orderdp", "orderdp_step", "ordered_sgd"]
+    assert complete.run_grid("") == ["tiny"]
+    assert {"tiny", "quick", "static_quick"} <= set(complete.shown_grid(""))
+    assert {"cnn", "digits", "quick", "uniform"} <= set(complete.anything(""))
+    assert complete.columns("rank,acc") == ["rank,accuracy"]
+    assert complete.sort("-acc") == ["-accuracy"]
+    assert len(complete.record("")) == 2
 
 
 def test_a_broken_plug_in_is_listed_with_its_error(dpbench: Callable[..., Said], plugin: Callable[[str], str]) -> None:

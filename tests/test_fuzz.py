@@ -68,11 +68,12 @@ ODD = [
 ]  # fmt: skip
 COMMANDS: dict[str, tuple[int, list[str]]] = {  # how many arguments, which options
     "run": (1, ["--method", "--only", "--from", "--dataset", "--model", "--keep", "--seeds", "--jobs", "--threads",
-                "--device", "--name", "--tracking-uri", "--data-root"]),
-    "list": (1, ["--json"]),
+                "--device", "--name", "--tracking-uri", "--data-root", "--columns", "--sort"]),
+    "list": (1, ["--json", "--kind", "--search"]),
+    "show": (1, []),
     "subset": (1, ["-o", "--dataset", "--keep", "--seed", "--model", "--grid", "--data-root"]),
     "check": (1, []),
-    "leaderboard": (1, ["--format", "-o", "--tracking-uri"]),
+    "leaderboard": (1, ["--format", "-o", "--tracking-uri", "--columns", "--sort"]),
     "compare": (2, ["--grid"]),
     "merge": (1, []),
     "explain": (1, ["--n", "--keep", "--explore", "--figure"]),
@@ -89,7 +90,7 @@ SOUND = {
     "explain": ["explain", "orderdp", "--n", "100", "--keep", "0.3"], "compare": ["compare", "a", "b"],
     "leaderboard": ["leaderboard", "quick"], "check": ["check", "uniform"], "list": ["list", "grids"],
     "figure4": ["figure4"], "theory": ["theory"], "cache list": ["cache", "list"], "cache clear": ["cache", "clear"],
-    "ui": ["ui"], "merge": ["merge", "/tmp"],
+    "show": ["show", "quick"], "ui": ["ui"], "merge": ["merge", "/tmp"],
 }  # fmt: skip
 
 

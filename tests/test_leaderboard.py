@@ -20,11 +20,26 @@ from synthetic_board import N, around, costing, make, usual
 from typer.testing import CliRunner
 
 from dpbench import board as boards
-from dpbench import controls, duel, leaderboard, overlap, published, render, report, runner, store, verdicts
+from dpbench import (
+    columns,
+    controls,
+    duel,
+    leaderboard,
+    overlap,
+    published,
+    render,
+    report,
+    runner,
+    screen,
+    store,
+    verdicts,
+)
 from dpbench.board import Board
 from dpbench.cli import app
 from dpbench.errors import UsageError
 from dpbench.spec import Budget, Recipe, RunSpec, canonical
+
+ALL = screen.Wanted(wide=True, every=True, notes=True)
 
 
 def row(board: Board, method: str, keep: float = 0.5) -> dict[str, Any]:
@@ -58,7 +73,7 @@ def test_missing_and_failed_runs_are_shown() -> None:
     ]
     assert pd.isna(row(board, "b")["rank"])
     assert row(board, "b")["reason"] == "it broke"
-    text = shown(render.screen(board))
+    text = shown(screen.screen(board, 140, ALL))
     assert "FAILED" in text
     assert "missing" in text
     assert "1/2" in text
@@ -205,7 +220,7 @@ def test_who_needs_a_control_at_cost(method: str, keep: float, cost: float, expe
 def test_the_control_at_cost_is_written_in_every_form() -> None:
     board = with_controls()
     said = f"-2.00 ± {row(board, 'a')['difference_control_ci95']:.2f} ▼"
-    assert said in shown(render.screen(board))
+    assert said in shown(screen.screen(board, 140, ALL))
     assert said in render.text(board, "markdown")
     assert said.replace("±", "$\\pm$").replace("▼", "$\\blacktriangledown$") in render.text(board, "latex")
     assert "difference to it" in (text := shown(duel.screen(board, "a", "b")))
@@ -331,13 +346,13 @@ def test_a_row_with_diverged_seeds_is_below_all_whole_ones_and_says_so() -> None
 
 def test_it_is_alike_in_every_form() -> None:
     board = with_diverged()
-    for text in (shown(render.screen(board)), render.text(board, "markdown"), render.text(board, "latex")):
+    for text in (shown(screen.screen(board, 140, ALL)), render.text(board, "markdown"), render.text(board, "latex")):
         assert "2 of 5 diverged" in text
     assert "a: 2 of 5 seeds diverged" in shown(duel.screen(board, "a", "b"))
     assert ("a", 0.5) not in board.finished("digits", "cnn")
     assert set(board.runs["method"]) == {"full", "uniform", "uniform_epoch", "b"}
     assert pd.isna(row(make({("a", 0.5): [DIVERGED] * 2}), "a")["rank"])
-    assert "diverged" in render.accuracy(row(make({("a", 0.5): [DIVERGED] * 2}), "a"))
+    assert "diverged" in columns.accuracy(row(make({("a", 0.5): [DIVERGED] * 2}), "a"))
 
 
 def test_a_control_with_diverged_seeds_is_no_control() -> None:
@@ -414,7 +429,9 @@ def test_markdown_and_latex_keep_names_as_text() -> None:
 
 
 def test_findings_stand_below_the_table() -> None:
-    assert "failed runs: small_loss at 0.3, small_loss at 0.5: 1 of 5 runs failed" in shown(render.screen(usual()))
+    assert "failed runs: small_loss at 0.3, small_loss at 0.5: 1 of 5 runs failed" in shown(
+        screen.screen(usual(), 140, ALL)
+    )
 
 
 def test_results_file_gives_the_same_board() -> None:

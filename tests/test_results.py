@@ -15,7 +15,7 @@ from synthetic_board import around, make
 
 from dpbench import board as boards
 from dpbench import grid as grids
-from dpbench import render, results, runner, store
+from dpbench import results, runner, screen, store
 from dpbench.spec import RunSpec
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def test_a_bad_result_counts_as_missing(home: Path, capsys: pytest.CaptureFixtur
     read = boards.load("made")
     assert list(read.results) == others
     assert dict(zip(read.table["method"], read.table["missing"], strict=True)) == {"full": 1, "uniform": 0}
-    assert render.screen(read)
+    assert screen.screen(read, 80)
     assert f"{path} is damaged and counts as not there" in capsys.readouterr().err
     assert (results.is_done(first), results.is_done(others[0])) == (False, True)
 

@@ -1,0 +1,68 @@
+"""Shell completion: what each argument and option may be named. No answer is better than a late one or an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from importlib.resources import files
+from pathlib import Path
+
+
+def _offer(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """The names that begin as what is typed does."""
+
+    def offered(incomplete: str) -> list[str]:
+        try:
+            return [name for name in dict.fromkeys(names()) if name.startswith(incomplete)]
+        except Exception:  # a broken plug-in, a home that cannot be read
+            return []
+
+    return offered
+
+
+def _home() -> Path:
+    return Path(os.environ.get("DPBENCH_HOME") or ".dpbench")
+
+
+def _run_here() -> list[str]:
+    return sorted(path.stem for path in (_home() / "grids").glob("*.json"))
+
+
+def _checked_in() -> list[str]:
+    results = files("dpbench.leaderboards") / "results"
+    return sorted(folder.name for folder in results.iterdir() if (folder / "results.json.gz").is_file())
+
+
+def _catalog(*kinds: str) -> Callable[[], Iterable[str]]:
+    def names() -> list[str]:
+        from dpbench import catalog  # here, since help is to be quick
+
+        return [name for kind in kinds for name in getattr(catalog, f"{kind}_names")()]
+
+    return names
+
+
+method, dataset, model, grid = (_offer(_catalog(kind)) for kind in ("method", "dataset", "model", "grid"))
+anything = _offer(_catalog("method", "dataset", "model", "grid"))  # what `dpbench show` knows
+run_grid = _offer(_run_here)
+shown_grid = _offer(lambda: [*_run_here(), *_checked_in()])
+record = _offer(lambda: sorted(path.name for path in (_home() / "proxy").iterdir() if path.is_dir()))
+
+
+def columns(incomplete: str) -> list[str]:
+    """The last name of a list of columns."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in _columns(last)]
+
+
+def sort(incomplete: str) -> list[str]:
+    """A column, or "-" and a column."""
+    sign = incomplete[: len(incomplete) - len(incomplete.lstrip("-"))]
+    return [f"{sign}{name}" for name in _columns(incomplete.lstrip("-"))]
+
+
+@_offer
+def _columns() -> list[str]:
+    from dpbench.columns import COLUMNS
+
+    return [column.name for column in COLUMNS]
