@@ -17,7 +17,7 @@ from dpbench import catalog, isolation, ledger
 from dpbench.errors import DpbenchError
 from dpbench.method import PruningMethod, Signals, Task
 from dpbench.rng import generator
-from dpbench.sampler import Selector, batches, call, check_selection, order
+from dpbench.sampler import Selector, batches, call, order, pick, set_up
 from dpbench.signals import SIGNALS, compute
 
 
@@ -85,7 +85,7 @@ def prepare(name: str, setting: Setting) -> PruningMethod:
     method = catalog.load_method(name)
     keep = setting.keep if method.keep is None else method.keep
     task = Task(setting.n, setting.epochs, setting.batch_size, keep, labels_of(setting))
-    call(method, "setup", method.setup, task, generator(setting.seed, "method"))
+    set_up(method, task, generator(setting.seed, "method"))
     if method.proxy is not None:
         last = min(method.proxy.epochs, setting.epochs) - 1
         epochs = [last] if method.proxy.at == "end" else range(last + 1)
@@ -123,10 +123,9 @@ def pretend(name: str, setting: Setting) -> Trace:
                 mine = batch[rank :: setting.ranks]
                 if len(mine) == 0:
                     continue
-                where = f"{type(method).__name__}.pick(epoch={epoch})"
                 own = signals_of(setting, method.needs, mine, epoch)
-                pick = call(method, "pick", method.pick, own, generator(setting.seed, "pick", epoch, rank, step))
-                picked.append(mine[check_selection(pick, len(mine), where).indices])
+                rng = generator(setting.seed, "pick", epoch, rank, step)
+                picked.append(mine[pick(method, mine, own.values, epoch, rng)[0]])
             if methods[0].online:
                 for method in methods:
                     _deliver(method, signals, setting)

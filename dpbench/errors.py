@@ -16,6 +16,10 @@ class RunFailed(DpbenchError):
     """A run could not be carried to its end (exit code 1)."""
 
 
+class MethodFailed(RunFailed):
+    """A method's own code raised, or answered wrongly, as it would with another seed."""
+
+
 class Diverged(RunFailed):
     """A training diverged: a final result of the method and recipe, no error."""
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dpbench.errors import RunFailed
+from dpbench.errors import MethodFailed
 
 _STRICT = ContextVar("strict", default=False)
 
@@ -166,7 +166,7 @@ def strict() -> Iterator[None]:
 
 @contextmanager
 def watched(where: str, each_step: bool = False) -> Iterator[None]:
-    """Undo in a `strict` block what the call that `where` names changes, and raise RunFailed; else do nothing.
+    """Undo in a `strict` block what the call that `where` names changes, and raise MethodFailed; else do nothing.
 
     In what is called once a step, the generators are not looked at, which would take longer than many a step.
     """
@@ -180,4 +180,4 @@ def watched(where: str, each_step: bool = False) -> Iterator[None]:
         changed = state.give_back()
     if changed:
         remedy = "draw from self.rng" if any("generator" in name for name in changed) else "other methods share it"
-        raise RunFailed(f"{where} changed {', '.join(changed)}; {remedy}")
+        raise MethodFailed(f"{where} changed {', '.join(changed)}; {remedy}")

@@ -73,7 +73,7 @@ class PruningSampler(Sampler[list[int]]):
         self.method.ready()
         if self.method.budget != "epochs":
             raise UsageError(f"{name} trains until its samples are spent; a sampler counts epochs")
-        call(self.method, "setup", self.method.setup, self.task, generator(self.seed, "method"))
+        sampler.set_up(self.method, self.task, generator(self.seed, "method"))
         if (asked := training_epochs(self.method)) != epochs:
             raise UsageError(f"{name} trains {asked} of {epochs} epochs; use 'full' with epochs={asked}")
         self.needs = sampler.needed_in_training(self.method)

@@ -66,6 +66,9 @@ class Signals:
     proxy_run: int | None = None
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self.values:
+            held = ", ".join(sorted(self.values)) or "nothing"
+            raise LookupError(f"the signal {name!r} was not measured ({held} was); name it in needs")
         return self.values[name]
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,12 +20,23 @@ import dpbench
 from dpbench import catalog, isolation, optim, probes, proxy, sampler, store
 from dpbench import ledger as ledgers
 from dpbench.data import Data, Loader
-from dpbench.errors import Diverged, RunFailed, UsageError
+from dpbench.errors import Diverged, MethodFailed, RunFailed, UsageError
 from dpbench.ledger import Ledger
 from dpbench.method import PruningMethod, Selection, Task
 from dpbench.results import final
 from dpbench.rng import derive, generator, seeded
-from dpbench.sampler import Selector, batches, call, mask, needed_in_training, order, spread, to_cpu, training_epochs
+from dpbench.sampler import (
+    Selector,
+    batches,
+    call,
+    mask,
+    needed_in_training,
+    order,
+    set_up,
+    spread,
+    to_cpu,
+    training_epochs,
+)
 from dpbench.scores import ScoreMethod
 from dpbench.signals import RECORD_SIGNALS, check_names
 from dpbench.spec import RunSpec, identity_hash
@@ -124,13 +135,13 @@ def lost(spec: RunSpec, error: BaseException) -> dict[str, Any]:
 
 
 def _report(run_hash: str, error: BaseException) -> dict[str, Any]:
-    """Write a failure's traceback; return the status and the reason, which is cut where it is long."""
+    """Write a failure's traceback; return status, reason (cut where long), and whether other seeds fail alike."""
     path = store.run_folder(run_hash) / "traceback.txt"
     report, text = "".join(traceback.format_exception(error)), reason(error)
     store.write(path, lambda file: file.write_text(report, encoding="utf-8", errors="replace"))
     if len(text) > REASON:
         text = f"{text[:REASON]}... (the whole is in {path.relative_to(store.home())})"
-    return {"status": "FAILED", "reason": text}
+    return {"status": "FAILED", "reason": text, "repeats": isinstance(error, MethodFailed | UsageError)}
 
 
 def _begin(spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> _Run:
@@ -190,7 +201,7 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     n = len(data.train)
     task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels.clone(), spec.data)
     with ledger.time("select"):
-        call(method, "setup", method.setup, task, generator(spec.seed, "method"))
+        set_up(method, task, generator(spec.seed, "method"))
     check_names(method.needs)
     alone = sorted(method.needs & RECORD_SIGNALS)
     if alone and (method.proxy is None or method.proxy.at == "steps"):
@@ -333,7 +344,9 @@ class _Run:
             with ledger.time("observe"):
                 self._observe(done.passed, epoch)
         if done.steps == 0 and self.unit in ("steps", "samples"):
-            raise RunFailed(f"{type(method).__name__} trained on nothing in epoch {epoch}: its budget is never spent")
+            raise MethodFailed(
+                f"{type(method).__name__} trained on nothing in epoch {epoch}: its budget is never spent"
+            )
         ledger.forward += done.forward
         ledger.backward += done.backward
         ledger.steps += done.steps
@@ -410,15 +423,10 @@ class _Run:
         """The weights of the loss that the method minimises, if it knows them and has just chosen for this epoch."""
         if self.selector.asked != epoch:
             return None
-        weights = call(self.method, f"surrogate(epoch={epoch})", self.method.surrogate)
-        if weights is None:
-            return None
-        if weights.shape != (self.n,) or not weights.isfinite().all() or weights.min() < 0 or weights.sum() == 0:
-            raise RunFailed(
-                f"{type(self.method).__name__}.surrogate(epoch={epoch}) must return weights ({self.n},) that are "
-                f"finite, not negative and not all zero, got shape {tuple(weights.shape)}"
-            )
-        return weights.float().to(self.device)
+        weights = call(
+            self.method, f"surrogate(epoch={epoch})", self.method.surrogate, fault=partial(_surrogate_fault, n=self.n)
+        )
+        return None if weights is None else weights.float().to(self.device)
 
     def _stability(self) -> dict[str, float]:
         """How much the last epoch's selection shares with that of the epoch before."""
@@ -510,6 +518,16 @@ class _Run:
         self.ledger.load_state_dict(state["ledger"])
         self.records[:] = state["records"]
         self.selections = to_cpu(state["selections"])
+
+
+def _surrogate_fault(weights: Any, n: int) -> str | None:
+    if weights is None:
+        return None
+    got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+    if got == (n,) and weights.isfinite().all() and weights.min() >= 0 and weights.sum() > 0:
+        return None
+    shape = f"shape {got}" if isinstance(weights, Tensor) else got
+    return f"must return weights ({n},) that are finite, not negative and not all zero, got {shape}"
 
 
 def _by_class(values: Tensor, labels: Tensor, classes: int) -> list[float | None]:

@@ -6,36 +6,65 @@ The runner and `PruningSampler` ask a method through these functions alone, so t
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from dpbench import isolation
-from dpbench.errors import RunFailed, UsageError
-from dpbench.method import PruningMethod, Selection, Signals
+from dpbench import blame, isolation
+from dpbench.errors import MethodFailed, RunFailed, UsageError
+from dpbench.method import PruningMethod, Selection, Signals, Task
 
 T = TypeVar("T")
 Passed: TypeAlias = tuple[Tensor, dict[str, Tensor]]  # rows on the device and the signals measured on them
 
 
-def call(method: PruningMethod, name: str, function: Callable[..., T], *args: Any) -> T:
-    """Call one function of a method; an exception becomes a RunFailed that names the method and the call."""
+def call(
+    method: PruningMethod,
+    name: str,
+    function: Callable[..., T],
+    *args: Any,
+    fault: Callable[[T], str | None] = lambda _: None,
+) -> T:
+    """Call one function of a method; an exception, or an answer with a `fault`, becomes a MethodFailed.
+
+    Its message names the method, the call, the line in the author's code, and where it can, how to mend it. What the
+    machine lacks, memory or a file, is no fault of the method: RunFailed.
+    """
+    title = f"{type(method).__name__}.{name}"
     try:
-        with isolation.watched(f"{type(method).__name__}.{name}", each_step=method.online or name.startswith("pick")):
-            return function(*args)
+        with isolation.watched(title, each_step=method.online or name.startswith("pick")):
+            answer = function(*args)
     except (RunFailed, UsageError):
         raise
     except (Exception, SystemExit) as error:
-        raise RunFailed(f"{type(method).__name__}.{name} raised {type(error).__name__}: {error}") from error
+        kind = RunFailed if isinstance(error, OSError | MemoryError | torch.OutOfMemoryError) else MethodFailed
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        place, remedy = blame.place(method, function, error), blame.remedy(method, error, args)
+        raise kind(f"{title} raised {said}{place}{remedy}") from error
+    if found := fault(answer):
+        raise MethodFailed(f"{title} {found}{blame.place(method, function)}")
+    return answer
+
+
+def set_up(method: PruningMethod, task: Task, rng: torch.Generator) -> None:
+    """Start a method afresh for `task`."""
+
+    def fault(_: None) -> str | None:
+        whole = {"task", "rng"} <= vars(method).keys()
+        return None if whole else "did not call super().setup(task, rng); begin it with that line"
+
+    call(method, "setup", method.setup, task, rng, fault=fault)
 
 
 def training_epochs(method: PruningMethod) -> int:
     """How many epochs the method trains."""
-    epochs = call(method, "epochs", method.epochs, method.task)
-    if not isinstance(epochs, int) or epochs < 1:
-        raise RunFailed(f"{type(method).__name__}.epochs returned {epochs!r}; at least 1 is needed")
-    return epochs
+
+    def fault(epochs: Any) -> str | None:
+        return None if isinstance(epochs, int) and epochs >= 1 else f"returned {epochs!r}; at least 1 is needed"
+
+    return call(method, "epochs", method.epochs, method.task, fault=fault)
 
 
 def needed_in_training(method: PruningMethod) -> frozenset[str]:
@@ -53,9 +82,8 @@ def pick(
     method: PruningMethod, rows: Tensor, values: dict[str, Tensor], epoch: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Ask a batch-level method which of the forwarded `rows` go backward: their positions, none maybe, and weights."""
-    name = f"pick(epoch={epoch})"
-    picked = call(method, name, method.pick, join([(rows, values)], epoch), rng)
-    check_selection(picked, len(rows), f"{type(method).__name__}.{name}")
+    signals = join([(rows, values)], epoch)
+    picked = call(method, f"pick(epoch={epoch})", method.pick, signals, rng, fault=lambda a: pick_fault(a, len(rows)))
     weights = None if picked.weights is None else picked.weights.float().to(rows.device)
     return picked.indices.to(rows.device), weights
 
@@ -85,13 +113,15 @@ class Selector:
             return everything(self.method.task.n)
         period = self.method.period
         if self.asked is None or (period > 0 and (again or not 0 <= epoch - self.asked < period)):
-            where = f"{type(self.method).__name__}.select(epoch={epoch})"
-            selection = call(self.method, f"select(epoch={epoch})", self.method.select, epoch)
-            check_selection(selection, self.method.task.n, where)
-            if len(selection.indices) == 0:
-                raise RunFailed(f"{where} selected no samples")
-            self.selection, self.asked = selection, epoch
+            self.selection = call(
+                self.method, f"select(epoch={epoch})", self.method.select, epoch, fault=self._select_fault
+            )
+            self.asked = epoch
         return self.selection
+
+    def _select_fault(self, selection: Selection) -> str | None:
+        found = selection_fault(selection, self.method.task.n)
+        return "selected no samples" if found is None and len(selection.indices) == 0 else found
 
     def state_dict(self) -> dict[str, Any]:
         """The selection in force."""
@@ -103,47 +133,55 @@ class Selector:
         self.selection = Selection(**state["selection"])
 
 
-def check_selection(selection: Selection, n: int, where: str) -> Selection:
-    """Refuse an answer that is not a valid selection of rows of range(n); `where` names the method and the call."""
+def selection_fault(selection: Any, n: int) -> str | None:
+    """What keeps an answer from being a valid selection of rows of range(n), and a way to mend it; None if nothing."""
+    if selection is None:
+        return "returned None, not a Selection; is a return missing?"
     if not isinstance(selection, Selection):
-        raise RunFailed(f"{where} returned {type(selection).__name__}, not a Selection")
-    _check_indices(selection.indices, n, where, "indices")
+        return f"returned {type(selection).__name__}, not a Selection; write return Selection(indices)"
     weights = selection.weights
+    if fault := _unique_rows_fault(selection.indices, n):
+        return f"returned indices {fault}"
     if weights is not None:
         if not isinstance(weights, Tensor) or not weights.is_floating_point():
-            raise RunFailed(f"{where} returned weights that are not a floating-point tensor")
+            return "returned weights that are not a floating-point tensor"
         if weights.shape != selection.indices.shape:
-            raise RunFailed(
-                f"{where} returned weights of shape {tuple(weights.shape)} "
-                f"for indices of shape {tuple(selection.indices.shape)}"
+            return (
+                f"returned weights of shape {tuple(weights.shape)} "
+                f"for indices of shape {tuple(selection.indices.shape)}; one weight a sample, in their order"
             )
         if not bool((weights.isfinite() & (weights >= 0)).all()):
-            raise RunFailed(f"{where} returned a weight that is negative or not finite")
-    if selection.refresh is not None:
-        _check_indices(selection.refresh, n, where, "refresh")
-    if not 0 < selection.lr_scale < float("inf"):
-        raise RunFailed(f"{where} returned lr_scale = {selection.lr_scale}; it must be positive and finite")
-    return selection
+            return "returned a weight that is negative or not finite"
+    if selection.refresh is not None and (fault := _unique_rows_fault(selection.refresh, n)):
+        return f"returned refresh {fault}"
+    if not isinstance(selection.lr_scale, Real) or not 0 < selection.lr_scale < float("inf"):
+        return f"returned lr_scale = {selection.lr_scale}; it must be positive and finite"
+    return None
 
 
-def _check_indices(indices: Any, n: int, where: str, what: str) -> None:
-    fault = rows_fault(indices, n)
-    if fault is None and len(indices):
-        repeated = len(indices) - int(mask(indices, n).count_nonzero())
-        fault = f"with {repeated} repeated" if repeated else None
-    if fault is not None:
-        raise RunFailed(f"{where} returned {what} {fault}")
+def pick_fault(picked: Any, b: int) -> str | None:
+    """The same for an answer to a batch of `b` samples."""
+    fault = selection_fault(picked, b)
+    return f"{fault}; pick answers with positions in the batch" if fault and "outside" in fault else fault
+
+
+def _unique_rows_fault(indices: Any, n: int) -> str | None:
+    if isinstance(indices, Tensor) and indices.device.type != "cpu":
+        return f"on {indices.device}; a method answers on the CPU: indices.cpu()"
+    if fault := rows_fault(indices, n):
+        return fault
+    repeated = len(indices) - int(mask(indices, n).count_nonzero())
+    return f"with {repeated} repeated; each sample is named once" if repeated else None
 
 
 def rows_fault(indices: Any, n: int) -> str | None:
     """What keeps `indices` from being rows (k,) int64 of range(n), None where nothing does."""
-    if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.dim() != 1:
-        got = (
-            f"{indices.dtype} of shape {tuple(indices.shape)}"
-            if isinstance(indices, Tensor)
-            else type(indices).__name__
-        )
-        return f"that are {got}; a tensor of int64 of shape (k,) is needed"
+    needed = "a tensor of int64 of shape (k,) is needed"
+    if not isinstance(indices, Tensor):
+        return f"that are {type(indices).__name__}; {needed}: torch.as_tensor(indices)"
+    if indices.dtype != torch.int64 or indices.dim() != 1:
+        rewrite = {torch.int64: "flatten()", torch.bool: "nonzero().flatten()"}.get(indices.dtype, "long()")
+        return f"that are {indices.dtype} of shape {tuple(indices.shape)}; {needed}: indices.{rewrite}"
     if len(indices):
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= n:

@@ -727,7 +727,7 @@ def test_the_schedule_runs_over_what_is_really_trained(spec: Spec, trained: Call
         ("made:Raising[call=select]", "Raising.select(epoch=1) raised ValueError: on purpose, in two lines"),
         ("made:Raising[call=pick]", "Raising.pick(epoch=0) raised ValueError: on purpose, in two lines"),
         ("made:Raising[call=observe]", "Raising.observe(epoch=0) raised ValueError: on purpose, in two lines"),
-        ("made:Bad[answer=nothing]", "Bad.select(epoch=0) returned NoneType, not a Selection"),
+        ("made:Bad[answer=nothing]", "Bad.select(epoch=0) returned None, not a Selection"),
         ("made:Bad[answer=list]", "Bad.select(epoch=0) returned indices that are list"),
         ("made:Bad[answer=dtype]", "Bad.select(epoch=0) returned indices that are torch.int32 of shape (3,)"),
         ("made:Bad[answer=bool]", "Bad.select(epoch=0) returned indices that are torch.bool of shape (90,)"),

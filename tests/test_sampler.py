@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,17 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpbench import PruningMethod, Selection, Signals, Task, load_method
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import MethodFailed, RunFailed, UsageError
 from dpbench.sampler import (
     Selector,
     batches,
     call,
-    check_selection,
     everything,
     join,
     mask,
+    observe,
     order,
     pick,
+    selection_fault,
+    set_up,
     spread,
     to_cpu,
     training_epochs,
@@ -36,9 +39,9 @@ def generator(seed: int = 0) -> torch.Generator:
 # refusals
 
 
-def test_a_good_selection_passes_unchanged() -> None:
-    assert check_selection(GOOD, N, "M.select") is GOOD
-    assert check_selection(everything(N), N, "M.select").indices.tolist() == list(range(N))
+def test_in_a_good_selection_is_no_fault() -> None:
+    assert selection_fault(GOOD, N) is None
+    assert selection_fault(everything(N), N) is None
 
 
 @pytest.mark.parametrize(
@@ -63,21 +66,39 @@ def test_a_good_selection_passes_unchanged() -> None:
         ({"weights": [1.0, 1.0, 1.0]}, "returned weights that are not a floating-point tensor"),
         ({"refresh": torch.tensor([1, 1])}, "returned refresh with 1 repeated"),
         ({"refresh": torch.tensor([N])}, "returned refresh with 10, which is outside"),
+        ({"indices": torch.arange(3, device="meta")}, "returned indices on meta; a method answers on the CPU"),
+        ({"lr_scale": "0.5"}, "returned lr_scale = 0.5; it must be positive and finite"),
         ({"lr_scale": 0.0}, "returned lr_scale = 0.0; it must be positive and finite"),
         ({"lr_scale": float("nan")}, "returned lr_scale = nan"),
         ({"lr_scale": float("inf")}, "returned lr_scale = inf"),
     ],
 )
-def test_a_bad_selection_is_refused_by_method_and_call(change: dict[str, object], message: str) -> None:
-    with pytest.raises(RunFailed) as caught:
-        check_selection(replace(GOOD, **change), N, "M.select(epoch=3)")  # type: ignore[arg-type]
-    assert str(caught.value).startswith(f"M.select(epoch=3) {message}")
-    assert "\n" not in str(caught.value)
+def test_a_bad_selection_is_told(change: dict[str, object], message: str) -> None:
+    fault = selection_fault(replace(GOOD, **change), N)  # type: ignore[arg-type]
+    assert fault is not None
+    assert fault.startswith(message)
+    assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    ("indices", "rewrite"),
+    [
+        ([1, 2], "torch.as_tensor(indices)"),
+        (torch.tensor([1.0, 2.0]), "indices.long()"),
+        (torch.ones(N, dtype=torch.bool), "indices.nonzero().flatten()"),
+        (torch.tensor([[1, 2]]), "indices.flatten()"),
+    ],
+)
+def test_the_rewrite_that_is_told_is_right(indices: object, rewrite: str) -> None:
+    fault = selection_fault(Selection(indices), N)  # type: ignore[arg-type]
+    assert fault is not None
+    assert fault.endswith(f": {rewrite}")
+    assert selection_fault(Selection(eval(rewrite)), N) is None
 
 
 def test_what_is_no_selection_is_refused() -> None:
-    with pytest.raises(RunFailed, match=r"M\.select returned Tensor, not a Selection"):
-        check_selection(torch.arange(3), N, "M.select")  # type: ignore[arg-type]
+    assert selection_fault([1, 2], N) == "returned list, not a Selection; write return Selection(indices)"
+    assert selection_fault(None, N) == "returned None, not a Selection; is a return missing?"
 
 
 def test_call_names_method_and_call() -> None:
@@ -86,13 +107,76 @@ def test_call_names_method_and_call() -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    with pytest.raises(RunFailed, match=r"^Full\.select\(epoch=2\) raised KeyError: 'x'$"):
+    with pytest.raises(RunFailed, match=r"^Full\.select\(epoch=2\) raised KeyError: 'x' \(full\.py, line 8\)$"):
         call(method, "select(epoch=2)", fail, KeyError("x"))
     with pytest.raises(UsageError, match=r"^as it is$"):
         call(method, "select", fail, UsageError("as it is"))
     with pytest.raises(KeyboardInterrupt):
         call(method, "select", fail, KeyboardInterrupt())
     assert call(method, "sum", sum, [1, 2]) == 3
+
+
+class Mistaken(PruningMethod):
+    """Makes the mistake that it is told to make."""
+
+    mistake: str = ""
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        if self.mistake != "super":
+            super().setup(task, rng)
+        if self.mistake == "before":
+            del self.task
+            self.losses = torch.zeros(self.task.n)  # before
+
+    def select(self, epoch: int) -> Selection:
+        if self.mistake == "disk":
+            raise OSError("disk full")  # disk
+        return Selection(self.ranking[:3])  # forgotten
+
+    def observe(self, signals: Signals) -> None:
+        if self.mistake == "shape":
+            torch.zeros(N)[signals.indices] = signals["loss"][:1].expand(3)  # shape
+        signals["entropy"]  # undeclared
+
+
+def line_of(mark: str) -> int:
+    lines = Path(__file__).read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.endswith(mark))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "called", "mark", "told"),
+    [
+        ("super", "setup", "", "Mistaken.setup did not call super().setup(task, rng); begin it with that line (FILE"),
+        ("before", "setup", "# before", "; begin setup with super().setup(task, rng)"),
+        ("forgets", "select", "# forgotten", "; what a method remembers is made in setup: self.ranking = ..."),
+        ("undeclared", "observe", "# undeclared", "the signal 'entropy' was not measured (loss was); name it in needs"),
+        ("shape", "observe", "# shape", "; it was given indices (2,), loss (2,), of 10 samples"),
+    ],
+)
+def test_mistakes_are_told_with_line_and_remedy(mistake: str, called: str, mark: str, told: str) -> None:
+    method = Mistaken(mistake=mistake)
+
+    def run() -> None:
+        set_up(method, Task(N, 1, 4, 0.3), generator())
+        if called == "select":
+            Selector(method).select(0, 0.0, 1.0)
+        observe(method, [(torch.arange(2), {"loss": torch.ones(2)})], 0)
+
+    with pytest.raises(MethodFailed) as caught:
+        run()
+    message = str(caught.value)
+    assert message.startswith(f"Mistaken.{called}")
+    assert told.replace("FILE", "test_sampler.py") in message
+    assert not mark or f"(test_sampler.py, line {line_of(mark)})" in message
+
+
+def test_what_the_machine_lacks_is_no_fault_of_the_method() -> None:
+    method = Mistaken(mistake="disk")
+    set_up(method, Task(N, 1, 4, 0.3), generator())
+    with pytest.raises(RunFailed, match=r"^Mistaken\.select\(epoch=0\) raised OSError: disk full \(test_") as caught:
+        Selector(method).select(0, 0.0, 1.0)
+    assert not isinstance(caught.value, MethodFailed)
 
 
 # order and batches
@@ -259,7 +343,7 @@ def answers() -> Answers:
 
 def test_an_empty_selection_is_refused_and_an_empty_pick_is_not() -> None:
     method = answers()
-    with pytest.raises(RunFailed, match=r"^Answers\.select\(epoch=0\) selected no samples$"):
+    with pytest.raises(RunFailed, match=r"^Answers\.select\(epoch=0\) selected no samples \(test_sampler\.py, line"):
         Selector(method).select(0, 0.0, 0.1)
     positions, weights = pick(method, torch.arange(4), {}, 0, generator())
     assert (len(positions), weights) == (0, None)
@@ -268,12 +352,15 @@ def test_an_empty_selection_is_refused_and_an_empty_pick_is_not() -> None:
 def test_a_bad_pick_is_refused_by_method_and_call() -> None:
     method = answers()
     method.answer = Selection(torch.tensor([4]))
-    with pytest.raises(RunFailed, match=r"^Answers\.pick\(epoch=1\) returned indices with 4, which is outside 0\.\.3$"):
+    with pytest.raises(
+        RunFailed,
+        match=r"^Answers\.pick\(epoch=1\) .* 4, which is outside 0\.\.3; pick answers with pos",
+    ):
         pick(method, torch.arange(4), {}, 1, generator())
 
 
 def test_no_epochs_are_refused() -> None:
-    with pytest.raises(RunFailed, match=r"^Answers\.epochs returned 0; at least 1 is needed$"):
+    with pytest.raises(RunFailed, match=r"^Answers\.epochs returned 0; at least 1 is needed \(test_sampler\.py, line"):
         training_epochs(answers())
 
 
