@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from dpbench.proxy import Request
 from dpbench.results import is_done, read_result
 from dpbench.spec import Grid, RunSpec
 
+NOT_RUN = "not run: "  # how the reason of a run begins that was left out
 CELL_TIMEOUT_S = 24 * 3600.0  # a run that takes longer hangs, unless the user says otherwise
 
 
@@ -217,6 +219,7 @@ def _run(
     work: list[RunSpec | list[Request]] = [requests for requests in wanted.values() if requests]
     work += todo
     lost = {"FAILED": 0, "DIVERGED": 0}
+    told: set[str] = set()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -229,7 +232,8 @@ def _run(
         bar = progress.add_task(title, total=len(todo))
         workers = min(jobs or default_jobs(device), len(work))
         queue = [Job(item, str(device), data_root) for item in work]
-        for job, outcome in run_all(do, queue, workers, threads, cell_timeout_s):
+        ended = {spec.row[:3] for spec in set(cells.values()) - set(todo)}
+        for job, outcome in _until_broken(queue, ended, workers, threads, cell_timeout_s):
             if not isinstance(job.work, RunSpec):
                 continue  # a proxy that failed fails again, with its reason, in the runs that need it
             if isinstance(outcome, BaseException):
@@ -239,7 +243,39 @@ def _run(
             status = outcome["status"]
             if status in lost:
                 lost[status] += 1
+            if status in lost and outcome["reason"] not in told:
+                told |= {outcome["reason"]} if outcome["reason"].startswith(NOT_RUN) else set()
                 line = escape(f"{job.work.title}: {outcome['reason']}")
                 progress.console.print(f"[red]{status}[/] {line}", soft_wrap=True)
             counts = [f"{count} {name.lower()}" for name, count in lost.items() if count]
             progress.update(bar, advance=1, description=", ".join([title, *counts]))
+
+
+def _until_broken(
+    jobs: list[Job], ended: set[tuple[str, str, str]], workers: int, threads: int, timeout_s: float
+) -> Iterator[tuple[Job, Any]]:
+    """Yield each job with its outcome, as `run_all` does; leave out the runs of a method whose code has failed.
+
+    That is in the same data and model, where no run has `ended` well. They have failed with it; the next command tries
+    them again.
+    """
+    broken: dict[tuple[str, str, str], str] = {}
+    left_out: list[tuple[Job, RunFailed]] = []
+
+    def offered() -> Iterator[Job]:
+        for job in jobs:
+            why = broken.get(job.work.row[:3]) if isinstance(job.work, RunSpec) else None
+            if why is None:
+                yield job
+            else:
+                left_out.append((job, RunFailed(NOT_RUN + why)))
+
+    for job, outcome in run_all(do, offered(), workers, threads, timeout_s):
+        if isinstance(job.work, RunSpec) and isinstance(outcome, dict):
+            row = job.work.row[:3]
+            if outcome["status"] != "FAILED":
+                ended.add(row)
+            elif outcome.get("repeats") and row not in ended:
+                broken.setdefault(row, f"seed {job.work.seed} failed by its own code: {outcome['reason']}")
+        yield job, outcome
+    yield from left_out

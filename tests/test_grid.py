@@ -261,6 +261,37 @@ def test_a_run_that_diverges_is_told_and_is_done(home: Path, monkeypatch: pytest
     assert "small, 1 diverged" in text
 
 
+def test_a_method_stops_after_the_seed_that_its_code_has_failed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[str, int]] = []
+    bad: dict[str, Any] = {"broken": {"reason": "B.select raised X: x", "repeats": True}, "unlucky": {"reason": "disk"}}
+    bad["some"] = {"reason": "S.select raised Y: y", "repeats": True}
+
+    def run(spec: RunSpec, *_: Any) -> dict[str, Any]:
+        tried.append((spec.method, spec.seed))
+        fails = spec.method in bad and (spec.method != "some" or spec.seed == 1)
+        return {"hash": spec.hash, "status": "FAILED", **bad[spec.method]} if fails else {**done, "hash": spec.hash}
+
+    done = {"status": "FINISHED"}
+    monkeypatch.setattr(grids, "run_all", lambda do, jobs, *_: ((job, run(job.work)) for job in jobs))
+    monkeypatch.setattr(RunSpec, "hash", property(lambda spec: f"{len(spec.method):08x}{spec.seed:08x}"))
+    monkeypatch.setattr(runner, "blank", lambda spec: {"hash": spec.hash})
+    monkeypatch.setattr(proxy, "requests", lambda spec: [])
+    grid = read_grid(GRID, "small.yaml", "small").model_copy(update={"seeds": 3})
+    specs = [spec for spec in grid.runs(dict.fromkeys(grid.datasets, "")) if spec.method == "full"]
+    cells = [spec.model_copy(update={"method": name}) for name in ["broken", "unlucky", "some"] for spec in specs]
+    console = Console(file=io.StringIO(), width=300)
+    for _ in range(2):
+        grids._run("g", {str(i): spec for i, spec in enumerate(cells)}, console, 1, 1, torch.device("cpu"), None, 9.0)
+        assert tried == [("broken", 0), *((name, seed) for name in ("unlucky", "some") for seed in range(3))]
+        tried.clear()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("not run: seed 0 failed by its own code: B.select raised X: x") == 2, "once a command"
+    assert "g, 7 failed" in text
+    left_out = store.read_json(store.run_folder(cells[2].hash) / "result.json")
+    assert left_out is not None
+    assert (left_out["status"], left_out["reason"][:8]) == ("FAILED", "not run:")
+
+
 def test_a_grid_that_was_never_run(home: Path) -> None:
     with pytest.raises(UsageError, match=r"no grid 'small' was run under .*; try: dpbench run small"):
         grids.read_manifest("small")
