@@ -465,7 +465,7 @@ def test_debug_shows_the_traceback(home: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_bug_is_one_line_too(dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(kind: str) -> None:
+    def fail(kind: str, *_: Any) -> None:
         raise KeyError(f"[red]{kind}\nsecond line")
 
     monkeypatch.setattr("dpbench.describe.rows", fail)
@@ -484,7 +484,7 @@ def test_a_bug_is_one_line_too(dpbench: Callable[..., Said], monkeypatch: pytest
 def test_trouble_of_the_machine_is_no_bug(
     dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
-    def fail(kind: str) -> None:
+    def fail(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr("dpbench.describe.rows", fail)
@@ -492,7 +492,7 @@ def test_trouble_of_the_machine_is_no_bug(
 
 
 def test_a_message_shows_what_it_holds(dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(kind: str) -> None:
+    def fail(*_: Any) -> None:
         raise UsageError("a\x1b[31m :smile: [red]b[/] \\\nc\rd")
 
     monkeypatch.setattr("dpbench.describe.rows", fail)
@@ -500,7 +500,7 @@ def test_a_message_shows_what_it_holds(dpbench: Callable[..., Said], monkeypatch
 
 
 def test_ctrl_c_says_what_is_kept(dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(kind: str) -> None:
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dpbench.describe.rows", stop)
