@@ -24,6 +24,7 @@ _EXPORTS = {
     "load_method": "catalog",
     "PruningSampler": "loop",
     "IndexedDataset": "indexed",
+    "record_proxy": "record",
 }
 __all__ = [
     "IndexedDataset",
@@ -35,6 +36,7 @@ __all__ = [
     "Task",
     "load_method",
     "param",
+    "record_proxy",
 ]
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from dpbench.indexed import IndexedDataset
     from dpbench.loop import PruningSampler
     from dpbench.method import Proxy, PruningMethod, Selection, Signals, Task, param
+    from dpbench.record import record_proxy
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dpbench.errors import UsageError
+from dpbench.method import Proxy
 from dpbench.sampler import rows_fault
 
 MAX_CLASSES = 2**24  # methods count the samples of every class up to the largest id
@@ -27,6 +28,18 @@ def whole(name: str, value: Any, least: int) -> int:
     if number < least:
         raise UsageError(f"PruningSampler: {name} = {value!r}; a whole number of at least {least} is needed")
     return number
+
+
+def passes(proxy: Proxy, epochs: int) -> tuple[int, str]:
+    """How many passes of `proxy` a run of `epochs` epochs replays, and in words which; the proxy ends with the run."""
+    last = min(proxy.epochs, epochs)
+    text = f"one after epoch {last}" if proxy.at == "end" else f"one for each of {last} epochs"
+    text += f" of a proxy that trains on {'other samples' if proxy.data == 'holdout' else 'the samples'}"
+    text += f", a share of {proxy.share:g}" if proxy.share < 1 else ""
+    text += f", for each of {proxy.seeds} runs" if proxy.seeds > 1 else ""
+    if proxy.epochs > epochs:
+        text += f"; the method wants {proxy.epochs} epochs, but a proxy ends with the {epochs} of the run"
+    return proxy.seeds * (1 if proxy.at == "end" else last), text
 
 
 def class_ids(labels: Tensor | Sequence[int] | np.ndarray, n: int) -> Tensor:

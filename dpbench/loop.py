@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -16,7 +17,7 @@ from dpbench.errors import UsageError
 from dpbench.given import whole
 from dpbench.method import PruningMethod, Signals, Task
 from dpbench.rng import generator
-from dpbench.sampler import Passed, Selector, batches, call, join, mask, order, spread, to_cpu, training_epochs
+from dpbench.sampler import Passed, Selector, batches, join, mask, order, spread, to_cpu, training_epochs
 
 
 class PruningSampler(Sampler[list[int]]):
@@ -32,7 +33,7 @@ class PruningSampler(Sampler[list[int]]):
     Every iteration over it is one epoch, with a generator of its own. What was observed reaches the method when the
     next epoch starts, so nothing waits for the device within an epoch. `method` is a name with parameters, a file's
     path or an object. `labels` are class ids (n,). A last batch of one sample joins the one before it. A static
-    method must be given its proxy's signals by `replay` before the first epoch.
+    method must be given its proxy's signals by `replay` before the first epoch: those that `dpbench run` would replay.
 
     `batch(step)` is right where the loader hands over every batch of the epoch, in order. Where it does not
     (`in_order=False`, batches skipped on a resume), or where steps are not counted, wrap the data in `IndexedDataset`.
@@ -183,7 +184,7 @@ class PruningSampler(Sampler[list[int]]):
         rows = given.rows(indices, self.task.n)
         losses = given.signal("loss", losses, len(rows))
         chosen, weights = losses, self.weights(rows).to(losses.device)
-        measured = self._measure(rows, losses, values)
+        measured = self._measure(rows, self.needs, values | {"loss": losses})
         if self.method.picks():
             positions, picked = self._pick(rows, measured, losses.device)
             chosen, weights = losses[positions], weights[positions]
@@ -200,7 +201,7 @@ class PruningSampler(Sampler[list[int]]):
         labels are those given to the sampler.
         """
         rows = given.rows(indices, self.task.n)
-        self._observe(rows, self._measure(rows, losses, values))
+        self._observe(rows, self._measure(rows, self.needs, values | {"loss": losses}))
 
     def _observe(self, rows: Tensor, measured: dict[str, Tensor]) -> None:
         self._told += len(rows)
@@ -213,19 +214,33 @@ class PruningSampler(Sampler[list[int]]):
     def pick(self, indices: Tensor, losses: Tensor, **values: Tensor) -> tuple[Tensor, Tensor | None]:
         """For a batch-level method: the positions (k,) in the batch to send backward, and their weights or None."""
         rows = given.rows(indices, self.task.n)
-        return self._pick(rows, self._measure(rows, losses, values), losses.device)
+        return self._pick(rows, self._measure(rows, self.needs, values | {"loss": losses}), losses.device)
 
     def _pick(self, rows: Tensor, measured: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
         positions, weights = sampler.pick(self.method, rows, measured, self.epoch, self._pick_rng)
         return positions.to(device), None if weights is None else weights.to(device)
 
-    def replay(self, signals: dict[str, Tensor], epoch: int = 0, run: int = 0) -> None:
-        """Give a static method the signals of all n samples at one epoch of a proxy training, in the data's order."""
-        if missing := self.method.needs - signals.keys():
-            raise UsageError(f"{type(self.method).__name__} needs the signals {', '.join(sorted(missing))} too")
-        rows = torch.arange(self.task.n)
-        values = {name: given.signal(name, signals[name], self.task.n).detach().cpu() for name in self.method.needs}
-        call(self.method, f"observe(epoch={epoch})", self.method.observe, Signals(rows, values, epoch, run))
+    def replay(self, *, epoch: int = 0, run: int = 0, **values: Tensor | float) -> None:
+        """Give a static method what was measured on all n samples, in the data's order, at one epoch of its proxy.
+
+        The signals are given by name, `learning_rate` as one number, or computed from `logits=` (n, C) and, where
+        needed, `embedding=` (n, d), as in `observe`; `record_proxy` measures all. The passes come in the order of the
+        proxy's training, and the runs, where the method wants several, one after the other.
+        """
+        name, proxy, n = type(self.method).__name__, self.method.proxy, self.task.n
+        epoch, run = whole("epoch", epoch, 0), whole("run", run, 0)
+        if proxy is None:
+            raise UsageError(f"{name} has no proxy to replay: it learns from what the training itself observes")
+        if run >= proxy.seeds:
+            raise UsageError(f"{name} wants {proxy.seeds} runs of its proxy, counted from 0; run = {run} is none")
+        most = 1 if proxy.at == "end" else proxy.epochs
+        if len({e for r, e in self._replayed if r == run} | {epoch}) > most:
+            raise UsageError(f"{name} wants {most} passes of a run of its proxy; epoch {epoch} is one more")
+        rate = values.get(definitions.LEARNING_RATE)
+        if isinstance(rate, int | float):
+            values[definitions.LEARNING_RATE] = torch.full((n,), float(rate))
+        measured = self._measure(torch.arange(n), self.method.needs, values)
+        sampler.observe(self.method, [(torch.arange(n), measured)], epoch, run)
         self._replayed.add((run, epoch))
 
     def state_dict(self) -> dict[str, Any]:
@@ -268,11 +283,11 @@ class PruningSampler(Sampler[list[int]]):
         """Whether the epoch under way has ended: drawn to its end (loaders draw ahead) and, if at all, told of all."""
         return 0 < self._length == self._drawn and (self._told == 0 or self._told >= self._total)
 
-    def _measure(self, rows: Tensor, losses: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The signals that the method needs, from what was given."""
-        definitions.check_names(values.keys() - self.needs)
-        found = {name: given.signal(name, value, len(rows)) for name, value in (values | {"loss": losses}).items()}
-        missing = self.needs - found.keys()
+    def _measure(self, rows: Tensor, needs: frozenset[str], values: dict[str, Any]) -> dict[str, Tensor]:
+        """The signals `needs` of the samples `rows`, from what was given."""
+        definitions.check_names(values.keys() - needs)
+        found = {name: given.signal(name, value, len(rows)) for name, value in values.items()}
+        missing = needs - found.keys()
         if missing and "logits" in found and self.task.labels is not None:
             logits, embedding = found["logits"], found.get("embedding")
             if logits.shape[1] < self._classes:
@@ -281,29 +296,29 @@ class PruningSampler(Sampler[list[int]]):
                 )
             computable = missing if embedding is not None else missing - definitions.FROM_EMBEDDING
             labels = self.task.labels[rows].to(logits.device)
-            found |= definitions.compute(
-                computable & definitions.SIGNALS.keys(), logits, labels, found["loss"], embedding
-            )
-            missing = self.needs - found.keys()
+            loss = found["loss"] if "loss" in found else F.cross_entropy(logits.float(), labels, reduction="none")
+            found |= definitions.compute(computable & definitions.SIGNALS.keys(), logits, labels, loss, embedding)
+            missing = needs - found.keys()
         if missing:
             raise UsageError(
                 f"{type(self.method).__name__} needs the signals {', '.join(sorted(missing))}: give them by name, or "
-                "give logits= (and embedding=) here and labels= to the sampler"
+                "give logits= (and embedding=) here and labels= to the sampler; record_proxy measures a proxy's"
             )
-        return {name: found[name].detach() for name in self.needs}
+        return {name: found[name].detach() for name in needs}
 
     def _start(self, epoch: int) -> None:
         """Plan `epoch`, unless it is planned already and not over."""
         if epoch == self.epoch and self._batches and not self._over:
             return
         given.ranks(self.rank, self.replicas)  # torch.distributed may have started since
-        proxy, name = self.method.proxy, type(self.method).__name__
-        due = 0 if proxy is None else proxy.seeds * (1 if proxy.at == "end" else proxy.epochs)
-        if len(self._replayed) < due:
-            raise UsageError(
-                f"{name} is static: give it its proxy's signals by replay() first "
-                f"({len(self._replayed)} of {due} passes were given)"
-            )
+        name = type(self.method).__name__
+        if self.method.proxy is not None:
+            due, each = given.passes(self.method.proxy, self.task.epochs)
+            if len(self._replayed) < due:
+                raise UsageError(
+                    f"{name} chooses by a proxy's signals: give it these by replay() before the first epoch, {each} "
+                    f"({len(self._replayed)} of {due} passes were given)"
+                )
         self._flush()
         n, again = self.task.n, epoch == self.epoch and self._over
         start, end = (min(e / self.task.epochs, 1.0) for e in (epoch, epoch + 1))

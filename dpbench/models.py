@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
 
-from torch import nn
+from torch import Tensor, nn
 
 from dpbench.errors import UsageError
 
@@ -56,3 +57,17 @@ def head(model: nn.Module) -> nn.Linear:
     if not layers:
         raise UsageError(f"{type(model).__name__} has no linear layer, so it has no embedding")
     return layers[-1]
+
+
+@contextmanager
+def inputs_of(layer: nn.Linear | None) -> Iterator[list[Tensor]]:
+    """What is put into `layer` within the block, forward pass by forward pass; nothing for None."""
+    seen: list[Tensor] = []
+    if layer is None:
+        yield seen
+        return
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -73,9 +73,9 @@ def needed_in_training(method: PruningMethod) -> frozenset[str]:
     return frozenset() if decided else method.needs
 
 
-def observe(method: PruningMethod, passes: list[Passed], epoch: int) -> None:
-    """Tell the method what forward passes of `epoch` have measured."""
-    call(method, f"observe(epoch={epoch})", method.observe, join(passes, epoch))
+def observe(method: PruningMethod, passes: list[Passed], epoch: int, proxy_run: int | None = None) -> None:
+    """Tell the method what forward passes of `epoch` have measured, in the training or in a proxy's."""
+    call(method, f"observe(epoch={epoch})", method.observe, join(passes, epoch, proxy_run))
 
 
 def pick(

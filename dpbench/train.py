@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dpbench import catalog, optim, signals
 from dpbench.data import Loader
 from dpbench.errors import Diverged
-from dpbench.models import head
+from dpbench.models import head, inputs_of
 from dpbench.rng import derive, seeded
 from dpbench.sampler import Passed, batches
 from dpbench.spec import Recipe
@@ -53,15 +53,8 @@ class Learner:
 
     def measure(self, images: Tensor, labels: Tensor, needs: frozenset[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward; return the losses with their graph and the signals `needs`."""
-        embeddings: list[Tensor] = []
-        hook = None
-        if needs & signals.FROM_EMBEDDING:
-            hook = self.head.register_forward_pre_hook(lambda _, inputs: embeddings.append(inputs[0]))
-        try:
+        with inputs_of(self.head if needs & signals.FROM_EMBEDDING else None) as embeddings:
             logits = self.forward(images)
-        finally:
-            if hook is not None:
-                hook.remove()
         losses = self.losses(logits, labels)
         if not needs:
             return losses, {}

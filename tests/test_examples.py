@@ -86,3 +86,11 @@ def test_detection() -> None:
     means = detection.train()
     assert len(means) == detection.EPOCHS
     assert means[1] < means[0]
+
+
+def test_static_method() -> None:
+    import static_method
+
+    accuracy = static_method.train()
+    assert accuracy.keys() == {"EL2N", "Forgetting"}
+    assert min(accuracy.values()) > 0.5

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,21 +135,68 @@ def test_more_ranks_than_samples_still_have_equal_shards() -> None:
 
 def test_static_method_asks_for_its_proxy() -> None:
     sampler = PruningSampler("el2n", n=N, epochs=1, batch_size=8, keep=0.2)
-    with pytest.raises(UsageError, match="EL2N is static: give it its proxy's signals by replay"):
+    with pytest.raises(UsageError, match=r"EL2N chooses by a proxy's .* by replay\(\) .*, one after epoch 1 of"):
         next(iter(sampler))
     scores = losses_of(torch.arange(N), 0)
-    sampler.replay({"error_norm": scores})
+    sampler.replay(error_norm=scores)
     chosen = {i for batch in sampler for i in batch}
     assert chosen == set(scores.topk(round(0.2 * N)).indices.tolist())
 
 
 def test_all_passes_of_the_proxy_are_asked_for() -> None:
     sampler = PruningSampler("el2n[runs=2]", n=N, epochs=1, batch_size=8, keep=0.2)
-    sampler.replay({"error_norm": torch.ones(N)}, run=0)
+    sampler.replay(error_norm=torch.ones(N), run=0)
     with pytest.raises(UsageError, match="1 of 2 passes were given"):
         next(iter(sampler))
     with pytest.raises(UsageError, match=rf"'error_norm' of shape \(3,\) for {N} samples; \({N},\) is needed"):
-        sampler.replay({"error_norm": torch.ones(3)}, run=1)
+        sampler.replay(error_norm=torch.ones(3), run=1)
+
+
+def test_a_proxy_ends_with_the_run() -> None:
+    sampler = PruningSampler("forgetting", n=N, epochs=2, batch_size=8, keep=0.2)
+    sampler.replay(correct=torch.ones(N))
+    told = "one for each of 2 epochs of .*; the method wants 30 epochs, but a proxy ends with the 2 of the run .1 of 2"
+    with pytest.raises(UsageError, match=told):
+        next(iter(sampler))
+    sampler.replay(correct=torch.zeros(N), epoch=1)
+    assert len(next(iter(sampler))) == 8
+
+
+@pytest.mark.parametrize("method", ["el2n", "grand", "moderate", "moso", "memorization[runs=2]"])
+def test_a_replay_computes_what_the_method_needs(method: str) -> None:
+    labels = torch.arange(N) % 3
+    logits, embedding = torch.randn(N, 3), torch.randn(N, 5)
+    extra = {"learning_rate": 0.1, "member": (torch.arange(N) % 2).float()}
+    extra = {name: extra[name] for name in load_method(method).needs & extra.keys()}
+    one, two = (PruningSampler(method, n=N, epochs=1, batch_size=8, keep=0.2, labels=labels) for _ in range(2))
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    whole = compute(one.method.needs - extra.keys(), logits, labels, loss, embedding)
+    whole |= {name: torch.as_tensor(value).expand(N).clone() for name, value in extra.items()}
+    assert one.method.proxy is not None
+    for run in range(one.method.proxy.seeds):
+        one.replay(logits=logits, embedding=embedding, run=run, **extra)
+        two.replay(run=run, **whole)
+    assert list(one) == list(two)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("infobatch", {}, "InfoBatch has no proxy to replay"),
+        ("el2n", {"run": 1}, "EL2N wants 1 runs of its proxy, counted from 0; run = 1 is none"),
+        ("el2n", {"epoch": 4}, "EL2N wants 1 passes of a run of its proxy; epoch 4 is one more"),
+        ("el2n", {"epoch": -1}, "epoch = -1; a whole number of at least 0 is needed"),
+        ("el2n", {"error_norm": None}, "'error_norm' of type NoneType; a floating-point tensor is needed"),
+        ("grand[layers=all]", {}, "needs the signals full_grad_norm: .*; record_proxy measures a proxy's"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told(method: str, options: dict[str, Any], message: str) -> None:
+    sampler = PruningSampler(method, n=N, epochs=1, batch_size=8, labels=torch.zeros(N, dtype=torch.int64))
+    good = {"error_norm": torch.rand(N)}
+    if method == "el2n":
+        sampler.replay(**good)
+    with pytest.raises(UsageError, match=message):
+        sampler.replay(**good | options)
 
 
 def test_reduce_lets_a_batch_level_method_pick() -> None:
@@ -348,7 +396,7 @@ def test_signals_of_a_wrong_shape_are_refused(values: dict[str, Tensor], message
 
 def test_a_static_method_needs_no_signals_once_it_has_selected() -> None:
     sampler = PruningSampler("el2n", n=N, epochs=1, batch_size=8, keep=0.2)
-    sampler.replay({"error_norm": torch.rand(N, 1)})
+    sampler.replay(error_norm=torch.rand(N, 1))
     next(iter(sampler))
     losses = torch.rand(8)
     assert sampler.reduce(losses, sampler.batch(0)) == losses.mean()
