@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dpbench import catalog, isolation, ledger
-from dpbench.errors import DpbenchError
+from dpbench.errors import DpbenchError, MethodFailed
 from dpbench.method import PruningMethod, Signals, Task
 from dpbench.rng import generator
 from dpbench.sampler import Selector, batches, call, order, pick, set_up
@@ -274,7 +274,15 @@ CHECKS: dict[str, Callable[[str], list[str]]] = {
 
 
 def check(name: str) -> dict[str, list[str]]:
-    """Run all checks on a method; a check that cannot be carried through is a finding too."""
+    """Run all checks on a method; a check that cannot be carried through is a finding too.
+
+    A method that fails wherever it is run is told so once, as not valid, and not checked further.
+    """
+    try:
+        with isolation.restored():
+            pretend(name, Setting())
+    except MethodFailed as error:
+        return {"valid": [str(error)]}
     report = {}
     for title, function in CHECKS.items():
         try:

@@ -102,6 +102,13 @@ def test_broken_methods_are_found(broken: str, tmp_path: Path, unplug: None) -> 
     )
 
 
+def test_a_method_that_fails_everywhere_is_told_so_once(tmp_path: Path, unplug: None) -> None:
+    file = tmp_path / "careless.py"
+    file.write_text(HEADER.replace("        super().setup(task, rng)\n", "") + "\n" + BROKEN["range"][0] + "\n")
+    told = "Broken.setup did not call super().setup(task, rng); begin it with that line (careless.py, line 8)"
+    assert conformance.check(catalog.resolve(str(file))) == {"valid": [told]}
+
+
 def test_ranks_that_drift_apart_are_found(tmp_path: Path, unplug: None) -> None:
     file = tmp_path / "broken_ranks.py"
     file.write_text(
