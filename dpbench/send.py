@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 CURVES = ("accuracy", "accuracy_validation", "loss_test", "loss_train", "gradient_norm")  # the last value is the run's
 CURVES_OF_MEANS = ["prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
 CURVES_OF_MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
-NUMBERS = ("rank", "accuracy_mean", "difference_full", "prune_ratio", "cost_with_proxy", "time_total_s")
-NUMBERS += ("jaccard_epochs", "gradient_cosine", "seeds")  # a row's metrics: the UI draws a chart of each
+NUMBERS = ["rank", "accuracy_mean", "difference_full", "prune_ratio", "cost_with_proxy", "time_total_s"]
+NUMBERS += ["jaccard_epochs", "gradient_cosine", "seeds"]  # a row's metrics: the UI draws a chart of each
 ROW_CURVES = ("accuracy", "prune_ratio", "gradient_cosine")
 MEANING = (  # of the columns, in the description
     "**accuracy**: mean over seeds in %, with its 95 % interval; **rank**: its place among the rows of the same "

@@ -207,7 +207,7 @@ def test_a_grid_of_options(tracked_home: Path, dpbench: Callable[..., Said], mon
 
 
 def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, plugin: Callable[[str], str]) -> None:
-    from dpbench.spec import canonical, read_grid
+    from dpbench.spec import canonical, read_grid, source_digests
 
     path = plugin("class A(PruningMethod):\n    def select(self, epoch):\n        pass\n")
 
@@ -226,6 +226,7 @@ def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, 
     assert {spec.method for spec in cells(["full"]).values()} == {"uniform", mine, "full"}
     old = cells(["full"]).keys()
     Path(path).write_text(Path(path).read_text().replace("pass", "return None"))
+    source_digests.cache_clear()  # as in the next process
     changed = cells([mine])
     assert len(changed) == 3, "a changed source takes the place of what it was"
     assert len(changed.keys() & old) == 2
@@ -392,7 +393,7 @@ def check_line(said: Said, code: int, message: str) -> None:
         ("run --kep 1", "no such option: --kep (Possible options: --help, --keep); dpbench run --help tells what the"),
         ("run --keep many", "invalid value for '--keep': "),
         ("run --keep", "option '--keep' requires an argument"),
-        ("list", "missing argument 'kind'. Choose from: methods, datasets, models, grids; dpbench list --help"),
+        ("list", "missing argument 'KIND'. Choose from: methods, datasets, models, grids; dpbench list --help"),
         ("list all", "'all' is not one of 'methods', 'datasets', 'models', 'grids'"),
         ("nothing", "no such command 'nothing'; dpbench --help tells what there is"),
         ("run quick more", "got unexpected extra argument"),

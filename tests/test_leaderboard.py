@@ -479,7 +479,7 @@ def test_checked_in_results_are_shown_where_the_grid_was_not_run(checked_in: Boa
 
 @pytest.mark.parametrize(
     ("form", "start"),
-    [("html", "<!doctype html>"), ("csv", "rank,dataset"), ("latex", "\\begin{tabular}"), ("table", "digits, cnn")],
+    [("html", "<!doctype html>"), ("csv", "rank,dataset"), ("latex", "\\begin{tabular}"), ("table", "At keep 0.3")],
 )
 def test_output_goes_to_a_file(checked_in: Board, tmp_path: Path, form: str, start: str) -> None:
     file = tmp_path / "a folder" / "board"
@@ -492,7 +492,7 @@ def test_output_goes_to_a_file(checked_in: Board, tmp_path: Path, form: str, sta
 def test_results_format_is_what_is_checked_in(checked_in: Board, tmp_path: Path) -> None:
     file = tmp_path / "results.json.gz"
     CliRunner().invoke(app, ["leaderboard", "made", "-f", "results", "-o", str(file)])
-    assert file.read_bytes() == boards.pack(checked_in)
+    assert file.read_bytes() == boards.pack(checked_in, pictures=True)
     assert isinstance(CliRunner().invoke(app, ["leaderboard", "made", "-f", "results"]).exception, UsageError)
 
 

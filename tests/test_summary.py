@@ -86,7 +86,7 @@ def test_blocks_are_rewritten_and_all_else_is_left(monkeypatch: pytest.MonkeyPat
     assert summary.rewrite(written) == written
     assert "stale" not in written
     assert "11 rows, 5 paired seeds. For the tests." in written
-    assert "     1 orderdp " in written
+    assert "    1 orderdp " in written
     assert written.startswith("Before\n<!-- results:made -->\n")
     assert written.endswith("<!-- end -->\nafter\n")
     assert max(map(len, written.splitlines())) <= summary.WIDTH

@@ -329,7 +329,7 @@ def test_the_ui_tells_what_the_server_said_and_no_password() -> None:
 def shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Give `shown(arguments)`: what `dpbench leaderboard made` says, its figures left out."""
     board = make({("uniform", 0.5): around(0.92)})
-    monkeypatch.setattr(boards, "load", lambda name: board)
+    monkeypatch.setattr(boards, "load", lambda name, *_: board)
     monkeypatch.setattr(report, "files", lambda board: [])
     return lambda *arguments: CliRunner().invoke(app, list(arguments))
 
@@ -385,7 +385,7 @@ def test_the_leaderboard_is_sent_by_sync(tracked_home: Path, own_board: str, mon
 @pytest.fixture
 def own_board(monkeypatch: pytest.MonkeyPatch) -> str:
     board = make({("uniform", 0.5): around(0.92)})
-    monkeypatch.setattr(boards, "load", lambda name: board)
+    monkeypatch.setattr(boards, "load", lambda name, *_: board)
     monkeypatch.setattr(report, "files", lambda board: [])
     return "made"
 
