@@ -38,7 +38,7 @@ app = typer.Typer(
 
 **Examples**
 
-- `dpbench run quick`: eight methods on small digits, a few minutes
+- `dpbench run quick`: nine methods on small digits, a few minutes
 - `dpbench ui quick`: its leaderboard in the MLflow UI
 - `dpbench run quick --method my_method.py`: your own method beside them
 - `dpbench run --method "orderdp[explore=0.9]" --dataset digits --keep 0.3`: a grid of your own
@@ -182,9 +182,11 @@ def run(
         str | None, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")
     ] = None,
     cell_timeout: Annotated[
-        float,
-        typer.Option("--cell-timeout", min=1, max=1e8, help="Seconds after which a run is killed and has failed."),
-    ] = 86400,
+        float | None,
+        typer.Option(
+            "--cell-timeout", min=1, max=1e8, help="Seconds after which a run is killed and has failed. Default: a day."
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option("--name", help="Name of a grid made from options. Default: custom.", callback=_grid_name),
@@ -221,7 +223,7 @@ def run(
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
     _single_threaded(threads)
     track.check(tracking_uri)
-    cells = grids.run_grid(asked, err, jobs, threads, on, data_root, cell_timeout)
+    cells = grids.run_grid(asked, err, jobs, threads, on, data_root, cell_timeout or grids.CELL_TIMEOUT_S)
     board = boards.load(asked.name, data_root)
     out.print(screen.screen(board, out.width, wanted))
     size = sum(record.size for record in proxy.records())

@@ -15,6 +15,7 @@ from dpbench import catalog, store, verdicts
 from dpbench import grid as grids
 from dpbench.errors import UsageError
 from dpbench.leaderboard import csv
+from dpbench.overlap import row_of
 from dpbench.stats import ALPHA, MIN_SEEDS, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -86,8 +87,7 @@ def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFra
     for result in results:
         spec = result["spec"]
         name, given = catalog.parse(spec["method"])
-        row = (spec["dataset"], spec["model"], spec["method"], spec["keep"])
-        if result["status"] != "FINISHED" or row in broken or name != method or given.keys() - {"explore"}:
+        if result["status"] != "FINISHED" or row_of(result) in broken or name != method or given.keys() - {"explore"}:
             continue
         explore = result["hyperparameters"]["explore"]
         if explore >= spec["keep"]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch.nn.functional as F
@@ -25,6 +23,7 @@ from dpbench import runner, store, usage
 from dpbench.data import Data
 from dpbench.errors import RunFailed, UsageError
 from dpbench.overlap import Overlap, Row
+from dpbench.results import Count, Number
 from dpbench.spec import RunSpec
 from dpbench.usage import Suspicion, Usage
 
@@ -39,8 +38,6 @@ ACROSS = 64  # tiles in a line of the sheet
 ROOM = 4_000_000  # bytes on the page for all pictures and rows, so that a thousand rows stay far below 10 MB
 ENTRY = 20  # bytes of one sample of a row, about
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[int, Field(strict=True, ge=0)]
 Shown = tuple[Count, Number, Number | None]  # tile, times used, score: None where it is infinite, or there is none
 
 
@@ -241,16 +238,13 @@ def _thumbnail(image: Tensor) -> NDArray[np.uint8]:
 # The page
 
 
-def section(board: Board) -> str:
-    """The section of the page with its data, which need nothing else of the page."""
-    template = files("dpbench").joinpath("samples.html").read_text(encoding="utf-8")
-    content = {
+def data(board: Board) -> dict[str, Any]:
+    """What the page's section of samples shows, which needs nothing else of the page."""
+    return {
         "name": board.grid.name,
         "gallery": board.gallery.model_dump(mode="json"),
         "alike": _alike(board.overlap),
     }
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return template.replace("__SAMPLES_DATA__", text.replace("<", "\\u003c"))
 
 
 def _alike(overlap: Overlap) -> list[dict[str, Any]]:

@@ -22,12 +22,24 @@ LONGEST_CURVE = 60  # points of a row's accuracy curve
 
 
 def page(board: Board) -> str:
-    """Return the page. Every `<` of the data is escaped, so that no name can end its script element."""
-    template = files("dpbench").joinpath("leaderboard.html").read_text(encoding="utf-8")
-    text = json.dumps(_data(board), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    parts = {"__DATA__": text.replace("<", "\\u003c"), "__DIAGRAMS__": _diagrams(board)}
-    parts["__SAMPLES__"] = gallery.section(board)
-    return re.sub("|".join(parts), lambda found: parts[found[0]], template)
+    """Return the page."""
+    parts = {"__DATA__": _embedded(_data(board)), "__DIAGRAMS__": _diagrams(board), "__SAMPLES__": samples(board)}
+    return re.sub("|".join(parts), lambda found: parts[found[0]], _template("leaderboard.html"))
+
+
+def samples(board: Board) -> str:
+    """The page's section of the samples that were used most and least, with its own data and script."""
+    return _template("samples.html").replace("__SAMPLES_DATA__", _embedded(gallery.data(board)))
+
+
+def _template(name: str) -> str:
+    return files("dpbench").joinpath(name).read_text(encoding="utf-8")
+
+
+def _embedded(content: Any) -> str:
+    """JSON for a script element; every `<` is escaped, so that no name can end the element."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.replace("<", "\\u003c")
 
 
 def _diagrams(board: Board) -> str:

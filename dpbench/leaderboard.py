@@ -188,10 +188,14 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the b
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """The rows as CSV; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """The rows as CSV, safe to open as a spreadsheet."""
+    return spreadsheet_safe(frame).to_csv(index=False).rstrip("\n")
+
+
+def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
+    """Begin a text that a spreadsheet would take for a formula with an apostrophe."""
     texts = frame.select_dtypes(["object", "string"]).columns
-    safe = frame.assign(**{str(name): frame[name].map(_no_formula) for name in texts})
-    return safe.to_csv(index=False).rstrip("\n")
+    return frame.assign(**{str(name): frame[name].map(_no_formula) for name in texts})
 
 
 def _no_formula(value: Any) -> Any:

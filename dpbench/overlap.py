@@ -26,15 +26,19 @@ class Overlap:
     methods: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*PAIR, "jaccard", "chance"]))
 
 
+def row_of(result: dict[str, Any]) -> Row:
+    """The leaderboard row that a run's result belongs to."""
+    spec = result["spec"]
+    return (spec["dataset"], spec["model"], spec["method"], spec["keep"])
+
+
 def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
     """Compare the stored selections of finished runs; a run without them, or with a damaged file, is left out."""
     masks: dict[Row, dict[int, NDArray[np.bool_]]] = {}
     for result in results:
         selections = read_selections(result) if result["status"] == "FINISHED" else None
         if selections is not None:
-            spec = result["spec"]
-            row = (spec["dataset"], spec["model"], spec["method"], spec["keep"])
-            masks.setdefault(row, {})[spec["seed"]] = _masks(selections)
+            masks.setdefault(row_of(result), {})[result["spec"]["seed"]] = _masks(selections)
     seeds = {}
     for row, runs in masks.items():
         if len(runs) > 1:

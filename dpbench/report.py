@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filelock import FileLock
-
 from dpbench import render, store
 from dpbench.board import Board, pack
 
@@ -15,8 +13,7 @@ TEXTS = {"json": "json", "csv": "csv", "markdown": "md", "latex": "tex", "html":
 def files(board: Board) -> list[Path]:
     """Write the files under the results' folder and return them; equal results are not drawn again."""
     folder = store.home() / "leaderboards" / board.grid.name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # another process may be at it
+    with store.locked(Path(f"{folder}.lock")):  # another process may be at it
         return _files(board, folder)
 
 

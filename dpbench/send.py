@@ -153,8 +153,8 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
 
     rows, whole = records(board.table), render.plain(board.table)
     several = _several(rows)
-    columns = [*(f"params.`{name}`" for name in several), *COLUMNS]
-    experiment = tracker.experiment(f"{board.grid.name} leaderboard", columns, "metrics.`order`", True)
+    visible = [*(f"params.`{name}`" for name in several), *COLUMNS]
+    experiment = tracker.experiment(f"{board.grid.name} leaderboard", visible, "metrics.`order`", True)
     finished = {place: board.finished(*place) for place in {(row["dataset"], row["model"]) for row in rows}}
     there, keys, changed = tracker.runs(experiment, "dpbench.row"), [], 0
     now = int(time.time() * 1000)

@@ -17,7 +17,8 @@ from dpbench import runner
 from dpbench.catalog import parse
 from dpbench.data import Data
 from dpbench.errors import RunFailed
-from dpbench.overlap import Row
+from dpbench.leaderboard import spreadsheet_safe
+from dpbench.overlap import Row, row_of
 from dpbench.results import read_selections
 from dpbench.spec import RunSpec
 
@@ -74,8 +75,7 @@ def of_results(results: Iterable[dict[str, Any]]) -> Iterator[Usage]:
     rows: dict[Row, list[dict[str, Any]]] = {}
     for result in results:
         if result["status"] == "FINISHED":
-            spec = result["spec"]
-            rows.setdefault((spec["dataset"], spec["model"], spec["method"], spec["keep"]), []).append(result)
+            rows.setdefault(row_of(result), []).append(result)
     for row, runs in rows.items():
         found = _of_row(row, runs)
         if found is not None:
@@ -171,7 +171,7 @@ def csv(usages: Iterable[Usage], root: Path | None) -> Iterator[str]:
     """CSV by parts, so that a large grid need not fit in memory; RunFailed if no run has its selections here."""
     empty = True
     for part in map(partial(table, root=root), usages):
-        yield part.to_csv(index=False, header=empty, float_format="%.6g")
+        yield spreadsheet_safe(part).to_csv(index=False, header=empty, float_format="%.6g")
         empty = False
     if empty:
         raise RunFailed(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dpbench import controls, stats
-from dpbench.overlap import Row
+from dpbench.overlap import Row, row_of
 
 CONTROLS = {"uniform": "random", "uniform_epoch": "random per epoch", "full": "full"}
 AT_COST = "control"  # names the columns of the comparison at realised cost
@@ -22,7 +22,7 @@ def broken(results: Iterable[dict[str, Any]]) -> dict[Row, str]:
     """Say of each row with seeds that diverged or failed how many: the others alone would flatter it."""
     seeds: dict[Row, Counter[str]] = {}
     for result in results:
-        seeds.setdefault(_row(result), Counter())[result["status"]] += 1
+        seeds.setdefault(row_of(result), Counter())[result["status"]] += 1
     return {
         row: broken_text(count["DIVERGED"], count["FAILED"], count.total())
         for row, count in seeds.items()
@@ -37,11 +37,6 @@ def broken_text(diverged: int, failed: int, total: int) -> str:
     return ", ".join(part.format("" if i else of) for i, part in enumerate(parts))
 
 
-def _row(result: dict[str, Any]) -> Row:
-    spec = result["spec"]
-    return (spec["dataset"], spec["model"], spec["method"], spec["keep"])
-
-
 def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One line a run of each row that is whole: ROW, seed, hash, accuracy in points, and `step`, their spacing.
 
@@ -51,7 +46,7 @@ def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     left_out = broken(results)
     lines = []
     for result in results:
-        row = _row(result)
+        row = row_of(result)
         if result["status"] == "FINISHED" and row not in left_out:
             tested = result.get("samples", {}).get("test")
             line = dict(zip(ROW, row, strict=True)) | {"seed": result["spec"]["seed"], "hash": result["hash"]}
@@ -78,7 +73,7 @@ def table(
     spent = runs_frame([*results, *at_cost]).drop_duplicates([*ROW, "seed"])  # a row may be another's control
     rows, references = _by_row(runs), _by_row(spent)
     trouble = broken([*results, *at_cost])
-    planned = dict.fromkeys(map(_row, results))
+    planned = dict.fromkeys(map(row_of, results))
     differences: dict[tuple[str, Row], stats.Difference] = {}
     names, said = {}, {}
     for control, name in [*CONTROLS.items(), (AT_COST, f"{CONTROLS['uniform']} at its cost")]:

@@ -594,6 +594,8 @@ def test_compare_with_full_takes_every_keep() -> None:
 
 
 def test_compare_names_what_there_is() -> None:
+    with pytest.raises(UsageError, match="it has el2n, full, infobatch"):
+        duel.named(usual(), "absent")
     with pytest.raises(UsageError, match="orderdp and absent have no keep in common"):
         duel.screen(usual(), "orderdp", "absent")
 
