@@ -110,6 +110,13 @@ def test_csv_has_a_line_for_each_sample() -> None:
         list(usage.csv([], None))
 
 
+def test_csv_begins_no_cell_as_a_formula() -> None:
+    [found] = usage.of_results(board_of({"el2n": [[[5]]]}).results.values())
+    named = replace(found, row=(*found.row[:2], "=HYPERLINK(1)", found.row[3]))
+    lines = "".join(usage.csv([named], None)).splitlines()
+    assert all("'=HYPERLINK(1)" in line for line in lines[1:])
+
+
 def tile_of(sheet: gallery.Sheet, tile: int) -> Any:
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet.png))))
     down, right = divmod(tile, sheet.across)
