@@ -770,9 +770,23 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _train_under_torchrun(rank: int, port: int, results: str) -> None:
-    """What a rank started by torchrun does: nothing tells the sampler of the ranks but the environment."""
+def _be_rank(rank: int, train: Callable[[int], dict[str, Any]], port: int, folder: str) -> None:
+    """Run `train(rank)` with the environment of torchrun, save what it returns as `folder/RANK.pt` and leave."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.save(train(rank), f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # no rank closes its connections while the other still uses them
+    torch.distributed.destroy_process_group()
+    os._exit(0)  # torch's threads sometimes abort a process while Python shuts down
+
+
+def on_two_ranks(train: Callable[[int], dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """What `train` returns on each of two processes that torch.distributed joins over gloo."""
+    torch.multiprocessing.spawn(_be_rank, (train, _free_port(), str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def _train_under_torchrun(rank: int) -> dict[str, Any]:
+    """What a rank started by torchrun does: nothing tells the sampler of the ranks but the environment."""
     sampler = PruningSampler("orderdp", n=N, epochs=3, batch_size=8, keep=0.4)  # before the group
     rows = torch.tensor([i for batch in sampler for i in batch])
     sampler.observe(rows, losses_of(rows, 0))
@@ -801,13 +815,11 @@ def _train_under_torchrun(rank: int, port: int, results: str) -> None:
         model.zero_grad()
         picks.reduce(model(torch.ones(len(batch), 1)), torch.tensor(batch)).backward()
     gradient = model.module.bias.grad
-    torch.save({"alone": alone, "ranks": ranks, "shards": shards, "gradient": gradient}, f"{results}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return {"alone": alone, "ranks": ranks, "shards": shards, "gradient": gradient}
 
 
 def test_ranks_are_those_of_the_launcher(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_train_under_torchrun, (_free_port(), str(tmp_path)), nprocs=2)
-    a, b = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    a, b = on_two_ranks(_train_under_torchrun, tmp_path)
     for x, y in zip(a["shards"], b["shards"], strict=True):
         assert len(x) == len(y)
         assert len(torch.cat([x, y]).unique()) == round(0.4 * N)
@@ -848,9 +860,9 @@ def test_ranks(
         assert (sampler.rank, sampler.replicas) == found
 
 
-def _train_as_rank(rank: int, store: str, results: str) -> None:
-    """Two epochs of OrderDP on one of two ranks, each observing its own shard; saves what it trained on."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _train_as_rank(rank: int) -> dict[str, Any]:
+    """Three epochs of OrderDP on one of two ranks, each observing its own shard: what it trained on."""
+    torch.distributed.init_process_group("gloo")
     sampler = PruningSampler("orderdp", n=N, epochs=3, batch_size=8, keep=0.4, rank=rank, replicas=2)
     shards = []
     for epoch in range(3):
@@ -858,14 +870,11 @@ def _train_as_rank(rank: int, store: str, results: str) -> None:
         sampler.observe(rows, losses_of(rows, epoch))
         shards.append(rows)
     sampler._flush()  # the last epoch's observations reach every rank too
-    torch.save({"shards": shards, "scores": sampler.method.scores}, f"{results}/{rank}.pt")  # type: ignore[attr-defined]
-    torch.distributed.destroy_process_group()
+    return {"shards": shards, "scores": sampler.method.scores}  # type: ignore[attr-defined]
 
 
 def test_torch_distributed_ranks_stay_in_step(tmp_path: Path) -> None:
-    arguments = (str(tmp_path / "store"), str(tmp_path))
-    torch.multiprocessing.spawn(_train_as_rank, arguments, nprocs=2)
-    a, b = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    a, b = on_two_ranks(_train_as_rank, tmp_path)
     assert torch.equal(a["scores"], b["scores"])
     for epoch, (x, y) in enumerate(zip(a["shards"], b["shards"], strict=True)):
         union = torch.cat([x, y]).unique()
