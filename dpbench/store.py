@@ -148,7 +148,7 @@ def read(path: Path, parse: Callable[[Path], T]) -> T | None:
 
 def read_json(path: Path, check: Callable[[Any], T] = lambda content: content) -> T | None:
     """Return what `check` makes of the content of a JSON file, as `read` does."""
-    return read(path, lambda file: check(load_json(_bounded_file(file, MOST_JSON))))
+    return read(path, lambda file: check(load_json(bounded_file(file, MOST_JSON))))
 
 
 def load_json(text: bytes) -> Any:
@@ -168,9 +168,32 @@ def bounded(stream: IO[bytes] | BufferedIOBase, most: int) -> bytes:
     return content
 
 
-def _bounded_file(path: Path, most: int) -> bytes:
+def bounded_file(path: Path, most: int) -> bytes:
+    """The content of a file that has at most `most` bytes; ValueError."""
     with path.open("rb") as stream:
-        return bounded(stream, most)
+        size = os.fstat(stream.fileno()).st_size  # Python takes room for all that it is asked to read
+        return bounded(stream, min(size, most))
+
+
+def array(content: bytes) -> NDArray[Any]:
+    """The array that a .npy file's content is: never more than is there, whatever its header promises; ValueError."""
+    stream = BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"it is written in version {version}")
+        shape, by_columns, kind = np.lib.format.read_array_header_1_0(stream)
+    except ValueError:
+        raise
+    except Exception as error:  # what Python's parser and tokenizer have raised in NumPy's hands
+        raise ValueError(f"its header cannot be read: {type(error).__name__}") from None
+    start = stream.tell()
+    there = len(content) - start
+    if kind.hasobject or min(shape, default=1) < 0 or math.prod(shape) * kind.itemsize != there:
+        raise ValueError(f"its header promises {kind} of shape {brief(str(shape))}, and it has {there:,} bytes")
+    if not there:
+        return np.empty(shape, kind)
+    return np.frombuffer(content, kind, offset=start).reshape(shape, order="F" if by_columns else "C")
 
 
 def set_aside(path: Path, why: BaseException | str) -> None:
@@ -198,7 +221,7 @@ def read_stranger(path: Path, most: int) -> bytes:
     """Read a file of another home: no link, no device, at most `most` bytes; ValueError, OSError."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError("a link or no regular file")
-    return _bounded_file(path, most)
+    return bounded_file(path, most)
 
 
 # Selections
@@ -254,7 +277,12 @@ def write_selections(path: Path, selections: Selections) -> None:
     write(path, save)
 
 
-ARRAYS = {"indices": 1, "offsets": 1, "n": 0, "config": 0, "hash": 0, "positions": 1, "weights": 1, "scores": 1}
+ARRAYS = {  # how many dimensions each has, and which kinds of values: whole numbers, texts, floating point
+    **dict.fromkeys(("indices", "offsets", "positions"), (1, "iu")),
+    "n": (0, "iu"),
+    **dict.fromkeys(("config", "hash"), (0, "U")),
+    **dict.fromkeys(("weights", "scores"), (1, "f")),
+}
 
 
 def read_selections(source: Path | bytes, most: int = MOST_UNPACKED) -> Selections:
@@ -264,7 +292,8 @@ def read_selections(source: Path | bytes, most: int = MOST_UNPACKED) -> Selectio
     """
     named = f"{source}: " if isinstance(source, Path) else ""
     try:
-        arrays = _unpacked(source, most)
+        content = source if isinstance(source, bytes) else bounded_file(source, most)
+        arrays = _unpacked(content, most)
         cuts, indices = arrays["offsets"].tolist(), torch.from_numpy(arrays["indices"].astype(np.int64))
         found = Selections(
             epochs=[indices[a:b] for a, b in itertools.pairwise(cuts)],
@@ -274,33 +303,32 @@ def read_selections(source: Path | bytes, most: int = MOST_UNPACKED) -> Selectio
             **{name: torch.from_numpy(arrays[name].copy()) for name in ("weights", "scores") if name in arrays},
         )
         _check(found, cuts, len(indices))
-    except (*BAD, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (*BAD, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it wants a password
         raise ValueError(f"{named}not a file of selections: {type(error).__name__}: {error}") from None
     if str(arrays.get("hash", found.digest)) != found.digest:
         raise ValueError(f"{named}its content does not have the hash that it names; it was changed or damaged")
     return found
 
 
-def _unpacked(source: Path | bytes, most: int) -> dict[str, NDArray[Any]]:
+def _unpacked(packed: bytes, most: int) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz file, after their sizes were added up: a small file can name arrays of any size."""
     arrays = {}
-    with zipfile.ZipFile(BytesIO(source) if isinstance(source, bytes) else source) as archive:
+    with zipfile.ZipFile(BytesIO(packed)) as archive:
         members = archive.infolist()
         if len(members) > len(ARRAYS) or sum(member.file_size for member in members) > most:
             raise ValueError(f"{sum(member.file_size for member in members):,} bytes unpacked; at most {most:,} fit")
+        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+            raise ValueError("it is packed in a way that NumPy does not use")
         for member in members:
-            content = archive.read(member)
-            stream = BytesIO(content)
-            version = np.lib.format.read_magic(stream)
-            if version != (1, 0):
-                raise ValueError(f"an array of version {version}")
-            shape, _, kind = np.lib.format.read_array_header_1_0(stream)
-            if kind.hasobject or math.prod(shape) * kind.itemsize != len(content) - stream.tell():
-                raise ValueError(f"{member.filename} does not hold what its header says")
             name = member.filename.removesuffix(".npy")
-            if len(shape) != ARRAYS[name]:
-                raise ValueError(f"{name} has the shape {shape}")
-            arrays[name] = np.frombuffer(content, kind, offset=stream.tell()).reshape(shape)
+            dimensions, kinds = ARRAYS[name]
+            try:
+                with archive.open(member) as stream:  # which unpacks no more than it is asked for
+                    arrays[name] = array(bounded(stream, member.file_size))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            if arrays[name].ndim != dimensions or arrays[name].dtype.kind not in kinds:
+                raise ValueError(f"{name} are {arrays[name].dtype} of shape {arrays[name].shape}")
     return arrays
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpbench import catalog, isolation, runner, store
 from dpbench.data import Data
 from dpbench.errors import UsageError
 from dpbench.ledger import Ledger
-from dpbench.sampler import Selector
+from dpbench.method import Selection
+from dpbench.sampler import Selector, selection_fault
 from dpbench.spec import RunSpec
 from dpbench.store import Selections
+
+LINE = 32  # bytes of a file for each position that it may list
+STEM = 40  # characters of a name before its hash
 
 
 @isolation.strict()
@@ -53,7 +58,7 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
     if not file.is_file():
         raise UsageError(f"--from {file}: no such file")
     try:
-        found = store.read_selections(file) if file.suffix == ".npz" else _list(file, dataset, data)
+        found, left_out = (store.read_selections(file), 0) if file.suffix == ".npz" else _list(file, dataset, data)
     except ValueError as error:
         raise UsageError(f"--from {file}: {error}") from None
     made_for = found.config.get("dataset", dataset)
@@ -71,21 +76,34 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
         raise UsageError(f"--from {file}: it selects nothing")
     if not all(torch.equal(rows, found.epochs[0]) for rows in found.epochs):
         raise UsageError(f"--from {file}: it selects anew in its {len(found.epochs)} epochs; one subset is needed")
-    found = replace(found, epochs=found.epochs[:1], config=found.config | {"data": data.fingerprint})
-    stem = re.sub(r"\W+", "_", str(found.config.get("method", file.stem))).strip("_")
+    if fault := selection_fault(Selection(found.epochs[0], found.weights), found.n):
+        raise UsageError(f"--from {file}: {fault.removeprefix('returned ')}")
+    asked = found.config.get("keep", 1.0)
+    if not isinstance(asked, int | float) or not 0 < asked <= 1:
+        raise UsageError(f"--from {file}: made for keep = {store.brief(repr(asked))}, which is outside (0, 1]")
+    config = found.config | {"data": data.fingerprint}
+    found = replace(found, epochs=found.epochs[:1], config=config, positions=data.positions)
+    stem = re.sub(r"\W+", "_", str(found.config.get("method", file.stem))).strip("_")[:STEM]
     name = f"{stem}-{found.digest[:8]}"
     store.write_selections(store.home() / "subsets" / f"{name}.npz", found)
-    return catalog.label("subset", {"id": name}), found.config.get("left_out", 0)
+    return catalog.label("subset", {"id": name}), left_out
 
 
-def _list(file: Path, dataset: str, data: Data) -> Selections:
-    """Read a plain list of positions among the dataset's own training samples."""
-    try:
-        listed = np.load(file) if file.suffix == ".npy" else np.loadtxt(file, dtype=np.int64, ndmin=1)
-    except (ValueError, EOFError) as error:
-        form = "an array of" if file.suffix == ".npy" else "one position a line,"
-        raise ValueError(f"{' '.join(str(error).split())}; it should hold {form} whole numbers") from None
+def _lines(content: bytes) -> NDArray[np.int64]:
+    with warnings.catch_warnings(action="ignore"):  # that there are none is told below
+        return np.loadtxt(content.decode().splitlines(), np.int64, ndmin=1)
+
+
+def _list(file: Path, dataset: str, data: Data) -> tuple[Selections, int]:
+    """Read a plain list of positions among the dataset's own training samples, and count those that are held out."""
     total = len(data.train) + len(data.validation)
+    numpys = file.suffix == ".npy"
+    try:
+        content = store.bounded_file(file, LINE * total + 2**16)
+        listed = store.array(content) if numpys else _lines(content)
+    except ValueError as error:
+        form = "an array of" if numpys else "one position a line,"
+        raise ValueError(f"{store.brief(error)}; it should hold {form} whole numbers") from None
     if listed.ndim != 1 or not np.issubdtype(listed.dtype, np.integer):
         raise ValueError(f"{listed.dtype} of shape {listed.shape}; a list of whole numbers is needed")
     if not len(listed) or listed.min() < 0 or listed.max() >= total:
@@ -95,5 +113,5 @@ def _list(file: Path, dataset: str, data: Data) -> Selections:
     where = torch.full((total,), -1)
     where[data.positions] = torch.arange(len(data.train))
     rows: Tensor = where[torch.from_numpy(listed.astype(np.int64))]
-    config: dict[str, Any] = {"dataset": dataset, "left_out": int((rows < 0).count_nonzero())}
-    return Selections([rows[rows >= 0].sort().values], len(data.train), config, data.positions)
+    found = Selections([rows[rows >= 0].sort().values], len(data.train), {"dataset": dataset}, data.positions)
+    return found, int((rows < 0).count_nonzero())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import random
 import resource
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,7 +174,7 @@ def test_nothing_large_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         stream.write(header.getvalue())
         for _ in range(16):
             stream.write(bytes(2**22))
-    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
     with pytest.raises(ValueError, match=r"[\d,]+ bytes unpacked; at most 1,000,000 fit"):
         store.read_selections(path, 1_000_000)
 
@@ -190,6 +193,10 @@ def test_nothing_large_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         {"indices": np.array([{}, {}])},
         {"n": np.array([9, 9])},
         {"n": np.array("many")},
+        {"n": np.array(9.0)},
+        {"indices": np.array([1.0, 5.5])},
+        {"offsets": np.array([0.0, 2.0])},
+        {"weights": np.ones(2, dtype=np.complex64)},
         {"config": np.array("[1]")},
         {"weights": np.ones(3, dtype=np.float32)},
         {"scores": np.ones(3, dtype=np.float32)},
@@ -212,9 +219,83 @@ def test_a_truncated_file_and_a_lying_header_are_refused(tmp_path: Path) -> None
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="not a file of selections"):
             store.read_selections(path)
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**40,)})
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("indices.npy", header.getvalue())
-    with pytest.raises(ValueError, match=r"indices.npy does not hold what its header says"):
+        archive.writestr("indices.npy", numpys("(1099511627776,)"))
+    with pytest.raises(
+        ValueError, match=r"indices: its header promises int64 of shape \(1099511627776,\), and it has 8 b"
+    ):
         store.read_selections(path)
+
+
+def numpys(shape: str, kind: str = "'<i8'", content: bytes = bytes(8)) -> bytes:
+    """A .npy file with any header."""
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "content"),
+    [
+        ("(4000000000,)", "'<i8'", bytes(8)),
+        ("(4611686018427387904,)", "'<i8'", bytes(8)),
+        ("(-1,)", "'<i8'", bytes(8)),
+        ("(2,)", "'<i8'", bytes(8)),
+        ("((((", "'<i8'", bytes(8)),  # tokenize.TokenError
+        ("(1,)", "'i4,(2'", bytes(8)),  # SyntaxError
+        ("-" * 9000 + "1", "'<i8'", bytes(8)),  # MemoryError
+        ("(1,)", "'O'", bytes(8)),
+        ("(0, 99999999999999999999)", "'<i8'", b""),
+    ],
+)
+def test_an_array_is_never_more_than_its_bytes(shape: str, kind: str, content: bytes) -> None:
+    assert store.array(numpys("(1,)")).tolist() == [0]
+    assert store.array(numpys("(0,)", content=b"")).tolist() == []
+    with pytest.raises(ValueError, match=r"header|shape|dimension"):
+        store.array(numpys(shape, kind, content))
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    npz(path)
+    packed = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        whole = {member.filename: archive.read(member) for member in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in whole.items():
+            archive.writestr(name, content + (bytes(2**26) if name == "indices.npy" else b""))
+    packed = bytearray(path.read_bytes())
+    size = len(whole["indices.npy"])
+    claimed = (size + 2**26).to_bytes(4, "little")
+    path.write_bytes(packed.replace(claimed, size.to_bytes(4, "little")))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="not a file of selections"):
+        store.read_selections(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**24
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_fail_in_their_own_ways_are_refused(tmp_path: Path, kind: int) -> None:
+    path = tmp_path / "s.npz"
+    npz(path)
+    with zipfile.ZipFile(path) as archive:
+        whole = {member.filename: archive.read(member) for member in archive.infolist()}
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in whole.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"not a file of selections.*a way that NumPy does not use"):
+        store.read_selections(path)
+
+
+def test_any_damage_to_a_file_of_selections_is_that_file_s_fault(tmp_path: Path) -> None:
+    path, rng = tmp_path / "s.npz", random.Random(0)
+    npz(path)
+    whole = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(ValueError):
+            store.read_selections(path)

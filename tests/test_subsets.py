@@ -143,6 +143,45 @@ def test_a_file_of_anything_else_says_what_is_right(take: Any, tmp_path: Path) -
             take(tmp_path / name)
 
 
+def test_a_large_list_is_not_read(take: Any, tmp_path: Path) -> None:
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (4000000000,), }\n"
+    (tmp_path / "long.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(80))
+    with pytest.raises(UsageError, match=r"its header promises int64 of shape \(4000000000,\), and it has 80 bytes"):
+        take(tmp_path / "long.npy")
+    (tmp_path / "long.txt").write_bytes(b"1\n" * 100_000)
+    with pytest.raises(UsageError, match=r"more than 68,736 bytes"):
+        take(tmp_path / "long.txt")
+    for empty in ("", "# nothing\n"):
+        (tmp_path / "empty.txt").write_text(empty)
+        with pytest.raises(UsageError, match=r"positions are in 0\.\.99"):
+            take(tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "config", "message"),
+    [
+        ([1, 1, 2], None, {}, "indices with 1 repeated; each sample is named once"),
+        ([1, 2], [1.0, -1.0], {}, "a weight that is negative or not finite"),
+        ([1, 2], [1.0, float("nan")], {}, "a weight that is negative or not finite"),
+        ([1, 2], None, {"keep": "half"}, r"made for keep = 'half', which is outside \(0, 1\]"),
+        ([1, 2], None, {"keep": -1}, r"made for keep = -1, which is outside \(0, 1\]"),
+    ],
+)
+def test_a_subset_that_cannot_be_trained_on_is_refused_at_once(
+    take: Any, tmp_path: Path, rows: list[int], weights: list[float] | None, config: dict[str, Any], message: str
+) -> None:
+    given = None if weights is None else torch.tensor(weights)
+    store.write_selections(tmp_path / "s.npz", store.Selections([torch.tensor(rows)], N, config, weights=given))
+    with pytest.raises(UsageError, match=message):
+        take(tmp_path / "s.npz")
+
+
+def test_a_subset_s_name_fits_a_file_system(take: Any, tmp_path: Path) -> None:
+    store.write_selections(tmp_path / "s.npz", store.Selections([torch.arange(3)], N, {"method": "é" * 3000}))
+    method, _ = take(tmp_path / "s.npz")
+    assert catalog.load_method(method).keep == 3 / N
+
+
 def test_a_subset_of_something_else_is_refused(spec: Spec, home: Path, take: Any, tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     store.write_selections(path, store.Selections([torch.arange(3)], 5, {"dataset": "digits"}))
