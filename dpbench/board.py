@@ -25,6 +25,8 @@ from dpbench.results import check
 from dpbench.spec import Grid, RunSpec
 from dpbench.stats import MIN_DATASETS, MIN_METHODS
 
+MACHINE = ("machine", "device", "threads")  # what is recorded of it
+QUIET = 0.9  # the share of its time that a run must have had a CPU, lest it count as one on a shared machine
 DIGITS = 6  # significant digits of per-epoch records in a results file; accuracies and a run's metrics stay exact
 
 
@@ -72,6 +74,17 @@ class Board:
         if self.checked_in:
             return Gallery(note=f"The checked-in results have no pictures; dpbench run {self.grid.name} makes them.")
         return gallery.make(self.results.values(), self.data_root)
+
+    @property
+    def times_reason(self) -> str:
+        """Why the runs' wall times are not comparable; empty where each had its CPU to itself, on like machines."""
+        finished = [result for result in self.results.values() if result["status"] == "FINISHED"]
+        if len({tuple(result["environment"].get(name) for name in MACHINE) for result in finished}) > 1:
+            return "times not comparable: the runs were made on different machines"
+        shares = [result["metrics"].get("time_on_cpu") for result in finished]
+        if None in shares:
+            return "times not comparable: it is not known whether the machine was shared"
+        return "times not comparable: the machine was shared" if min(shares, default=1.0) < QUIET else ""
 
     @property
     def across_reason(self) -> str:

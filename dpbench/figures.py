@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dpbench import leaderboard, measures, stats, store, verdicts
+from dpbench import leaderboard, measures, pareto_figure, stats, store, verdicts
 from dpbench.board import Board
 
 # Blue, orange, green, vermilion, pink, brown and sky of seaborn's colour-blind-safe palette; each also has its marker.
@@ -63,6 +63,17 @@ class Part:
         return [keeps[i] for i in chosen]
 
     @property
+    def everything(self) -> pd.DataFrame:
+        """The table with the rows that have seeds which diverged or failed."""
+        table = self.board.table
+        here = (table["dataset"] == self.dataset) & (table["model"] == self.model)
+        return table[here & (table["seeds"] > 0)].reset_index(drop=True)
+
+    def colours(self, methods: list[str]) -> dict[str, Any]:
+        """A colour of its own for each of at most as many methods as there are colours, in the style's order."""
+        return dict(zip([method for method in self.style if method in methods], COLOURS, strict=False))
+
+    @property
     def left_out(self) -> str:
         """What no figure shows, in words."""
         broken = [
@@ -90,32 +101,34 @@ MOST_NAMED = 3  # rows that were left out
 Draw: TypeAlias = Callable[[Part], Figure]
 
 
-def figures(board: Board) -> dict[str, Figure]:
-    """All figures by name; a name ends in dataset and model where there are several."""
+def figures(board: Board, wanted: Collection[str] = ()) -> dict[str, Figure]:
+    """All figures by name, or those that are wanted; a name ends in dataset and model where there are several."""
     styles = _styles(list(dict.fromkeys(board.table["method"])))
     found = {}
     shown = (board.table["seeds"] > 0) & ~leaderboard.is_broken(board.table)
     groups = list(board.table[shown].groupby(["dataset", "model"], sort=False))
-    with _look():
+    with look():
         for (dataset, model), table in groups:
             part = Part(board, str(dataset), str(model), table.reset_index(drop=True), styles)
             suffix = "" if len(groups) == 1 else f"-{_safe(dataset)}-{_safe(model)}"
             for name, draw in FIGURES.items():
+                if (wanted and name not in wanted) or (name == "pareto_time" and board.times_reason):
+                    continue
                 figure = draw(part)
                 some = len(part.panels) < len(part.keeps) and len(figure.axes) > 1
                 notes = [f"{len(part.panels)} of {len(part.keeps)} keeps" if some else "", part.left_out]
                 title = "\n".join([f"{TITLES[name]}: {dataset}, {model}", *filter(None, notes)])
                 figure.suptitle(title, fontsize=11, x=0.01, ha="left")
                 found[name + suffix] = figure
-        for name, diagram in _critical_differences(board):
-            found[name] = diagram
+        if not wanted:
+            found |= _critical_differences(board)
     return found
 
 
 def save(board: Board, folder: Path) -> list[Path]:
     """Write every figure as PNG and as PDF; return the files."""
     made = []
-    with _look():
+    with look():
         for name, figure in figures(board).items():
             for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
                 path = folder / f"{name}.{suffix}"
@@ -125,7 +138,8 @@ def save(board: Board, folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _look() -> Iterator[None]:
+def look() -> Iterator[None]:
+    """The style in which figures are drawn and saved."""
     with mpl.rc_context(sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.1) | RC):
         yield
 
@@ -203,51 +217,6 @@ def accuracy_against_keep(part: Part) -> Figure:
     if len(part.keeps) <= MOST_TICKS:
         ax.set_xticks(part.keeps)
     _legend(figure)
-    return figure
-
-
-def accuracy_against_cost(part: Part) -> Figure:
-    """Accuracy against (forward + 2 backward) / (3 n epochs), with the Pareto front; hollow: without proxy."""
-    figure = _scatter(part, "cost_with_proxy", "cost", "cost with proxy: share of full training's forward + 2 backward")
-    front = part.table[part.table["pareto"]].sort_values("cost_with_proxy")
-    ax = figure.axes[0]
-    x = [*front["cost_with_proxy"], ax.get_xlim()[1]]  # what the best costs more is still beaten by it
-    y = 100 * front["accuracy_mean"]
-    ax.step(x, [*y, *y[-1:]], where="post", color="0.7", lw=1, zorder=0)
-    ax.set_xlim(right=x[-1])
-    ax.plot([], [], color="0.7", lw=1, label="Pareto front")
-    finished = [r for r in part.board.controls.values() if r["status"] == "FINISHED"]
-    here = [r for r in finished if (r["spec"]["dataset"], r["spec"]["model"]) == (part.dataset, part.model)]
-    if here:
-        at_cost = pd.DataFrame([r["spec"] | r["metrics"] for r in here])
-        means = 100 * at_cost.groupby("keep")["accuracy"].mean()
-        ax.plot(means.index, means, "x", color=CONTROLS["uniform_epoch"], ms=5, label="random at a realised cost")
-    _legend(figure)
-    return figure
-
-
-def accuracy_against_time(part: Part) -> Figure:
-    """Accuracy against wall time with proxy; a hollow mark leaves the proxy out."""
-    table = part.table.assign(without=part.table["time_total_s"] - part.table["time_proxy_s"].fillna(0))
-    figure = _scatter(part, "time_total_s", "without", "wall time, s (select + train + observe + proxy)", table)
-    _legend(figure)
-    return figure
-
-
-def _scatter(part: Part, x: str, without: str, label: str, table: pd.DataFrame | None = None) -> Figure:
-    """One mark a row with its interval, larger where more is kept; a dotted line to the hollow mark without proxy."""
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    ax = figure.subplots()
-    for row in (part.table if table is None else table).to_dict("records"):
-        style = part.style[row["method"]] | {"ls": "", "ms": 4 + 5 * row["keep"]}
-        mean, half = 100 * row["accuracy_mean"], 100 * np.nan_to_num(row["accuracy_ci95"])
-        if not np.isclose(row[x], row[without]):
-            ax.plot([row[without], row[x]], [mean, mean], color=style["color"], lw=0.8, ls=":")
-            ax.plot(row[without], mean, mfc="none", **style)
-        ax.errorbar(row[x], mean, half, label=row["method"], elinewidth=0.8, **style)
-    ax.set(xlabel=label, ylabel="test accuracy, %")
-    ax.set_title("larger marks keep more; hollow: without proxy", loc="right", fontsize=8, color="0.4")
-    ax.set_xlim(left=0)
     return figure
 
 
@@ -417,7 +386,7 @@ def _critical_differences(board: Board) -> Iterator[tuple[str, Figure]]:
 
 def inline_diagrams(board: Board) -> Iterator[str]:
     """The same as SVG elements for a page: its colours, so that light and dark both read; names are text."""
-    with _look(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dpbench"}):
+    with look(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dpbench"}):
         for _, diagram in _critical_differences(board):
             file = io.StringIO()
             diagram.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -428,9 +397,9 @@ def inline_diagrams(board: Board) -> Iterator[str]:
 
 
 FIGURES: dict[str, Draw] = {
+    "pareto": pareto_figure.cost,
+    "pareto_time": pareto_figure.time,
     "accuracy_keep": accuracy_against_keep,
-    "accuracy_cost": accuracy_against_cost,
-    "accuracy_time": accuracy_against_time,
     "jaccard": jaccard,
     "gradient_cosine": gradient_cosine,
     "gradient_norm_ratio": gradient_norm_ratio,
@@ -440,9 +409,9 @@ FIGURES: dict[str, Draw] = {
     "jaccard_methods": jaccard_between_methods,
 }
 TITLES = {
+    "pareto": "Accuracy against realised cost",
+    "pareto_time": "Accuracy against wall time",
     "accuracy_keep": "Accuracy and its 95 % interval",
-    "accuracy_cost": "Accuracy against realised cost",
-    "accuracy_time": "Accuracy against wall time",
     "jaccard": "How stable the selections are",
     "gradient_cosine": "Direction of the selection's gradient",
     "gradient_norm_ratio": "Size of the selection's gradient",

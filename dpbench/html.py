@@ -75,6 +75,7 @@ def _data(board: Board) -> dict[str, Any]:
         ],
         "across": _records(board.across),
         "across_reason": board.across_reason,
+        "times_reason": board.times_reason,
         "published": _records(published.beside(table, board.grid.delta)),
     }
 

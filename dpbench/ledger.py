@@ -24,17 +24,19 @@ class Ledger:
     proxy_forward: int = 0
     proxy_backward: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    on_cpu: float = 0.0  # seconds of them for which the thread had a CPU; NaN where a proxy's are not known
 
     @contextmanager
     def time(self, phase: str, device: torch.device | None = None) -> Iterator[None]:
         """Add the seconds of a block to `phase`; waits for a CUDA device, so blocks are epochs, not steps."""
-        start = time.perf_counter()
+        start, on_cpu = time.perf_counter(), time.thread_time()
         try:
             yield
         finally:
             if device is not None and device.type == "cuda":
                 torch.cuda.synchronize(device)
             self.seconds[phase] += time.perf_counter() - start
+            self.on_cpu += time.thread_time() - on_cpu
 
     def state_dict(self) -> dict[str, object]:
         """Plain values."""

@@ -9,6 +9,7 @@ schedule makes a shorter training a prefix of a longer one.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -184,7 +185,7 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
     member = torch.zeros(n).index_fill_(0, trained, 1.0) if first.proxy.data == "train" else torch.zeros(n)
     in_steps = _needs([request for request in wanted if request.proxy.at == "steps"])
     for epoch in range(max(request.epochs[-1] for request in wanted) + 1):
-        begin = time.perf_counter()
+        begin, on_cpu = time.perf_counter(), time.thread_time()
         loader.start_epoch(generator(seed, "augment", epoch))
         rows = order(trained, len(loader), generator(seed, "order", epoch)).to(device)
         parts = batches(rows, recipe.batch_size)
@@ -197,14 +198,16 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
                 needs=in_steps,
             )
         cost: dict[str, Any] = {"backward": done.backward, "train_s": time.perf_counter() - begin}
+        cost["on_cpu_s"] = time.thread_time() - on_cpu
         asking = [request for request in wanted if epoch in request.epochs]
         passing = [request for request in asking if request.proxy.at != "steps"]
         values = {MEMBER: member, LEARNING_RATE: torch.full((n,), learner.optimizer.param_groups[0]["lr"])}
         for name, needs in _passes(passing).items():
-            learner.differentiated, begin = (0, 0), time.perf_counter()
+            learner.differentiated, begin, on_cpu = (0, 0), time.perf_counter(), time.thread_time()
             passed = join(measure_all(learner, recorded, everything, needs), epoch)
             forward, backward = learner.differentiated
             cost[name] = {"s": time.perf_counter() - begin, "forward": n + forward, "backward": backward}
+            cost[name]["on_cpu_s"] = time.thread_time() - on_cpu
             values |= passed.values
         written = [_add_cost(first.folder, epoch, cost), *_save(passing, Signals(everything, values, epoch))]
         if in_steps:
@@ -318,3 +321,4 @@ def book(request: Request, ledger: Ledger) -> None:
         ledger.proxy_backward += cost["backward"] + sum(cost[name]["backward"] for name in passes)
         ledger.proxy_forward += cost["backward"] + sum(cost[name]["forward"] for name in passes)
         ledger.seconds["proxy"] += cost["train_s"] + sum(cost[name]["s"] for name in passes)
+        ledger.on_cpu += sum(part.get("on_cpu_s", math.nan) for part in (cost, *(cost[name] for name in passes)))

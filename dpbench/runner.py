@@ -459,6 +459,8 @@ class _Run:
             "time_total_s": sum(seconds[phase] for phase in ("select", "observe", "train", "proxy")),
             "peak_memory_mb": ledgers.peak_memory_mb(),
         }
+        if self.device.type == "cpu" and np.isfinite(ledger.on_cpu):  # a thread that waits for a GPU is on the CPU
+            metrics["time_on_cpu"] = ledger.on_cpu / sum(seconds.values())
         if self.device.type == "cuda":
             metrics["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         norms = [record["gradient_norm"] for record in self.records if "gradient_norm" in record]

@@ -1,4 +1,4 @@
-"""What a board says, in sentences that are computed from it; and the README's blocks of them, rewritten in place.
+"""What a board says, in sentences that are computed from it; and the README's blocks and pictures of it, made anew.
 
 python -m dpbench.summary README.md
 """
@@ -31,6 +31,7 @@ CONTROLS = verdicts.CONTROLS | {verdicts.AT_COST: "random per epoch at its cost"
 MOST_NAMES = 8  # that a sentence lists
 WIDTH = 120
 SCREEN = 80
+COLOURS = 128  # of a picture
 
 
 def text(board: Board) -> str:
@@ -195,6 +196,9 @@ def decompositions(name: str) -> str:
 BLOCK = re.compile(r"(<!-- (results|table|figure4):([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+PICTURE = re.compile(r"\]\((leaderboards/results/([\w.-]+)/pareto\.png)\)")
+
+
 def rewrite(content: str) -> str:
     """Return a page with each block `<!-- KIND:GRID -->` ... `<!-- end -->` made anew; results, table or figure4."""
 
@@ -207,6 +211,23 @@ def rewrite(content: str) -> str:
         return f"{found[1]}{made}\n{found[4]}"
 
     return BLOCK.sub(block, content)
+
+
+def draw(content: str, folder: Path) -> list[Path]:
+    """Draw the pictures of boards that a page in `folder` refers to, small enough for it; return the files."""
+    from PIL import Image
+
+    from dpbench import figures  # here, since seaborn takes seconds to import
+
+    made = []
+    for path, grid in sorted(set(PICTURE.findall(content))):
+        with figures.look():
+            stream = io.BytesIO()
+            drawn = figures.figures(boards.load_checked_in(grid), ["pareto"])
+            next(iter(drawn.values())).savefig(stream)
+        made.append(folder / path)
+        Image.open(stream).convert("RGB").quantize(COLOURS).save(made[-1], optimize=True)
+    return made
 
 
 def _screen(board: Board) -> str:
@@ -235,3 +256,4 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         path = Path(name)
         path.write_text(rewrite(path.read_text(encoding="utf-8")), encoding="utf-8")
+        draw(path.read_text(encoding="utf-8"), path.parent)

@@ -339,7 +339,20 @@ def test_the_cost_is_that_of_a_record_of_ones_own(
     assert ledger.proxy_backward == backward
     assert ledger.proxy_forward == backward + passes * N
     assert ledger.seconds["proxy"] > 0
+    assert ledger.on_cpu > 0
     assert (ledger.forward, ledger.backward, ledger.steps) == (0, 0, 0)
+
+
+def test_a_record_of_before_does_not_know_whether_the_machine_was_shared(home: Path, spec: Spec) -> None:
+    [request] = record(spec("made:Replayed[upto=1]"))
+    file = request.folder / "cost-0000.json"
+    cost = json.loads(file.read_text())
+    del cost["on_cpu_s"]
+    file.write_text(json.dumps(cost))
+    ledger = Ledger()
+    proxy.book(request, ledger)
+    assert ledger.seconds["proxy"] > 0
+    assert np.isnan(ledger.on_cpu)
 
 
 @pytest.mark.parametrize("apart", [True, False])

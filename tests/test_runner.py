@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 from collections.abc import Callable
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from dpbench import catalog, probes, runner, store
 from dpbench.data import Dataset, Loader, Split
 from dpbench.errors import RunFailed
+from dpbench.ledger import Ledger
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.sampler import mask
@@ -119,6 +121,14 @@ def test_el2ns_proxy_is_booked(spec: Spec, run: Run) -> None:
     assert metrics["time_total_s"] == pytest.approx(
         sum(metrics[f"time_{phase}_s"] for phase in ("select", "observe", "train", "proxy"))
     )
+    assert 0 < metrics["time_on_cpu"] < 1.1
+
+
+def test_a_run_that_waits_has_no_cpu_meanwhile() -> None:
+    ledger = Ledger()
+    with ledger.time("train"):
+        time.sleep(0.05)
+    assert ledger.on_cpu < 0.5 * ledger.seconds["train"]
 
 
 def test_diagnostics_count_the_uses(spec: Spec, run: Run) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from synthetic_board import Seed, around, costing, make, usual
 
 from dpbench import board as boards
@@ -90,3 +92,15 @@ def test_blocks_are_rewritten_and_all_else_is_left(monkeypatch: pytest.MonkeyPat
     assert written.startswith("Before\n<!-- results:made -->\n")
     assert written.endswith("<!-- end -->\nafter\n")
     assert max(map(len, written.splitlines())) <= summary.WIDTH
+
+
+def test_the_pages_pictures_are_small_and_drawn_from_the_boards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boards, "load_checked_in", lambda name: usual())
+    (tmp_path / "leaderboards/results/made").mkdir(parents=True)
+    page = "![made](leaderboards/results/made/pareto.png) and ![another](leaderboards/results/made-html.png)"
+    [made] = summary.draw(page, tmp_path)
+    assert made == tmp_path / "leaderboards/results/made/pareto.png"
+    assert Image.open(made).width == 1200
+    assert made.stat().st_size < 120_000
