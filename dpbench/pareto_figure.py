@@ -153,7 +153,7 @@ def _names(figure: Figure, ax: Axes, marks: dict[str, NDArray[np.float64]], colo
     drawn = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in _drawn(ax)]
     taken: list[Bbox] = []
     for name, places in marks.items():
-        look = {"color": colours[name], "fontsize": 10, "fontweight": "bold"}
+        look = {"color": colours[name], "fontsize": 10, "fontweight": "bold", "zorder": 6}
         text = ax.annotate(WORDS.get(name, name), places[0], xytext=(0, 0), textcoords="offset points", **look)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         box = text.get_window_extent()
