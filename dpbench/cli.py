@@ -568,6 +568,9 @@ def explain(
         _check_writable("--figure", figure)
         form = figure.suffix.lower()[1:]
         store.write(figure, lambda file: theory.figure(found).savefig(file, format=form))
+    if explore < keep:
+        said = f"explore = {explore:g} is below keep = {keep:g} and counts as that, as in a run: uniform sampling"
+        err.print(said, style="yellow")
     print(json.dumps(theory.report(found))) if as_json else out.print(_numbers(found))
 
 

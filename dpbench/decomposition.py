@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHOD = "orderdp"
+DECOMPOSED = {METHOD: "explore", "orderdp_step": "explore"}  # exploit = keep / explore
 PANELS = {
     "accuracy": "test accuracy, %",
     "time_total_s": "time, s",
@@ -76,6 +77,14 @@ class Statement:
         )
 
 
+def counts_as_keep(result: dict[str, Any]) -> str | None:
+    """The parameter of a finished run that lies below its keep and so counts as that, which is uniform sampling."""
+    spec = result["spec"]
+    name = DECOMPOSED.get(catalog.parse(spec["method"])[0])
+    given = result.get("hyperparameters", {})
+    return name if name in given and given[name] < spec["keep"] else None
+
+
 def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFrame:
     """One line a finished run of a form of OrderDP with no parameter but explore; explore below keep is left out.
 
@@ -89,8 +98,8 @@ def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFra
         name, given = catalog.parse(spec["method"])
         if result["status"] != "FINISHED" or row_of(result) in broken or name != method or given.keys() - {"explore"}:
             continue
-        explore = result["hyperparameters"]["explore"]
-        if explore >= spec["keep"]:
+        if counts_as_keep(result) is None:
+            explore = result["hyperparameters"]["explore"]
             measured = {metric: result["metrics"].get(metric, np.nan) for metric in (*PANELS, "forward_saving")}
             measured["accuracy"] *= 100
             step = 100 / result["samples"]["test"]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dpbench import catalog, leaderboard
 from dpbench.controls import EXEMPT, OFF_COST
+from dpbench.decomposition import counts_as_keep
 from dpbench.errors import UsageError
 from dpbench.method import Proxy
 from dpbench.overlap import Row
@@ -139,6 +140,8 @@ def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator
     if line["prune_ratio"] > OFF_COST and line["forward_saving"] < OFF_COST:
         forwards = 1 - line["forward_saving"]
         yield "no forward saved", f"It forwards {forwards:.2f} times what full training does: only backward is saved."
+    if name := next(filter(None, map(counts_as_keep, finished)), None):
+        yield "uniform", f"Its {name} lies below its keep and counts as that: it samples uniformly."
     if catalog.parse(line["method"])[0] == "subset":
         yield "chosen elsewhere", "Its samples come from a file: what choosing them has cost is not counted."
     proxy = _proxy(line["method"])

@@ -225,15 +225,14 @@ class Explained:
 
 
 def explain(n: int, explore: float, keep: float) -> Explained:
-    """Tell what OrderDP does to n samples: q = round(keep n), at least 1; s = round(explore n), at least q.
+    """Tell what a run of OrderDP does to n samples: q = round(keep n), at least 1; s = round(explore n), at least q.
 
-    ValueError for n below 1, a share outside (0, 1], or explore below keep: then there are too few candidates.
+    So an explore below keep counts as keep, which is uniform sampling. ValueError for n below 1, or a share outside
+    (0, 1].
     """
     _check(n, 1, 1)
-    if _share("explore", explore) < _share("keep", keep):
-        raise ValueError(f"explore = {explore:g} is below keep = {keep:g}: fewer candidates than are to be kept")
-    q = max(1, round(keep * n))
-    s = max(q, round(explore * n))
+    q = max(1, round(_share("keep", keep) * n))
+    s = max(q, round(_share("explore", explore) * n))
     kept, ranks = _kept(n, s, q), rank_grid(n, s, q)
     probability = kept.at(ranks)
     return Explained(

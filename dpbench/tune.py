@@ -29,6 +29,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dpbench import catalog, measures, runner, store, track
+from dpbench.decomposition import DECOMPOSED
 from dpbench.errors import RunFailed, UsageError
 from dpbench.executors import run_all
 from dpbench.results import is_done
@@ -37,7 +38,6 @@ from dpbench.spec import Grid, RunSpec, canonical, identity_hash
 
 SEED = 1000  # the first seed of tuning; a grid's seeds start at 0, so that final figures come from fresh seeds
 KEEP = FloatDistribution(0.05, 1.0)  # where two objectives search it
-DECOMPOSED = {"orderdp": "explore", "orderdp_step": "explore"}  # searched alone, in [keep, 1]: exploit = keep / explore
 MOST = 10_000  # trials of a study, seeds of a trial
 TRIES = 3  # the last of them is not pruned, so that every place of the budget ends with a complete trial
 DIGITS = 4  # of a real parameter: enough for any effect, and readable
@@ -119,7 +119,7 @@ class Plan:
         """What is searched at this share kept: every declared range, but for what is fixed."""
         found = declared(self.short)
         chosen = self.params
-        if self.short in DECOMPOSED:
+        if self.short in DECOMPOSED:  # it is searched alone, in [keep, 1]
             at = DECOMPOSED[self.short]
             found[at] = FloatDistribution(max(keep, found[at].low), 1.0)  # type: ignore[attr-defined]
             chosen = chosen or (at,)

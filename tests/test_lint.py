@@ -167,6 +167,17 @@ def test_unequal_tuning(tuned: dict[str, int], marked: dict[str, str]) -> None:
         assert f.text.startswith(f"Its parameters were chosen by {marked[f.row[2]]}")
 
 
+def test_an_explore_below_keep_is_told_to_be_uniform_sampling() -> None:
+    methods = ("orderdp[explore=0.2]", "orderdp[explore=0.5]", "orderdp_step[explore=0.2]", "epsilon_greedy")
+    board = make(CONTROLS | {(method, 0.5): around(0.9) for method in methods})
+    for result in board.results.values():
+        explore = 0.5 if "0.5" in result["spec"]["method"] else 0.2
+        result["hyperparameters"] = {"explore": explore} if "[" in result["spec"]["method"] else {}
+    found = [f for f in replace(board).findings if f.badge == "uniform"]
+    assert {f.row[2] for f in found if f.row} == {"orderdp[explore=0.2]", "orderdp_step[explore=0.2]"}
+    assert {f.text for f in found} == {"Its explore lies below its keep and counts as that: it samples uniformly."}
+
+
 def test_another_budget_makes_costs_equal_by_itself() -> None:
     board = make(CONTROLS | {("orderdp", 0.5): around(0.9)}, {"orderdp": costing(0.7)})
     assert [f.badge for f in board.findings] == ["other cost"]
