@@ -1,7 +1,7 @@
 """Pictures of the samples that each row used most and least, and of suspected wrong labels: for the page and as PNG.
 
 What is shown of a sample depends on the kind of its dataset: images so far. It is made in one place, `_thumbnail`, and
-shown on the page in one, the function `picture` of samples.html.
+shown on the page in one, the function `picture` of page/gallery.js.
 """
 
 from __future__ import annotations
@@ -239,9 +239,8 @@ def _thumbnail(image: Tensor) -> NDArray[np.uint8]:
 
 
 def data(board: Board) -> dict[str, Any]:
-    """What the page's section of samples shows, which needs nothing else of the page."""
+    """What the page's part on samples shows."""
     return {
-        "name": board.grid.name,
         "gallery": board.gallery.model_dump(mode="json"),
         "alike": _alike(board.overlap),
     }

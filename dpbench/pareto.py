@@ -16,7 +16,7 @@ from dpbench.stats import pareto_front
 TO_BEAT = ("full", "uniform_epoch")  # the lines that a method has to beat
 SPENT = ("cost_with_proxy", "time_total_s")
 FENCE = 1.5  # Tukey's: what lies so many interquartile ranges beside the middle half stands apart
-NEAR = 0.03  # of accuracy; what lies closer to the middle half never stands apart
+NEAR = 0.02  # of accuracy; what lies closer to the middle half never stands apart
 
 
 def front(part: pd.DataFrame, spent: str) -> NDArray[np.bool_]:

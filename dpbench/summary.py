@@ -41,10 +41,10 @@ def text(board: Board) -> str:
 
 def headlines(board: Board) -> list[str]:
     """For each dataset, model and keep: who reaches full training's accuracy, at what cost, and whether random does."""
-    return [_headline(board, part) for part in _parts(board)]
+    return [_headline(board, part) for part in parts(board)]
 
 
-def _parts(board: Board) -> Iterator[pd.DataFrame]:
+def parts(board: Board) -> Iterator[pd.DataFrame]:
     """The rows of each dataset, model and keep below 1."""
     for (_, _, keep), part in board.table.groupby(["dataset", "model", "keep"], sort=False):
         if keep < 1:  # type: ignore[operator]
@@ -100,7 +100,7 @@ def _random(rows: list[Row], row: Row, delta: float) -> str:
 def sentences(board: Board) -> list[str]:
     """What each keep's rows are to each control, what they cost, and which have seeds that diverged or failed."""
     found = []
-    for part in _parts(board):
+    for part in parts(board):
         where, rows = _where(board, part), records(part)
         found += [f"{where}, {said}." for said in (*_ends(rows), *_compared(rows, board.grid.delta))]
     bad = [f"{_name(row)} at {row['keep']:g} ({broken(row)})" for row in records(board.table) if broken(row)]

@@ -177,7 +177,7 @@ def test_a_page_of_a_thousand_rows_with_pictures_is_small(monkeypatch: pytest.Mo
         for i in range(1000)
     ]
     monkeypatch.setattr(usage, "of_results", lambda results: rows)
-    assert len(html.samples(board).encode()) < 5_000_000, "the rest has less than 5 MB too: see test_html.py"
+    assert len(html.page(board).encode()) < 5_000_000, "the rest has less than 5 MB too: see test_html.py"
     assert len(board.gallery.rows) == 1000
     cramped = gallery.make(board.results.values(), None, room=100_000)
     assert 0 < len(cramped.rows) < 100

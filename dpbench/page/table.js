@@ -1,0 +1,214 @@
+// The table: filters, ranks by weights, columns, and what a row opens to.
+const first = text => text.split(" ")[0];
+const WORDS = {better: "▲ better", worse: "▼ worse", not: "≈ not separable", no: "under 3 seeds"};
+function said(row, control) {
+  const text = row["verdict_" + control], kind = first(text || "");
+  if (!text) return null;
+  if (!WORDS[kind]) return [badge(text, "warn")];
+  const p = row[`difference_${control}_p`];
+  return [h("span", {}, signed(row["difference_" + control], 2) + plusMinus(row[`difference_${control}_ci95`])),
+    badge(WORDS[kind], kind === "not" || kind === "no" ? "" : kind, text + (known(p) ? `, corrected p = ${p.toPrecision(2)}` : ""))];
+}
+const against = (row, control) => said(row, control) || [row.method === control ? h("small", {}, "reference") : "–"];
+const atCost = row => known(row.control_keep) ? beside(said(row, "control") || ["missing"], `at ${row.control_keep}`) : ["–"];
+const beside = ([number, verdict], text) => [number, h("span", {class: "second"}, h("small", {title: "random per epoch at the keep that costs as much"}, text), verdict)];
+const toRandom = row => row.random === "control" ? atCost(row) : against(row, "uniform_epoch");
+function againstFull(row) {
+  const cells = against(row, "full");
+  return row.equivalence_full?.startsWith("equivalent") ? [cells[0], badge(`= within ${data.delta}`, "better", `${row.equivalence_full}; ${row.verdict_full}`)] : cells;
+}
+function bar(row) {  // on the same axis as the picture's
+  const [low, high] = row.plot.accuracy, at = x => clamp(100 * (x - low) / (high - low || 1), 0, 100);
+  const half = row.accuracy_ci95 || 0, left = at(row.accuracy_mean - half), right = at(row.accuracy_mean + half);
+  const mark = row.accuracy_mean < low ? h("em", {title: "further left than this axis goes"}, "‹") : h("b", {style: `left:${at(row.accuracy_mean)}%`});
+  return h("span", {class: "bar", "aria-hidden": "true"}, h("i", {style: `left:${left}%;width:${right - left}%`}), mark);
+}
+const accuracy = row => known(row.accuracy_mean) ? [h("span", {}, fixed(percent(row.accuracy_mean), 2) + plusMinus(percent(row.accuracy_ci95))), bar(row)] : [row.failed ? "failed" : row.diverged ? "diverged" : "missing"];
+function name(row) {
+  const button = h("button", {type: "button", "aria-expanded": String(state.open.includes(row.id)), title: row.method}, row.method);
+  const notes = row.findings.length ? badge(`${row.findings.length} note${row.findings.length > 1 ? "s" : ""}`, "", row.findings.map(f => `${f.badge}: ${f.text}`).join("\n")) : "";
+  return [button, h("small", {}, CONTROLS[row.method] || row.kind, row.trouble ? badge(row.trouble, "warn", row.reason) : "", notes)];
+}
+function pick(row) {
+  const box = h("input", {type: "checkbox", "aria-label": `Show ${row.method} at keep ${row.keep} in the pictures`, title: "Show it in the pictures and curves",
+    onchange: () => change({chosen: toggled(state.chosen, row.id)})});
+  box.checked = state.chosen.includes(row.id);
+  return [box];
+}
+function rankCell(row) {
+  const interval = known(row.rank_low) ? `${fixed(row.rank_low, 0)} to ${fixed(row.rank_high, 0)}` : "";
+  const note = weighted ? (row.place !== row.rank && known(row.rank) ? `was ${row.rank}` : "") : interval;
+  return [h("span", {}, known(row.place) ? String(row.place) : "–"), h("small", {title: weighted ? "rank by accuracy" : "95 % interval of the rank"}, note)];
+}
+const plain = (key, digits, scale = 1) => row => [fixed(known(row[key]) ? scale * row[key] : null, digits)];
+const several = key => new Set(rows.map(row => row[key])).size > 1;
+const COLUMNS = [  // `usual` ones are shown at the start
+  {key: "pick", label: "", fixed: true, usual: true, show: pick},
+  {key: "place", label: "Rank", fixed: true, usual: true, show: rankCell},
+  {key: "method", label: "Method", left: true, fixed: true, usual: true, show: name},
+  {key: "dataset", label: "Data", left: true, usual: several("dataset") || several("model"), show: row => [row.dataset, h("small", {}, row.model)]},
+  {key: "keep", label: "Keep", usual: true, show: row => [String(row.keep)]},
+  {key: "accuracy_mean", label: "Accuracy %", usual: true, down: true, show: accuracy},
+  {key: "difference_full", label: "To full", usual: true, down: true, show: againstFull},
+  {key: "to_random", label: "To random at its cost", usual: true, down: true, show: toRandom},
+  {key: "cost_with_proxy", label: "Cost with proxy", usual: true, show: row => [h("span", {}, fixed(row.cost_with_proxy, 2)), known(row.cost) && row.cost_with_proxy - row.cost > .005 ? h("small", {}, `${fixed(row.cost, 2)} without`) : ""]},
+  {key: "time_total_s", label: "Time s", usual: true, show: row => [h("span", {}, fixed(row.time_total_s, 1)), known(row.speedup) && row.method !== "full" ? h("small", {title: `full training's time over its; by its cost it would be ${fixed(row.speedup_ideal, 1)}`}, row.speedup >= 1 ? `${fixed(row.speedup, 1)}× faster` : `${fixed(1 / row.speedup, 1)}× slower`) : ""]},
+  {key: "seeds", label: "Seeds", usual: true, down: true, show: row => [row.diverged + row.failed + row.missing ? `${row.seeds} of ${row.runs.length}` : String(row.seeds)]},
+  {key: "difference_uniform_epoch", label: "To random per epoch", down: true, show: row => against(row, "uniform_epoch")},
+  {key: "difference_uniform", label: "To static random", down: true, show: row => against(row, "uniform")},
+  rows.some(row => known(row.control_keep)) && {key: "difference_control", label: "At its cost", down: true, show: atCost},
+  {key: "cost", label: "Cost without proxy", show: plain("cost", 2)},
+  {key: "speedup", label: "Times faster", down: true, show: plain("speedup", 2)},
+  {key: "prune_ratio", label: "Pruned", down: true, show: plain("prune_ratio", 3)},
+  {key: "forward_saving", label: "Forward saved", down: true, show: plain("forward_saving", 3)},
+  {key: "peak_memory_mb", label: "Memory MB", show: plain("peak_memory_mb", 0)},
+  {key: "accuracy_std", label: "Std seeds", show: plain("accuracy_std", 2, 100)},
+  {key: "accuracy_worst_class", label: "Worst class %", down: true, show: plain("accuracy_worst_class", 1, 100)},
+  {key: "jaccard_epochs", label: "Jaccard", down: true, show: row => [h("span", {}, fixed(row.jaccard_epochs, 3)), known(row.jaccard_epochs_chance) ? h("small", {}, `chance ${fixed(row.jaccard_epochs_chance, 3)}`) : ""]},
+  {key: "gradient_cosine", label: "Cosine", down: true, show: plain("gradient_cosine", 3)},
+  {key: "never_used", label: "Never used", show: plain("never_used", 0)},
+].filter(Boolean);
+const USUAL = COLUMNS.filter(column => column.usual).map(column => column.key);
+const shownColumns = () => COLUMNS.filter(({key, fixed}) => fixed || (state.columns.length ? state.columns : USUAL).includes(key));
+
+// Weights: each measure is brought to 0 (worst of its group) to 1 (best); what is not known counts as worst.
+const WEIGHTS = [
+  {name: "accuracy", value: row => row.accuracy_mean},
+  {name: "cost", value: row => known(row.cost_with_proxy) ? -row.cost_with_proxy : null},
+  {name: "time", value: row => known(row.time_total_s) ? -row.time_total_s : null},
+  {name: "memory", value: row => known(row.peak_memory_mb) ? -row.peak_memory_mb : null},
+  {name: "stability", value: row => known(row.accuracy_std) ? -row.accuracy_std : null, title: "small spread of accuracy over seeds"},
+];
+const EQUAL = WEIGHTS.map((_, i) => i ? 0 : 100);
+const sliders = WEIGHTS.map(({name, title}, i) => {
+  const output = h("output", {}), input = h("input", {type: "range", min: 0, max: 100, step: 5, id: "weight-" + name, title, oninput: () => {
+    const weights = sliders.map(slider => Number(slider.input.value));
+    change({weights: String(weights) === String(EQUAL) ? [] : weights, sort: "place"});
+  }});
+  return {input, output, label: h("label", {for: input.id}, h("span", {}, `${name} `, output), input)};
+});
+const reset = h("button", {type: "button", onclick: () => change({weights: []})}, "Reset");
+get("weights").append(h("p", {class: "soft"}, "The rank is by the weighted sum of these, each from 0, the worst of its keep, to 1, the best."), ...sliders.map(slider => slider.label), reset);
+
+const groups = new Map();
+for (const row of rows) groups.set(row.group, [...(groups.get(row.group) || []), row]);
+let weighted = false, ranked = "none yet";
+function rank() {
+  const weights = state.weights.length === WEIGHTS.length ? state.weights.map(Number) : EQUAL;
+  sliders.forEach(({input, output}, i) => { input.value = weights[i]; output.textContent = input.value; });
+  reset.hidden = !state.weights.length;
+  if (ranked === String(weights)) return;
+  ranked = String(weights);
+  const total = weights.reduce((a, b) => a + b, 0);
+  weighted = total > 0 && weights.slice(1).some(weight => weight > 0);
+  for (const group of groups.values()) {
+    const scores = new Map(group.map(row => [row, 0]));
+    WEIGHTS.forEach(({value}, i) => {
+      const found = group.map(value).filter(known), low = Math.min(...found), high = Math.max(...found);
+      for (const row of group) if (known(value(row))) scores.set(row, scores.get(row) + weights[i] / total * (high > low ? (value(row) - low) / (high - low) : 1));
+    });
+    const ahead = (a, b) => a.broken !== b.broken ? b.broken : scores.get(a) > scores.get(b) + 1e-12;
+    for (const row of group) row.place = !row.seeds ? null : weighted ? 1 + group.filter(other => other.seeds && ahead(other, row)).length : row.rank;
+  }
+}
+
+const FILTERS = ["dataset", "model", "keep", "kind"];
+for (const name of FILTERS) {
+  const values = [...new Set(rows.map(row => row[name]))].sort((a, b) => typeof a === "number" ? a - b : a.localeCompare(b));
+  choice(name, [["", "all"], ...values.map(value => [String(value), String(value)])]);
+  get(name).closest("label").hidden = values.length < 2;
+}
+get("search").addEventListener("input", () => change({search: get("search").value}));
+get("clear").addEventListener("click", () => change({search: "", dataset: "", model: "", keep: "", kind: ""}));
+choice("sort", COLUMNS.filter(column => column.label).map(({key, down, label}) => [(down ? "-" : "") + key, label]));
+const matches = row => FILTERS.every(name => !state[name] || String(row[name]) === state[name]) && row.method.toLowerCase().includes(state.search.trim().toLowerCase());
+
+const groupOrder = new Map([...groups.keys()].map((key, i) => [key, i]));
+function compare(key, down) {
+  return (a, b) => {
+    if (key === "place" && groupOrder.get(a.group) !== groupOrder.get(b.group)) return groupOrder.get(a.group) - groupOrder.get(b.group);
+    const [x, y] = [a[key], b[key]];
+    if ((x == null) !== (y == null)) return x == null ? 1 : -1;  // unknown goes last, whichever way
+    const difference = typeof x === "string" ? x.localeCompare(y) : x - y;
+    return (down ? -difference : difference) || a.index - b.index;
+  };
+}
+
+// Lines are made when they are first shown, and anew when the columns or what is in them changes.
+const body = document.querySelector("#board tbody");
+let made = "", most = 200;  // a browser lays out a few hundred rows at once
+get("more").addEventListener("click", () => { most = Infinity; render(); });
+function line(row, columns) {
+  if (row.line && row.made === made) return row.line;
+  row.made = made;
+  row.line = h("tr", {role: "row", onclick: event => { if (!event.target.closest("a, input, label") && !String(getSelection())) toggle(row); }},
+    columns.map(({key, label, left, show}) => h("td", {role: "cell", class: [left ? "left" : "", key === "place" ? "rank" : key].join(" ").trim(), "data-label": label}, show(row))));
+  return row.line;
+}
+function toggle(row) { change({open: toggled(state.open, row.id)}); }
+
+function drawTable() {
+  rank();
+  const columns = shownColumns(), down = state.sort.startsWith("-"), key = state.sort.replace("-", "");
+  made = columns.map(column => column.key) + weighted + ranked;
+  document.querySelector("#board thead tr").replaceChildren(...columns.map(column => h("th", {scope: "col", role: "columnheader", class: [column.left ? "left" : "", column.key].join(" ").trim(),
+    "aria-sort": column.key !== key ? null : down ? "descending" : "ascending"}, column.key === "pick" ? "" : h("button", {type: "button", "data-key": column.key,
+    onclick: () => { change({sort: (column.key === key ? !down : column.down) ? "-" + column.key : column.key}); document.querySelector(`[data-key="${column.key}"]`).focus(); }}, column.label))));
+  const found = rows.filter(matches).sort(compare(key, down)), shown = found.slice(0, most), focused = document.activeElement;
+  let last = null;
+  const lines = shown.flatMap(row => {
+    const open = state.open.includes(row.id), element = line(row, columns);
+    element.classList.toggle("start", key === "place" && row.group !== last);
+    element.classList.toggle("open", open);
+    element.querySelector("button").setAttribute("aria-expanded", String(open));
+    element.querySelector("input").checked = state.chosen.includes(row.id);
+    element.style.setProperty("--c", colour(row.method));
+    element.classList.toggle("coloured", coloured().includes(row.method));
+    last = row.group;
+    return open ? [element, details(row, columns.length)] : [element];
+  });
+  body.replaceChildren(...lines);
+  if (body.contains(focused)) focused.focus({preventScroll: true});
+  body.closest(".scroll").classList.toggle("tall", shown.length > 40);  // a longer table scrolls within the page
+  get("more").hidden = found.length <= most;
+  get("status").textContent = `${found.length} of ${rows.length} rows` + (found.length > most ? `, the first ${most} in the table` : "") + (weighted ? ", ranked by your weights within dataset, model and keep" : "");
+  get("clear").hidden = ![...FILTERS, "search"].some(name => state[name]);
+  for (const box of get("columns").querySelectorAll("input")) box.checked = columns.some(column => column.key === box.value);
+}
+get("columns").append(...COLUMNS.filter(column => !column.fixed).map(({key, label}) => h("label", {}, h("input", {type: "checkbox", value: key, onchange: () => {
+  const chosen = [...get("columns").querySelectorAll("input:checked")].map(box => box.value), usual = COLUMNS.filter(column => column.usual && !column.fixed).map(column => column.key);
+  change({columns: String(chosen) === String(usual) ? [] : chosen.length ? chosen : ["none"]});
+}}), label)), h("button", {type: "button", onclick: () => change({columns: []})}, "Usual ones"));
+
+// What a row opens to.
+const DETAILS = [
+  ["best epoch's accuracy, % (never ranked by)", "accuracy_best_epoch", 2, 100], ["worst class's accuracy, %", "accuracy_worst_class", 2, 100],
+  ["spread over the last epochs, points", "accuracy_spread_last", 2, 100], ["share pruned, as counted", "prune_ratio", 3],
+  ["time to random's accuracy, s", "time_to_random_s", 2], ["time in proxy, s", "time_proxy_s", 2], ["time in select and observe, s", "overhead", 3],
+  ["forward saving", "forward_saving", 3], ["optimizer steps", "optimizer_steps", 0], ["memory, MB", "peak_memory_mb", 0], ["samples never used", "never_used", 1],
+  ["epochs until all data was seen", "coverage_epochs", 1], ["noisy labels among the used", "noisy_share", 3],
+  ["Jaccard, epoch to epoch", "jaccard_epochs", 3], ["its chance level", "jaccard_epochs_chance", 3],
+  ["Jaccard, seed to seed", "jaccard_seeds", 3], ["its chance level", "jaccard_seeds_chance", 3], ["cosine to the full gradient", "gradient_cosine", 3], ["gradient norm ratio", "gradient_norm_ratio", 3],
+  ["cosine to its surrogate's gradient", "gradient_cosine_surrogate", 3], ["norm ratio to it", "gradient_norm_ratio_surrogate", 3],
+  ["r of gradient norm and accuracy, per run", "gradient_norm_r", 2], ["the same, pooled", "gradient_norm_r_pooled", 2],
+];
+for (const row of rows) row.overhead = known(row.time_select_s) ? row.time_select_s + (row.time_observe_s || 0) : null;
+function details(row, width) {
+  const runs = h("table", {}, h("tbody", {}, row.runs.map(([seed, hash, status, accuracy, reason]) => h("tr", {},
+    h("td", {class: "left"}, `seed ${seed}`), h("td", {class: "left"}, h("a", {href: "#run-" + hash, onclick: event => { event.preventDefault(); change({run: hash}); }}, h("code", {}, hash))),
+    h("td", {}, status === "FINISHED" ? fixed(percent(accuracy), 2) : status.toLowerCase()), h("td", {class: "left reason"}, reason)))));
+  const facts = DETAILS.filter(([, key]) => known(row[key])).flatMap(([label, key, digits, scale = 1]) => [h("dt", {}, label), h("dd", {}, fixed(scale * row[key], digits))]);
+  const linked = row.runs.some(run => run[1] === state.run);
+  const go = hasPictures(row) ? h("button", {type: "button", onclick: () => { showSamples(row); scrollTo(0, 0); }}, "Which samples it used and dropped") : null;
+  const curves = row.curve.accuracy ? h("button", {type: "button", onclick: () => { change({tab: "curves", chosen: [...new Set([...state.chosen, row.id])]}); scrollTo(0, 0); }}, "Its curves beside others") : null;
+  return h("tr", {class: "detail", role: "row"}, h("td", {colspan: width, role: "cell"}, h("div", {class: "columns"},
+    h("div", {}, h("p", {class: "actions"}, go, curves),
+      row.findings.length ? [h("h3", {}, "Notes"), h("ul", {}, row.findings.map(f => h("li", {}, badge(f.badge, ""), f.text)))] : null,
+      h("h3", {}, "Runs: a hash shows its configuration"), runs, linked ? h("pre", {}, config(row, state.run)) : null,
+      row.curve.accuracy?.[1].length > 1 ? h("div", {class: "small-chart"}, h("h3", {}, "Test accuracy by epoch, %"), curveChart([row], "accuracy", 480, 180)) : null),
+    h("div", {}, h("h3", {}, "More measures"), h("dl", {}, facts)))));
+}
+function config(row, hash) {
+  const [seed, , , , , setting] = row.runs.find(run => run[1] === hash), {dataset, model, method, keep} = row;
+  return JSON.stringify({hash, dataset, model, method, keep, seed, ...data.settings[setting]}, null, 2);
+}
