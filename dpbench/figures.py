@@ -132,7 +132,7 @@ def save(board: Board, folder: Path) -> list[Path]:
         for name, figure in figures(board).items():
             for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
                 path = folder / f"{name}.{suffix}"
-                store.write(path, lambda file: figure.savefig(file, metadata=metadata))  # noqa: B023
+                store.write(path, lambda file: figure.savefig(file, dpi=figure.dpi, metadata=metadata))  # noqa: B023
                 made.append(path)
     return made
 

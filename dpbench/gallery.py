@@ -34,6 +34,7 @@ EACH = 8  # samples of a class that are shown of the most used, and of the least
 ROW = 160  # samples that are shown of a row, where it has many classes
 SUSPECTS = 32  # samples of a dataset whose label is suspected
 SIDE = 32  # pixels; larger images are made smaller
+MOST_LINES = 40  # classes in the picture of a row
 ACROSS = 64  # tiles in a line of the sheet
 ROOM = 4_000_000  # bytes on the page for all pictures and rows, so that a thousand rows stay far below 10 MB
 ENTRY = 20  # bytes of one sample of a row, about
@@ -93,12 +94,16 @@ class Suspected(_Part):
 
 
 class Gallery(_Part):
-    """All pictures of a board; `note` tells what is missing and why, rows in `even` used all samples equally often."""
+    """All pictures of a board; `note` tells what is missing and why, rows in `even` used all samples equally often.
+
+    In `unread` are the datasets that have selections here, and whose data could not be had.
+    """
 
     sheets: dict[str, Sheet] = {}
     rows: list[Picked] = []
     suspected: list[Suspected] = []
     even: list[tuple[str, str, str, float]] = []
+    unread: list[str] = []
     note: str = ""
 
 
@@ -113,11 +118,14 @@ def make(results: Iterable[dict[str, Any]], root: Path | None, room: int = ROOM)
     suspected: list[Suspected] = []
     even: list[Row] = []
     notes: list[str] = []
+    unread: list[str] = []
     for dataset, runs in datasets.items():
         try:
             data = runner.data_of(RunSpec.model_validate(runs[0]["spec"]), root)
         except (UsageError, RunFailed) as error:
             notes.append(f"No pictures of {dataset}: {store.brief(str(error))}")
+            if any((store.run_folder(run["hash"]) / "selections.npz").is_file() for run in runs):
+                unread.append(dataset)
             continue
         drawn = _Drawn(data, room // len(datasets))
         suspicion, shown, left_out = Suspicion(), 0, 0
@@ -137,7 +145,7 @@ def make(results: Iterable[dict[str, Any]], root: Path | None, room: int = ROOM)
             notes.append(f"{dataset}: the first {shown} rows are shown; {left_out} more would be too much for a page.")
     if not rows and not notes:
         notes = ["No run in this home has its selections."]
-    return Gallery(sheets=sheets, rows=rows, suspected=suspected, even=even, note=" ".join(notes))
+    return Gallery(sheets=sheets, rows=rows, suspected=suspected, even=even, unread=unread, note=" ".join(notes))
 
 
 class _Drawn:
@@ -263,29 +271,46 @@ def _alike(overlap: Overlap) -> list[dict[str, Any]]:
     return groups
 
 
-# A picture of one row
+# A picture of one row, or of one run
 
 
 def sheet(board: Board, row: Row, file: Path) -> bool:
     """Draw a row's most and least used samples, a line a class, to a PNG file; False where there is nothing to draw."""
     gallery = board.gallery
     picked = next((picked for picked in gallery.rows if picked.row == row), None)
-    if picked is None:
+    if picked is not None:
+        text = f"below each: in how many of {picked.epochs:g} epochs it was used, mean of {picked.seeds} seeds"
+        _paint(picked, gallery.sheets[row[0]], text, file)
+    return picked is not None
+
+
+def sheet_of_run(result: dict[str, Any], root: Path | None, file: Path) -> bool:
+    """The same of one run; UsageError or RunFailed where its data cannot be had."""
+    found = next(usage.of_results([result]), None)
+    if found is None or found.even:
         return False
-    tiles = gallery.sheets[row[0]]
+    drawn = _Drawn(runner.data_of(found.spec, root), ROOM)
+    picked = drawn.pick(found)
+    text = f"below each: in how many of {picked.epochs:g} epochs it was used, seed {found.spec.seed}"
+    _paint(picked, drawn.sheet(), text, file)
+    return True
+
+
+def _paint(picked: Picked, tiles: Sheet, text: str, file: Path) -> None:
+    row, lines = picked.row, list(zip(picked.most, picked.least, strict=True))[:MOST_LINES]
+    text += f"; the first {MOST_LINES} of {len(picked.most)} classes" if len(picked.most) > MOST_LINES else ""
     source = Image.open(io.BytesIO(base64.b64decode(tiles.png)))
     scale = max(1, round(40 / tiles.height))
     step, high, left, top = tiles.width * scale + 6, tiles.height * scale + 20, 150, 74
     across = max(1, max(len(strip) for strip in (*picked.most, *picked.least)))
     gap = left + across * step + 24
-    image = Image.new("RGB", (gap + across * step + 12, top + high * len(picked.most) + 8), "white")
+    image = Image.new("RGB", (gap + across * step + 12, top + high * len(lines) + 8), "white")
     draw, small = ImageDraw.Draw(image), ImageFont.load_default(11)
     draw.text((12, 10), f"{row[2]} at keep {row[3]:g}, {row[0]}, {row[1]}", "black", ImageFont.load_default(17))
-    text = f"below each: in how many of {picked.epochs:g} epochs it was used, mean of {picked.seeds} seeds"
     draw.text((12, 34), text, "#555", small)
     for x, title in ((left, "used most"), (gap, "used least")):
         draw.text((x, 54), title, "black", ImageFont.load_default(13))
-    for label, strips in enumerate(zip(picked.most, picked.least, strict=True)):
+    for label, strips in enumerate(lines):
         y = top + high * label
         mean = picked.per_class[label]
         draw.text((12, y + 4), (tiles.classes[label] or f"class {label}")[:22], "black", ImageFont.load_default(13))
@@ -298,4 +323,3 @@ def sheet(board: Board, row: Row, file: Path) -> bool:
                 image.paste(cut.convert("RGB"), (x + i * step, y))
                 draw.text((x + i * step, y + tiles.height * scale + 2), f"{times:g}", "#555", small)
     store.write(file, lambda path: image.save(path, "PNG", optimize=True))
-    return True

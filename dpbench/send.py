@@ -6,8 +6,11 @@ import hashlib
 import json
 import math
 import socket
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -16,10 +19,11 @@ from urllib.parse import quote
 import pandas as pd
 
 from dpbench import board as boards
-from dpbench import columns, measures, render, report, store, summary, verdicts
-from dpbench.errors import RunFailed
+from dpbench import columns, gallery, measures, render, report, store, summary, verdicts
+from dpbench.errors import RunFailed, UsageError
 from dpbench.leaderboard import records
-from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, Tracker, fit
+from dpbench.overlap import Row
+from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, fit
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -36,11 +40,14 @@ ROW_CURVES = ("accuracy", "prune_ratio", "gradient_cosine")
 MEANING = (  # of the columns, in the description
     "**accuracy**: mean over seeds in %, with its 95 % interval; **rank**: its place among the rows of the same "
     "**keep**, the share of samples to keep; **at its cost**: the difference to random per epoch at the same cost.",
-    "**prune_ratio**: the share of full training's backward passes that was left out; **time_total_s**: seconds of "
-    "selection, training and proxy.",
+    "**cost_with_proxy**: forward and twice the backward passes, the proxy's too, as a share of full training's; "
+    "**prune_ratio**: the share of the backward passes that was left out.",
     "**jaccard_epochs**: how alike the selections of successive epochs are, 1 if the same; **gradient_cosine**: how "
     "well the selection's gradient points along that of all samples, 1 if exactly.",
 )
+NOTE = "mlflow.note.content"
+MOST_PICTURES = 500  # runs of a grid, lest sending takes minutes for them; the rows have theirs
+PICTURED = "with pictures"  # in a row's content, so that rows from before are sent again
 CONTENT = "dpbench.content"  # the tag with the digest of what was sent
 SENDER = "dpbench.sender"
 
@@ -50,29 +57,36 @@ def publish(board: Board, tracking_uri: str | None, console: Console) -> None:
     try:
         with console.status("drawing the leaderboard"):
             report.files(board)
-        send(board.grid.name, tracking_uri, console)
+        send(board.grid.name, tracking_uri, console, board.data_root)
     except (OSError, RunFailed) as error:
         again = f"dpbench sync {board.grid.name} sends the results again"
         console.print(f"warning: {error}; {again}", style="yellow", markup=False, soft_wrap=True)
 
 
-def send(grid: str, tracking_uri: str | None, console: Console) -> str:
+def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path | None = None) -> str:
     """Send what is missing or has changed; return what was done in one line. Raises Untracked."""
     with console.status("sending results to MLflow"):
         tracker = Tracker(tracking_uri)
         if tracker.mended:
             console.print(tracker.mended, style="yellow", markup=False, soft_wrap=True)
         with tracker.sending():
-            board = boards.load(grid)  # as it is now: another process may have sent a newer one meanwhile
+            board = boards.load(grid, data_root)  # as it is now: another process may have sent a newer one meanwhile
             results = [*(board.results | board.controls).values()]
-            experiment, sent = send_runs(tracker, grid, results)
+            experiment, sent = send_runs(tracker, grid, results, data_root)
             changed = send_leaderboard(tracker, experiment, board, report.files(board))[1]
+    if changed and board.gallery.unread:
+        console.print(board.gallery.note, style="yellow", markup=False, soft_wrap=True)
     there = f"{len(results) - sent} there already; {changed} of {len(board.table)} rows changed"
     return f"{grid}: {sent} runs sent, {there}: {tracker.name}"
 
 
-def send_runs(tracker: Tracker, grid: str, results: Iterable[dict[str, Any]]) -> tuple[str, int]:
-    """Send the results that are not there, in the place of older tries; return the experiment's id and their number."""
+def send_runs(
+    tracker: Tracker, grid: str, results: Iterable[dict[str, Any]], data_root: Path | None = None
+) -> tuple[str, int]:
+    """Send the results that are not there, in the place of older tries; return the experiment's id and their number.
+
+    Each has a picture of the samples that it used most and least, in a grid of at most MOST_PICTURES runs.
+    """
     results = list(results)
     several = _several(result["spec"] for result in results)
     note = f"The runs of the grid `{grid}`."
@@ -83,7 +97,7 @@ def send_runs(tracker: Tracker, grid: str, results: Iterable[dict[str, Any]]) ->
         whole = [run for run in old if run.data.tags.get(CONTENT) == content and run.info.status != "RUNNING"]
         if not whole:
             title = f"{_title(result['spec'])} seed {result['spec']['seed']}{_where(result['spec'], several)}"
-            _send_run(tracker, experiment, grid, result, content, title)
+            _send_run(tracker, experiment, grid, result, content, title, data_root, len(results) <= MOST_PICTURES)
             count += 1
         _remove(tracker, [run for run in old if run not in whole[:1]])
     return experiment, count
@@ -123,7 +137,16 @@ def _where(row: dict[str, Any], several: list[str]) -> str:
     return f" on {', '.join(row[name] for name in several)}" if several else ""
 
 
-def _send_run(tracker: Tracker, experiment: str, grid: str, result: dict[str, Any], content: str, title: str) -> None:
+def _send_run(
+    tracker: Tracker,
+    experiment: str,
+    grid: str,
+    result: dict[str, Any],
+    content: str,
+    title: str,
+    data_root: Path | None,
+    pictured: bool,
+) -> None:
     """Log one run: parameters, metrics, curves, and its files as artifacts. Its status comes last: then it is whole."""
     spec, started = result["spec"], int(result["started"] * 1000)
     tags = {"dpbench.hash": result["hash"], "dpbench.grid": grid, SENDER: _sender()}
@@ -140,8 +163,27 @@ def _send_run(tracker: Tracker, experiment: str, grid: str, result: dict[str, An
     for name in ("result.json", "selections.npz", "traceback.txt"):
         if (folder / name).is_file():
             tracker.client.log_artifact(run_id, str(folder / name))
+    if pictured and result["status"] == "FINISHED":
+        with suppress(UsageError, RunFailed):  # its data is not here, which the board's note tells
+            if shown := _samples(tracker, run_id, partial(gallery.sheet_of_run, result, data_root)):
+                tracker.log(run_id, {NOTE: shown})
     status = "FAILED" if result["status"] == "FAILED" else "FINISHED"  # MLflow has no word for a run that diverged
     tracker.client.set_terminated(run_id, status, int((result.get("ended") or time.time()) * 1000))
+
+
+def _samples(tracker: Tracker, run_id: str, draw: Callable[[Path], bool]) -> str:
+    """Log the picture that `draw` writes, if it does; return the text that shows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "samples.png"
+        if not draw(file):
+            return ""
+        tracker.client.log_artifact(run_id, str(file))
+    return f"Samples used most and least:\n\n{_image(run_id, file.name)}"
+
+
+def _image(run_id: str, name: str) -> str:
+    """Markdown by which the UI shows an artifact."""
+    return f"![{name}](get-artifact?path={quote(name)}&run_uuid={run_id})"
 
 
 def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files: Iterable[Path]) -> tuple[str, int]:
@@ -163,8 +205,8 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
         curves = _curves(finished[row["dataset"], row["model"]].get((row["method"], row["keep"]), []))
         name = fit(_title(row) + _where(row, several))
         key = digest([name, params, curves])  # MLflow cannot take points of a curve back: other curves, another run
-        texts, numbers = _texts(row, runs_experiment, params), {"order": float(order)} | _numbers(row)
-        content, old = digest([texts, numbers, values]), there.pop(key, [])
+        texts, numbers = _texts(row), {"order": float(order)} | _numbers(row)
+        content, old = digest([PICTURED, texts, numbers, values]), there.pop(key, [])
         _remove(tracker, old[1:])
         if old:
             run_id = old[0].info.run_id
@@ -177,10 +219,14 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
         if old and old[0].data.tags.get(CONTENT) == content:
             continue
         changed += 1
+        place: Row = (row["dataset"], row["model"], row["method"], row["keep"])
+        shown = _samples(tracker, run_id, partial(gallery.sheet, board, place))
+        texts[NOTE] = _note(row, experiment, run_id, runs_experiment, params, shown)
         tracker.log(run_id, texts, None, [Metric(name, value, now, 0) for name, value in numbers.items()])
         tracker.client.log_dict(run_id, values, "row.json")
         tracker.client.set_terminated(run_id, "FINISHED" if row["seeds"] else "FAILED")
-        tracker.log(run_id, {CONTENT: content})  # last: the row is whole
+        if row["dataset"] not in board.gallery.unread:  # else it is sent again, until its pictures can be had
+            tracker.log(run_id, {CONTENT: content})  # last: the row is whole
     for runs in there.values():
         _remove(tracker, runs)
     if keys:
@@ -198,12 +244,23 @@ def _curves(results: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
     return found
 
 
-def _texts(row: dict[str, Any], runs_experiment: str, params: dict[str, str]) -> dict[str, str]:
-    """A row's tags: what its columns show, its verdicts, and a note with a link to its runs."""
+def _note(
+    row: dict[str, Any], experiment: str, run_id: str, runs_experiment: str, params: dict[str, str], shown: str
+) -> str:
+    """A row's description: links to its curves, its runs and the board, why runs are missing, and its picture."""
     query = " and ".join(f"params.{name} = '{params[name]}'" for name in ("method", "dataset", "model", "keep"))
-    note = f"[The runs of this row](#/experiments/{runs_experiment}/runs?searchFilter={quote(query)})"
+    mode = "workflowType=machine_learning"
+    links = [
+        f"[Its curves by epoch, means over seeds](#/experiments/{experiment}/runs/{run_id}/model-metrics?{mode})",
+        f"[The runs of this row](#/experiments/{runs_experiment}/runs?searchFilter={quote(query)}&{mode})",
+        f"[The board, with its page and figures in the description](#/experiments/{experiment}/runs?{VIEWED})",
+    ]
+    return "\n\n".join(filter(None, [" | ".join(links), row["reason"], shown]))
+
+
+def _texts(row: dict[str, Any]) -> dict[str, str]:
+    """A row's tags: what its columns show, and its verdicts."""
     texts = {
-        "mlflow.note.content": note + (f"\n\n{row['reason']}" if row["reason"] else ""),
         "accuracy": columns.accuracy(row),
         "to random": columns.difference(row, "uniform"),
         "at its cost": columns.difference(row, verdicts.AT_COST),
@@ -221,19 +278,33 @@ def _attach(tracker: Tracker, board: Board, experiment: str, runs: list[str], fi
     """Log the files to the run that has them already, else to the first, and write the description with their link."""
     old = tracker.client.get_experiment(experiment).tags.get("dpbench.files", "")
     run = old if old in runs else runs[0]
+    pictures = []
     for file in files:
-        tracker.client.log_artifact(run, str(file))
-    text = describe(board, f"#/experiments/{experiment}/runs/{run}/artifacts")
+        tracker.client.log_artifact(run, str(file), None if _first(file) else "more")
+        if file.name.startswith("pareto") and file.suffix == ".png":
+            pictures.append(_image(run, file.name))
+    text = describe(board, f"#/experiments/{experiment}/runs/{run}/artifacts", pictures[:1])
     tracker.client.set_experiment_tag(experiment, "dpbench.files", run)
     tracker.client.set_experiment_tag(experiment, "mlflow.note.content", text)
 
 
-def describe(board: Board, link: str) -> str:
-    """The leaderboard's description: what it says, what its columns mean, where its files are, and its table."""
+def _first(file: Path) -> bool:
+    """Whether a file is one that a reader opens first; the others have a folder."""
+    return file.name.startswith("pareto") or file.suffix in (".html", ".md")
+
+
+def describe(board: Board, link: str, pictures: Sequence[str] = ()) -> str:
+    """The leaderboard's description: what it says, its picture and columns, where its files are, and its table."""
     whole = f"[The whole table]({link}/{quote(board.grid.name)}.md)"
     said = cut("\n".join(f"- {sentence}" for sentence in summary.headlines(board)), LIMIT // 3, f"\n\n{whole}")
     meaning = "\n".join(f"- {line}" for line in MEANING)
-    parts = [said, meaning, f"[Figures, the page as one HTML file, and tables]({link})", render.markdown(board)]
+    parts = [
+        said,
+        *pictures,
+        meaning,
+        f"[Figures, the page as one HTML file, and tables]({link})",
+        render.markdown(board),
+    ]
     return cut("\n\n".join(part for part in parts if part), LIMIT, f"\n\n{whole}")
 
 

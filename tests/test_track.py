@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from dpbench.cli import app
 from dpbench.errors import Untracked, UsageError
 from dpbench.track import LIMIT, Tracker
 from tests.synthetic_board import around, make, usual
+from tests.used import N, board_of
 
 # A double of MLflow's client that keeps the limits of the oldest version
 
@@ -75,8 +77,8 @@ class Client:
     def set_terminated(self, run_id: str, status: str, end_time: int | None = None) -> None:
         self.found[run_id].info.status = status
 
-    def log_artifact(self, run_id: str, path: str) -> None:
-        self.files.append((run_id, path))
+    def log_artifact(self, run_id: str, path: str, folder: str | None = None) -> None:
+        self.files.append((run_id, f"{folder}/{Path(path).name}" if folder else Path(path).name))
 
     def log_dict(self, run_id: str, values: dict[str, Any], name: str) -> None:
         self.rows[run_id, name] = json.loads(json.dumps(values, allow_nan=False))
@@ -508,3 +510,69 @@ def test_uris_that_are_files() -> None:
     assert database.path_of("sqlite:////a/b.db") == Path("/a/b.db")
     for uri in ("sqlite://", "sqlite:///:memory:", "sqlite:////a/b.db?timeout=9", "http://a", "postgresql://a/b"):
         assert database.path_of(uri) is None
+
+
+# pictures of what was used
+
+
+@pytest.fixture
+def used(home: Path) -> Any:
+    """A board of two runs of one method with selections, and one that used all samples alike."""
+    return board_of({"orderdp": [[[0, 1], [0]], [[0], [2]]], "full": [[range(N)]]})
+
+
+def test_rows_and_runs_carry_pictures_of_what_they_used(tracker: Any, used: Any) -> None:
+    experiment, count = send.send_runs(tracker, "made", results_of(used))
+    assert count == 3
+    pictured = {run for run, name in tracker.client.files if name == "samples.png"}
+    runs = {run.info.run_id: run for run in tracker.client.search_runs([experiment])}
+    assert {runs[run].data.params["method"] for run in pictured} == {"orderdp"}, "full used all samples alike"
+    assert len(pictured) == 2
+    for run in pictured:
+        assert f"![samples.png](get-artifact?path=samples.png&run_uuid={run})" in note_of(runs[run])
+    tracker.client.files.clear()
+    rows = {run.data.params["method"]: run for run in rows_of(tracker, used)}
+    assert [run for run, name in tracker.client.files if name == "samples.png"] == [rows["orderdp"].info.run_id]
+    assert "samples.png" in note_of(rows["orderdp"])
+    assert f"/runs/{rows['full'].info.run_id}/model-metrics?workflowType=machine_learning" in note_of(rows["full"])
+    tracker.client.files.clear()
+    rows_of(tracker, used)
+    assert tracker.client.files == [], "nothing has changed"
+
+
+def note_of(run: Any) -> str:
+    return str(run.data.tags["mlflow.note.content"])
+
+
+def test_a_large_grids_runs_have_none(tracker: Any, used: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "MOST_PICTURES", 2)
+    send.send_runs(tracker, "made", results_of(used))
+    assert not [name for _, name in tracker.client.files if name == "samples.png"]
+
+
+def test_rows_whose_data_cannot_be_had_are_sent_again_until_it_can(tracker: Any, used: Any) -> None:
+    fingerprint = results_of(used)[0]["spec"]["data"]
+    for result in results_of(used):
+        result["spec"]["data"] = "0" * 16
+    send.send_runs(tracker, "made", results_of(used))
+    for _ in range(2):
+        _, changed = send.send_leaderboard(tracker, "1", used, [])
+        assert changed == 2
+    assert not [name for _, name in tracker.client.files if name == "samples.png"]
+    assert used.gallery.note.startswith("No pictures of ")
+    for result in results_of(used):
+        result["spec"]["data"] = fingerprint
+    assert send.send_leaderboard(tracker, "1", replace(used), [])[1] == 2
+    assert [name for _, name in tracker.client.files].count("samples.png") == 1
+    assert send.send_leaderboard(tracker, "1", replace(used), [])[1] == 0
+
+
+def test_the_board_shows_its_main_picture(tracker: Any, tmp_path: Path) -> None:
+    board = make({("uniform", 0.3): [0.9]})
+    names = ("accuracy_keep.png", "made.html", "pareto.pdf", "pareto.png", "pareto_time.png")
+    key, _ = send.send_leaderboard(tracker, "1", board, [tmp_path / name for name in names])
+    [(holder, _), *_] = tracker.client.files
+    assert [name for _, name in tracker.client.files] == ["more/accuracy_keep.png", *names[1:]]
+    text = tracker.client.experiments[key].tags["mlflow.note.content"]
+    assert text.count("![") == 1
+    assert f"\n\n![pareto.png](get-artifact?path=pareto.png&run_uuid={holder})\n\n" in text
