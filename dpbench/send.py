@@ -271,7 +271,8 @@ def _texts(row: dict[str, Any]) -> dict[str, str]:
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
     """A row's metrics, as far as they are known; row.json has all of the row."""
-    return {name: round(float(row[name]), 4) for name in NUMBERS if pd.notna(row[name])}
+    digits = {"accuracy_mean": 4}  # the others need no more than fits a narrow column
+    return {name: round(float(row[name]), digits.get(name, 2)) for name in NUMBERS if pd.notna(row[name])}
 
 
 def _attach(tracker: Tracker, board: Board, experiment: str, runs: list[str], files: Iterable[Path]) -> None:

@@ -86,5 +86,8 @@ def _complaint(log: str) -> str:
 
 def _open(page: str, browser: bool, console: Console) -> None:
     console.print(f"The MLflow UI: {page}", soft_wrap=True)
+    console.print(
+        'Choose "Model training" at the top left once; MLflow then keeps to it on every page.', soft_wrap=True
+    )
     if browser:
         webbrowser.open(page)
