@@ -335,7 +335,7 @@ def test_a_thousand_rows(opened: Callable[..., Any]) -> None:
     assert len(board.table) == 1000
     assert len(html.page(board)) < 5_000_000
     page = opened(board)
-    assert len(page.evaluate(NAMES)) == 200
+    assert len(page.evaluate(NAMES)) == 150
     page.get_by_label("Method", exact=True).fill("method_1")
     page.get_by_role("combobox", name="Keep").select_option("0.2")
     assert page.locator("#status").inner_text() == "111 of 1000 rows"

@@ -24,7 +24,7 @@ const colour = method => lent.has(method) ? `var(--c${lent.get(method)})` : slot
 const shape = row => row.broken ? CROSS : slots.has(row.method) ? SHAPES[(slots.get(row.method) + Math.floor(slots.get(row.method) / SLOTS)) % SLOTS] : SHAPES[0];
 const swatch = method => s("svg", {viewBox: "-7 -7 14 14", width: 14, height: 14, class: "swatch", "aria-hidden": "true"}, s("path", {d: shape({method}), style: `fill:${colour(method)}`}));
 const label = row => `${row.method} ${row.keep}`;
-const cut = text => { const most = innerWidth < 600 ? 18 : 28; return text.length > most ? text.slice(0, most - 1) + "…" : text; };
+const cut = text => { const most = innerWidth < 600 ? 18 : 28; return text.length > most ? text.slice(0, most * .6) + "…" + text.slice(1 - most * .4) : text; };
 const shortLabel = row => `${cut(row.method)} ${row.keep}`;
 
 function ticks(low, high, count) {
@@ -119,7 +119,7 @@ function drawPareto() {
   const range = ({row, x}) => known(row.accuracy_ci95) && percent(row.accuracy_mean) >= low ? s("line", {class: "range" + (shown(row) ? "" : " dim"), "data-method": row.method, style: `stroke:${colour(row.method)}`, x1: x, x2: x, y1: y(clamp(percent(row.accuracy_mean) + half(row), low, high)), y2: y(clamp(percent(row.accuracy_mean) - half(row), low, high))}) : null;
   const best = method => through(method).filter(({row}) => shown(row)).sort((a, b) => b.row.accuracy_mean - a.row.accuracy_mean)[0];
   const random = through("uniform_epoch")[0];
-  const wanted = [...new Set([...front.filter(({row}) => shown(row) && !(row.method in TO_BEAT)), ...state.chosen.map(id => at.get(byId.get(id))), ...colours.map(best), ...points.filter(({row}) => apart.includes(row)).sort((a, b) => a.x - b.x)])].filter(Boolean);
+  const wanted = [...new Set([...front.filter(({row}) => shown(row) && !(row.method in TO_BEAT)), ...state.chosen.map(id => at.get(byId.get(id))), ...colours.map(best), ...points.filter(({row}) => apart.includes(row)).sort((a, b) => a.x - b.x).slice(0, SLOTS)])].filter(Boolean);
   const names = [full && {...full, text: "full training"}, random && {...random, text: `random per epoch ${random.row.keep}`},
     ...wanted.map(point => ({...point, text: shortLabel(point.row) + (apart.includes(point.row) ? ` (${fixed(percent(point.row.accuracy_mean), 0)} %)` : "")}))].filter(Boolean);
   const corners = front.flatMap(({x, y}, i) => [...(i ? [[x, front[i - 1].y, x, y]] : []), [x, y, front[i + 1]?.x ?? end, y]]);
@@ -144,9 +144,9 @@ function drawPareto() {
   }));
   const kinds = [["front", "the front: nothing is more accurate for as little"], ["full", "full training, to beat"], ["through random", "random per epoch, to beat"]];
   get("pareto-key").replaceChildren(...kinds.map(([kind, text]) => h("span", {}, s("svg", {viewBox: "0 0 26 10", width: 26, height: 10, "aria-hidden": "true"}, s("path", {class: kind, d: "M1 5H25", style: "stroke:var(--ink)"})), text)),
-    ...colours.filter(method => plot.rows.some(row => row.method === method)).map(method => h("span", {}, swatch(method), cut(method))), grey.length ? h("span", {}, swatch(""), `${new Set(grey.map(({row}) => row.method)).size} others: hover, or tick them in the table`) : "");
+    ...colours.filter(method => plot.rows.some(row => row.method === method)).map(method => h("span", {}, swatch(method), method)), grey.length ? h("span", {}, swatch(""), `${new Set(grey.map(({row}) => row.method)).size} others: hover, or tick them in the table`) : "");
   const gone = plot.rows.filter(row => row.broken && !drawn.includes(row));
-  get("pareto-note").textContent = [apart.length ? `In the strip at the bottom: ${apart.length} row${apart.length > 1 ? "s" : ""} below ${fixed(low, 1)} %, too far from the rest for this axis.` : "",
+  get("pareto-note").textContent = [axis === "time_total_s" && data.times_reason ? `${data.times_reason[0].toUpperCase()}${data.times_reason.slice(1)}.` : "", apart.length ? `In the strip at the bottom: ${apart.length} row${apart.length > 1 ? "s" : ""} below ${fixed(low, 1)} %, too far from the rest for this axis.` : "",
     beyond ? `At the right edge: what takes more than ${Number(most.toPrecision(3))}${AXES[axis].unit}.` : "",
     drawn.some(row => row.broken) ? "A cross: some of its seeds diverged or failed." : "",
     gone.length ? `Not drawn: ${gone.slice(0, 5).map(row => `${label(row)} (${row.trouble})`).join(", ")}${gone.length > 5 ? ` and ${gone.length - 5} more` : ""}.` : ""].filter(Boolean).join(" ");
@@ -193,11 +193,22 @@ function drawCurves() {
   const remove = row => h("button", {type: "button", "aria-label": `Leave out ${label(row)}`, onclick: () => change({chosen: chosen.filter(other => other !== row).map(other => other.id)})}, "×");
   const add = h("select", {"aria-label": "Add a row", onchange: () => change({chosen: [...chosen.map(row => row.id), add.value]})}, h("option", {value: ""}, "Add a row …"),
     rows.filter(row => row.curve.accuracy && !chosen.includes(row)).map(row => h("option", {value: row.id}, (plots.length > 1 ? row.plot.name + ": " : "") + label(row))));
-  get("curves-key").replaceChildren(...chosen.map(row => h("span", {}, lineSwatch(row, chosen), shortLabel(row), remove(row))), add, state.chosen.length ? h("button", {type: "button", onclick: () => change({chosen: []})}, "Start anew") : "");
+  get("curves-key").replaceChildren(...chosen.map(row => h("span", {}, lineSwatch(row, chosen), label(row), remove(row))), add, state.chosen.length ? h("button", {type: "button", onclick: () => change({chosen: []})}, "Start anew") : "");
   const full = get("curves-charts").clientWidth || 1100, width = full < 800 ? full : (full - 20) / 2;
   get("curves-charts").replaceChildren(...Object.entries(MEASURES).map(([name, text], i) => h("figure", {class: i ? "" : "whole"}, h("figcaption", {}, text), curveChart(chosen, name, Math.max(280, (i ? width : full) - 30), i ? 260 : 360))));
 }
 const lineSwatch = (row, chosen) => { const keeps = [...new Set(chosen.map(other => other.keep))].filter(keep => keep < 1);
   return s("svg", {viewBox: "0 0 26 10", width: 26, height: 10, "aria-hidden": "true"}, s("path", {class: "curve" + (row.method === "uniform_epoch" ? " random" : ""), d: "M1 5H25", style: `stroke:${colour(row.method)};stroke-dasharray:${row.method in TO_BEAT ? "" : DASHES[Math.max(0, keeps.indexOf(row.keep)) % DASHES.length]}`})); };
 PARTS.curves = drawCurves;
-PARTS.overview = () => { for (const name of FILTERS) showChoice(name); if (get("search").value !== state.search) get("search").value = state.search; get("sort").value = state.sort; drawPareto(); drawTable(); };
+let drawing, drawnFor = "";
+PARTS.overview = () => {
+  for (const name of FILTERS) showChoice(name);
+  if (get("search").value !== state.search) get("search").value = state.search;
+  get("sort").value = state.sort;
+  drawTable();
+  const asked = [currentPlot().name, state.axis, state.intervals, state.chosen, innerWidth].join("\n");
+  clearTimeout(drawing);
+  if (asked === drawnFor) drawing = setTimeout(drawPareto, 40);  // the picture follows the table, so that it does not hold up typing
+  else drawPareto();
+  drawnFor = asked;
+};

@@ -44,15 +44,15 @@ const plain = (key, digits, scale = 1) => row => [fixed(known(row[key]) ? scale 
 const several = key => new Set(rows.map(row => row[key])).size > 1;
 const COLUMNS = [  // `usual` ones are shown at the start
   {key: "pick", label: "", fixed: true, usual: true, show: pick},
-  {key: "place", label: "Rank", fixed: true, usual: true, show: rankCell},
+  {key: "place", help: "by mean accuracy at this keep; below it the 95 % interval of its true rank", label: "Rank", fixed: true, usual: true, show: rankCell},
   {key: "method", label: "Method", left: true, fixed: true, usual: true, show: name},
   {key: "dataset", label: "Data", left: true, usual: several("dataset") || several("model"), show: row => [row.dataset, h("small", {}, row.model)]},
-  {key: "keep", label: "Keep", usual: true, show: row => [String(row.keep)]},
-  {key: "accuracy_mean", label: "Accuracy %", usual: true, down: true, show: accuracy},
-  {key: "difference_full", label: "To full", usual: true, down: true, show: againstFull},
-  {key: "to_random", label: "To random at its cost", usual: true, down: true, show: toRandom},
-  {key: "cost_with_proxy", label: "Cost with proxy", usual: true, show: row => [h("span", {}, fixed(row.cost_with_proxy, 2)), known(row.cost) && row.cost_with_proxy - row.cost > .005 ? h("small", {}, `${fixed(row.cost, 2)} without`) : ""]},
-  {key: "time_total_s", label: "Time s", usual: true, show: row => [h("span", {}, fixed(row.time_total_s, 1)), known(row.speedup) && row.method !== "full" ? h("small", {title: `full training's time over its; by its cost it would be ${fixed(row.speedup_ideal, 1)}`}, row.speedup >= 1 ? `${fixed(row.speedup, 1)}× faster` : `${fixed(1 / row.speedup, 1)}× slower`) : ""]},
+  {key: "keep", help: "the share of the samples that is asked for in an epoch", label: "Keep", usual: true, show: row => [String(row.keep)]},
+  {key: "accuracy_mean", help: "mean ± 95 % interval over seeds, after the last epoch", label: "Accuracy %", usual: true, down: true, show: accuracy},
+  {key: "difference_full", help: "paired difference in accuracy points to training on all samples", label: "To full", usual: true, down: true, show: againstFull},
+  {key: "to_random", help: "paired difference in accuracy points to random samples, drawn anew each epoch, that cost as much", label: "To random at its cost", usual: true, down: true, show: toRandom},
+  {key: "cost_with_proxy", help: "forward and backward passes as a share of full training's, the training of a proxy included", label: "Cost with proxy", usual: true, show: row => [h("span", {}, fixed(row.cost_with_proxy, 2)), known(row.cost) && row.cost_with_proxy - row.cost > .005 ? h("small", {}, `${fixed(row.cost, 2)} without`) : ""]},
+  {key: "time_total_s", help: "wall time: select, train, observe and proxy" + (data.times_reason ? `; ${data.times_reason}` : ""), label: "Time s", usual: true, show: row => [h("span", {}, fixed(row.time_total_s, 1)), known(row.speedup) && row.method !== "full" && !data.times_reason ? h("small", {title: `full training's time over its; by its cost it would be ${fixed(row.speedup_ideal, 1)}`}, row.speedup >= 1 ? `${fixed(row.speedup, 1)}× faster` : `${fixed(1 / row.speedup, 1)}× slower`) : ""]},
   {key: "seeds", label: "Seeds", usual: true, down: true, show: row => [row.diverged + row.failed + row.missing ? `${row.seeds} of ${row.runs.length}` : String(row.seeds)]},
   {key: "difference_uniform_epoch", label: "To random per epoch", down: true, show: row => against(row, "uniform_epoch")},
   {key: "difference_uniform", label: "To static random", down: true, show: row => against(row, "uniform")},
@@ -123,10 +123,10 @@ get("clear").addEventListener("click", () => change({search: "", dataset: "", mo
 choice("sort", COLUMNS.filter(column => column.label).map(({key, down, label}) => [(down ? "-" : "") + key, label]));
 const matches = row => FILTERS.every(name => !state[name] || String(row[name]) === state[name]) && row.method.toLowerCase().includes(state.search.trim().toLowerCase());
 
-const groupOrder = new Map([...groups.keys()].map((key, i) => [key, i]));
+[...groups.values()].forEach((group, i) => { for (const row of group) row.part = i; });
 function compare(key, down) {
   return (a, b) => {
-    if (key === "place" && groupOrder.get(a.group) !== groupOrder.get(b.group)) return groupOrder.get(a.group) - groupOrder.get(b.group);
+    if (key === "place" && a.part !== b.part) return a.part - b.part;
     const [x, y] = [a[key], b[key]];
     if ((x == null) !== (y == null)) return x == null ? 1 : -1;  // unknown goes last, whichever way
     const difference = typeof x === "string" ? x.localeCompare(y) : x - y;
@@ -136,7 +136,7 @@ function compare(key, down) {
 
 // Lines are made when they are first shown, and anew when the columns or what is in them changes.
 const body = document.querySelector("#board tbody");
-let made = "", most = 200;  // a browser lays out a few hundred rows at once
+let made = "", most = innerWidth < 720 ? 30 : 150;  // a browser lays out a few hundred rows at once; a phone has cards
 get("more").addEventListener("click", () => { most = Infinity; render(); });
 function line(row, columns) {
   if (row.line && row.made === made) return row.line;
@@ -152,9 +152,9 @@ function drawTable() {
   const columns = shownColumns(), down = state.sort.startsWith("-"), key = state.sort.replace("-", "");
   made = columns.map(column => column.key) + weighted + ranked;
   document.querySelector("#board thead tr").replaceChildren(...columns.map(column => h("th", {scope: "col", role: "columnheader", class: [column.left ? "left" : "", column.key].join(" ").trim(),
-    "aria-sort": column.key !== key ? null : down ? "descending" : "ascending"}, column.key === "pick" ? "" : h("button", {type: "button", "data-key": column.key,
+    "aria-sort": column.key !== key ? null : down ? "descending" : "ascending"}, column.key === "pick" ? "" : h("button", {type: "button", "data-key": column.key, title: column.help,
     onclick: () => { change({sort: (column.key === key ? !down : column.down) ? "-" + column.key : column.key}); document.querySelector(`[data-key="${column.key}"]`).focus(); }}, column.label))));
-  const found = rows.filter(matches).sort(compare(key, down)), shown = found.slice(0, most), focused = document.activeElement;
+  const found = rows.filter(matches).sort(compare(key, down)), shown = found.slice(0, most), focused = document.activeElement, named = coloured();
   let last = null;
   const lines = shown.flatMap(row => {
     const open = state.open.includes(row.id), element = line(row, columns);
@@ -163,7 +163,7 @@ function drawTable() {
     element.querySelector("button").setAttribute("aria-expanded", String(open));
     element.querySelector("input").checked = state.chosen.includes(row.id);
     element.style.setProperty("--c", colour(row.method));
-    element.classList.toggle("coloured", coloured().includes(row.method));
+    element.classList.toggle("coloured", named.includes(row.method));
     last = row.group;
     return open ? [element, details(row, columns.length)] : [element];
   });
