@@ -69,12 +69,13 @@ def _headline(board: Board, part: pd.DataFrame) -> str:
         best = max(methods, key=lambda row: row["difference_full"])
         return (
             f"{where}, no method reaches full's accuracy within {delta:g} points; the nearest is {_name(best)} "
-            f"({_gap(best, 'full')}) at {_cost(best)}; {_random(rows, best, delta)}."
+            f"({_gap(best, 'full')}) at {_cost(best, board)}; {_random(rows, best, delta)}."
         )
     row = min(reaching, key=lambda row: (round(row["cost_with_proxy"], 2), -row["accuracy_mean"]))
-    shown = "" if row["equivalence_full"].startswith("equivalent") else f" (not shown: {_gap(row, 'full')})"
+    certain = row["equivalence_full"].startswith("equivalent")
+    doubt = "" if certain else f" on average, not for certain ({_gap(row, 'full').split(',')[0]}),"
     return (
-        f"{where}, {_name(row)} reaches full's accuracy within {delta:g} points{shown} at {_cost(row)}; "
+        f"{where}, {_name(row)} reaches full's accuracy within {delta:g} points{doubt} at {_cost(row, board)}; "
         f"{_random(rows, row, delta)}."
     )
 
@@ -179,8 +180,9 @@ def _gap(row: Row, control: str) -> str:
     return gap if pd.isna(half) else f"{gap} ± {half:.2f}, p = {p:.2g}"
 
 
-def _cost(row: Row) -> str:
-    speed = f" ({row['speedup']:.1f} times faster)" if row["speedup"] > 1 else ""
+def _cost(row: Row, board: Board) -> str:
+    """Its cost, and how much faster it is where times are comparable."""
+    speed = f" ({row['speedup']:.1f} times faster)" if row["speedup"] > 1 and not board.times_reason else ""
     return f"{row['cost_with_proxy']:.2f} of the cost{speed}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def test_light_and_dark(opened: Callable[..., Any]) -> None:
     assert sum(map(int, dark[4:-1].split(","))) < 150 < 600 < sum(map(int, light[4:-1].split(",")))
 
 
+@cache
 def many(methods: int = 60) -> Board:
     """Many methods close to each other at three keeps, one far below, one that diverged."""
     rows: dict[tuple[str, float], Any] = {("full", 1.0): around(0.95, seeds=3)}
@@ -300,7 +302,7 @@ def test_what_is_chosen_is_in_the_address_and_survives_a_reload(opened: Callable
     page.get_by_label("95 % intervals").check()
     shown = """() => [...document.querySelectorAll('#board th, #board td:not(.pick), #status')].map(x => x.innerText)"""
     before = page.evaluate(shown)
-    page.wait_for_function("location.hash.includes('intervals=1')")
+    page.wait_for_url(lambda url: "intervals=1" in url)
     page.reload()
     assert page.evaluate(shown) == before
     assert "1 of 11 rows" not in page.locator("#status").inner_text()
@@ -311,7 +313,7 @@ def test_what_is_chosen_is_in_the_address_and_survives_a_reload(opened: Callable
     assert page.locator("td.pick input").nth(1).is_checked()
     assert page.get_by_label("95 % intervals").is_checked()
     page.get_by_role("tab", name="Curves").click()
-    page.wait_for_function("location.hash.includes('tab=curves')")
+    page.wait_for_url(lambda url: "tab=curves" in url)
     page.reload()
     assert page.locator("#curves figure").count() == 3
 
@@ -393,7 +395,7 @@ def test_samples_shows_the_most_and_least_used_and_who_chooses_alike(home: Path,
     assert samples.locator("#samples-controls select:focus").count() == 1
     page.set_viewport_size({"width": 420, "height": 800})
     assert page.evaluate(WIDTH) <= 420
-    page.wait_for_function("location.hash.includes('g-class')")
+    page.wait_for_url(lambda url: "g-class" in url)
     page.reload()
     assert samples.locator("#samples-rows h3").all_inner_texts() == ["orderdp at keep 0.3", f"{EVIL} at keep 0.3"]
     assert samples.locator(".strip.most").count() == 2

@@ -39,7 +39,7 @@ ROUNDS = """repeats => {
 
 
 def filtering() -> list[tuple[str, float, str, float]]:
-    """Milliseconds until the table is laid out again, of at most 150 rows, median of five; the picture follows later."""
+    """Milliseconds until the table is laid out again, of at most 150 rows, median of five; the picture follows."""
     from playwright.sync_api import sync_playwright
 
     board = make({(f"method_{i}", keep): [0.5 + i / 1000] for i in range(250) for keep in (0.1, 0.2, 0.3, 0.4)})
