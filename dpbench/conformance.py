@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from dpbench import catalog, isolation, ledger
+from dpbench.driver import Driver
 from dpbench.errors import DpbenchError, MethodFailed
-from dpbench.method import PruningMethod, Signals, Task
-from dpbench.rng import generator
-from dpbench.sampler import Selector, batches, call, order, pick, set_up
+from dpbench.method import Signals, Task
+from dpbench.rows import batches
 from dpbench.signals import SIGNALS, compute
 
 
@@ -80,32 +80,38 @@ def signals_of(setting: Setting, needs: frozenset[str], indices: Tensor, epoch: 
     return Signals(indices, values, epoch, run)
 
 
-def prepare(name: str, setting: Setting) -> PruningMethod:
-    """Set a method up and replay a pretended proxy where it asks for one."""
+def set_up(name: str, setting: Setting, rank: int = 0) -> Driver:
+    """A method before a pretended training."""
     method = catalog.load_method(name)
     keep = setting.keep if method.keep is None else method.keep
     task = Task(setting.n, setting.epochs, setting.batch_size, keep, labels_of(setting))
-    set_up(method, task, generator(setting.seed, "method"))
-    if method.proxy is not None:
-        last = min(method.proxy.epochs, setting.epochs) - 1
-        epochs = [last] if method.proxy.at == "end" else range(last + 1)
-        for run in range(method.proxy.seeds):
-            for epoch in epochs:
-                _deliver(method, signals_of(setting, method.needs, torch.arange(setting.n), epoch, run), setting)
-    return method
+    return Driver(method, task, setting.seed, rank)
+
+
+def prepare(name: str, setting: Setting, rank: int = 0) -> Driver:
+    """A method before a pretended training, with a pretended proxy replayed where it asks for one."""
+    driver = set_up(name, setting, rank)
+    if (proxy := driver.method.proxy) is not None:
+        last = min(proxy.epochs, setting.epochs) - 1
+        for run in range(proxy.seeds):
+            for epoch in [last] if proxy.at == "end" else range(last + 1):
+                signals = signals_of(setting, driver.method.needs, torch.arange(setting.n), epoch, run)
+                for part in _delivered(driver, signals, setting):
+                    driver.replay(part)
+    return driver
 
 
 def pretend(name: str, setting: Setting) -> Trace:
     """Carry a method through a pretended training, one object a rank; all ranks must agree with rank 0."""
-    methods = [prepare(name, setting) for _ in range(setting.ranks)]
-    selectors = [Selector(method) for method in methods]
+    drivers = [prepare(name, setting, rank) for rank in range(setting.ranks)]
     selected, weights, picked, drew = [], [], [], []
-    for epoch in range(methods[0].epochs(methods[0].task)):
-        start, end = epoch / setting.epochs, (epoch + 1) / setting.epochs
-        rng_state, asked = methods[0].rng.get_state(), selectors[0].asked
-        selections = [selector.select(epoch, start, end) for selector in selectors]
-        if selectors[0].asked != asked:
-            drew.append(not torch.equal(rng_state, methods[0].rng.get_state()))
+    for epoch in range(drivers[0].epochs):
+        first = drivers[0]
+        online, needs = first.method.online, first.method.needs
+        before, asked = first.method.rng.get_state(), first.asked
+        selections = [driver.start(epoch, epoch / setting.epochs, (epoch + 1) / setting.epochs) for driver in drivers]
+        if first.asked != asked:
+            drew.append(not torch.equal(before, first.method.rng.get_state()))
         for rank, other in enumerate(selections[1:], 1):
             if not torch.equal(other.indices, selections[0].indices):
                 raise DpbenchError(f"select(epoch={epoch}): rank {rank} chose other samples than rank 0")
@@ -113,65 +119,55 @@ def pretend(name: str, setting: Setting) -> Trace:
         selected.append(selection.indices.sort().values)
         if selection.weights is not None:
             weights.append(selection.weights[selection.indices.argsort()])
-        rows = order(selection.indices, setting.n, generator(setting.seed, "order", epoch))
-        passed = []
-        for step, batch in enumerate(batches(rows, setting.batch_size * methods[0].pool)):
-            signals = signals_of(setting, methods[0].needs, batch, epoch)
-            for rank, method in enumerate(methods):
-                if not method.picks():
-                    break
-                mine = batch[rank :: setting.ranks]
-                if len(mine) == 0:
-                    continue
-                own = signals_of(setting, method.needs, mine, epoch)
-                rng = generator(setting.seed, "pick", epoch, rank, step)
-                picked.append(mine[pick(method, mine, own.values, epoch, rng)[0]])
-            if methods[0].online:
-                for method in methods:
-                    _deliver(method, signals, setting)
-            passed.append(batch)
-        if selection.refresh is not None:
+        passed = batches(first.order(), setting.batch_size * first.method.pool)
+        for batch in passed:
+            for rank, driver in enumerate(drivers if first.picks else []):
+                if len(mine := batch[rank :: setting.ranks]):
+                    picked.append(mine[driver.pick(mine, signals_of(setting, needs, mine, epoch).values)[0]])
+            if online:
+                _observe(drivers, signals_of(setting, needs, batch, epoch), setting)
+        if selection.refresh is not None and len(selection.refresh):
             passed.append(selection.refresh)
-        if not methods[0].online and passed:
-            signals = signals_of(setting, methods[0].needs, torch.cat(passed), epoch)
-            for method in methods:
-                _deliver(method, signals, setting)
+        if not online and needs:
+            _observe(drivers, signals_of(setting, needs, torch.cat(passed), epoch), setting)
         if setting.reload:
-            methods, selectors = _reload(name, setting, methods, selectors)
+            drivers = [_reload(name, setting, driver) for driver in drivers]
     return Trace(selected, weights, picked, sum(drew) / max(1, len(drew)))
 
 
-def _deliver(method: PruningMethod, signals: Signals, setting: Setting) -> None:
-    """Hand signals over as the setting says; online methods get them as they are."""
-    rows = torch.arange(len(signals))
-    if setting.delivery in ("shuffled", "steps") and not method.online:
-        rng = torch.Generator().manual_seed(3)
-        parts = list((torch.randperm(len(rows), generator=rng) if setting.delivery == "shuffled" else rows).split(7))
-    elif setting.delivery == "repeated" and not method.online:
-        parts = [rows, rows[::2]]
-    else:
-        parts = [rows]
-    for part in parts:
-        values = {name: value[part] for name, value in signals.values.items()}
-        call(method, "observe", method.observe, replace(signals, indices=signals.indices[part], values=values))
+def _observe(drivers: list[Driver], signals: Signals, setting: Setting) -> None:
+    """Let every rank know what all have measured, delivered as the setting says."""
+    for driver in drivers:
+        for part in _delivered(driver, signals, setting):
+            driver.observe(part.indices, part.values)
+            driver.tell()
 
 
-def _reload(
-    name: str, setting: Setting, methods: list[PruningMethod], selectors: list[Selector]
-) -> tuple[list[PruningMethod], list[Selector]]:
-    """Pass all state through a file, as a checkpoint does, into new objects."""
-    fresh = [catalog.load_method(name) for _ in methods]
-    again = []
-    for method, new, selector in zip(methods, fresh, selectors, strict=True):
-        file = io.BytesIO()
-        torch.save({"method": method.state_dict(), "selector": selector.state_dict()}, file)
-        file.seek(0)
-        state = torch.load(file, weights_only=True)
-        new.setup(method.task, generator(setting.seed, "other"))
-        new.load_state_dict(state["method"])
-        again.append(Selector(new))
-        again[-1].load_state_dict(state["selector"])
-    return fresh, again
+def _delivered(driver: Driver, signals: Signals, setting: Setting) -> list[Signals]:
+    """The same signals in the parts and the order of the setting; online methods get them as they are."""
+    if driver.method.online:
+        return [signals]
+    rows, rng = torch.arange(len(signals)), torch.Generator().manual_seed(3)
+    parts = {
+        "epoch": [rows],
+        "steps": rows.split(7),
+        "shuffled": torch.randperm(len(rows), generator=rng).split(7),
+        "repeated": [rows, rows[::2]],
+    }[setting.delivery]
+    return [
+        replace(signals, indices=signals.indices[part], values={k: v[part] for k, v in signals.values.items()})
+        for part in parts
+    ]
+
+
+def _reload(name: str, setting: Setting, driver: Driver) -> Driver:
+    """Pass all state through a file, as a checkpoint does, into a new object."""
+    file = io.BytesIO()
+    torch.save(driver.state_dict(), file)
+    file.seek(0)
+    fresh = set_up(name, replace(setting, seed=setting.seed + 1), driver.rank)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    return fresh
 
 
 def valid(name: str) -> list[str]:
@@ -307,13 +303,10 @@ def examine(name: str) -> tuple[dict[str, list[str]], str]:
 
 def measure(name: str, n: int = 1_000_000) -> tuple[float, float]:
     """Seconds of one select with all n samples observed, and its peak memory in bytes a sample, state included."""
-    setting = Setting(n=n, classes=10)
+    setting = Setting(n=n, classes=10, batch_size=128)
     ledger.reset_peak_memory()
     start_mb = ledger.peak_memory_mb()
-    method = catalog.load_method(name)
-    keep = setting.keep if method.keep is None else method.keep
-    task = Task(n, setting.epochs, 128, keep, labels_of(setting))
-    method.setup(task, generator(0, "method"))
+    method = set_up(name, setting).method
     runs = [None] if method.proxy is None else list(range(method.proxy.seeds))
     rng = torch.Generator().manual_seed(0)
     for run in runs:

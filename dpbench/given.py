@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpbench.answers import rows_fault
+from dpbench.driver import launched
 from dpbench.errors import UsageError
 from dpbench.method import Proxy
-from dpbench.sampler import rows_fault
 
 MAX_CLASSES = 2**24  # methods count the samples of every class up to the largest id
 WIDE = frozenset({"logits", "embedding"})  # signals of several numbers a sample
@@ -81,11 +82,6 @@ def ranks(rank: int | None, replicas: int | None) -> tuple[int, int]:
     if found[0] >= found[1]:
         raise UsageError(f"PruningSampler: rank = {found[0]} is outside 0..{found[1] - 1}")
     return found
-
-
-def launched() -> bool:
-    """Whether a launcher (torchrun) has started this process as one of several ranks."""
-    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def rows(indices: Tensor, n: int) -> Tensor:

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from dpbench import catalog, given, sampler
+from dpbench import catalog, given
 from dpbench import signals as definitions
+from dpbench.driver import Driver
 from dpbench.errors import UsageError
 from dpbench.given import whole
-from dpbench.method import PruningMethod, Signals, Task
-from dpbench.rng import generator
-from dpbench.sampler import Passed, Selector, batches, join, mask, order, spread, to_cpu, training_epochs
+from dpbench.method import PruningMethod, Task
+from dpbench.rows import batches, join, mask
 
 
 class PruningSampler(Sampler[list[int]]):
@@ -58,7 +58,7 @@ class PruningSampler(Sampler[list[int]]):
         rank: int | None = None,
         replicas: int | None = None,
     ) -> None:
-        n, epochs, self.seed = whole("n", n, 1), whole("epochs", epochs, 1), whole("seed", seed, 0)
+        n, epochs, seed = whole("n", n, 1), whole("epochs", epochs, 1), whole("seed", seed, 0)
         batch_size = whole("batch_size", batch_size, 1)
         if not isinstance(keep, int | float | np.number) or not 0 < keep <= 1:
             raise UsageError(f"PruningSampler: keep = {keep!r} is outside (0, 1]")
@@ -74,23 +74,18 @@ class PruningSampler(Sampler[list[int]]):
         self.method.ready()
         if self.method.budget != "epochs":
             raise UsageError(f"{name} trains until its samples are spent; a sampler counts epochs")
-        sampler.set_up(self.method, self.task, generator(self.seed, "method"))
-        if (asked := training_epochs(self.method)) != epochs:
+        self._driver = Driver(self.method, self.task, seed, self.rank, self.replicas)
+        if (asked := self._driver.epochs) != epochs:
             raise UsageError(f"{name} trains {asked} of {epochs} epochs; use 'full' with epochs={asked}")
-        self.needs = sampler.needed_in_training(self.method)
+        self.needs = self._driver.needs
         self.drop_last = drop_last
         self._size = batch_size * self.method.pool
-        self.epoch = -1  # the epoch that is under way
         self._next = 0
-        self._selector = Selector(self.method)
-        self._selection = sampler.everything(n)
         self._chosen = torch.ones(n, dtype=torch.bool)
         self._weights: Tensor | None = None
         self._batches: list[Tensor] = []
         self._length = self._drawn = 0  # batches of the epoch under way, and those that were drawn
         self._total = self._told = 0  # its samples, and those that were observed
-        self._pick_rng = generator(self.seed, "pick", 0, self.rank)
-        self._seen: list[Passed] = []
         self._replayed: set[tuple[int, int]] = set()  # (run, epoch) of the proxy
         self._before: dict[str, Any] | None = None  # the state before len() has planned an epoch
         self._resumed: tuple[int, ...] = ()  # where a loader that counts from 0 may find the run after a resume
@@ -134,6 +129,11 @@ class PruningSampler(Sampler[list[int]]):
         self._next = epoch + self._offset
 
     @property
+    def epoch(self) -> int:
+        """The epoch under way, -1 before the first."""
+        return self._driver.epoch
+
+    @property
     def batch_size(self) -> int:
         """Samples of a batch on this rank (those offered to `pick`, where the method picks)."""
         if self.replicas > 1:  # asked for by what would share the batches out: accelerate, Lightning
@@ -155,12 +155,12 @@ class PruningSampler(Sampler[list[int]]):
     @property
     def refresh(self) -> Tensor | None:
         """Samples that the method wants forwarded and observed at the end of the epoch, without training on them."""
-        return self._selection.refresh
+        return self._driver.selection.refresh
 
     @property
     def lr_scale(self) -> float:
         """The factor that the method wants on the learning rate of the epoch."""
-        return self._selection.lr_scale
+        return self._driver.selection.lr_scale
 
     def weights(self, indices: Tensor) -> Tensor:
         """The weights (b,) that the losses of samples `indices` are to be multiplied by in this epoch."""
@@ -185,7 +185,7 @@ class PruningSampler(Sampler[list[int]]):
         losses = given.signal("loss", losses, len(rows))
         chosen, weights = losses, self.weights(rows).to(losses.device)
         measured = self._measure(rows, self.needs, values | {"loss": losses})
-        if self.method.picks():
+        if self._driver.picks:
             positions, picked = self._pick(rows, measured, losses.device)
             chosen, weights = losses[positions], weights[positions]
             weights = weights if picked is None else weights * picked
@@ -205,11 +205,7 @@ class PruningSampler(Sampler[list[int]]):
 
     def _observe(self, rows: Tensor, measured: dict[str, Tensor]) -> None:
         self._told += len(rows)
-        if not measured:
-            return
-        self._seen.append((rows, measured))
-        if self.method.online:
-            self._flush()
+        self._driver.observe(rows, measured)
 
     def pick(self, indices: Tensor, losses: Tensor, **values: Tensor) -> tuple[Tensor, Tensor | None]:
         """For a batch-level method: the positions (k,) in the batch to send backward, and their weights or None."""
@@ -217,7 +213,7 @@ class PruningSampler(Sampler[list[int]]):
         return self._pick(rows, self._measure(rows, self.needs, values | {"loss": losses}), losses.device)
 
     def _pick(self, rows: Tensor, measured: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        positions, weights = sampler.pick(self.method, rows, measured, self.epoch, self._pick_rng)
+        positions, weights = self._driver.pick(rows, measured)
         return positions.to(device), None if weights is None else weights.to(device)
 
     def replay(self, *, epoch: int = 0, run: int = 0, **values: Tensor | float) -> None:
@@ -240,22 +236,18 @@ class PruningSampler(Sampler[list[int]]):
         if isinstance(rate, int | float):
             values[definitions.LEARNING_RATE] = torch.full((n,), float(rate))
         measured = self._measure(torch.arange(n), self.method.needs, values)
-        sampler.observe(self.method, [(torch.arange(n), measured)], epoch, run)
+        self._driver.replay(join([(torch.arange(n), measured)], epoch, run))
         self._replayed.add((run, epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """All that this rank needs to go on within or after the epoch under way, in plain values and tensors."""
         return {
             "n": self.task.n,
-            "epoch": self.epoch,
             "next": self._next,
             "batches": (self._length, self._drawn),
             "samples": (self._total, self._told),
-            "method": self.method.state_dict(),
-            "selector": self._selector.state_dict(),
-            "pick": self._pick_rng.get_state(),
             "replayed": sorted(self._replayed),
-            "seen": [(rows, {name: v.cpu() for name, v in values.items()}) for rows, values in self._seen],
+            "driver": self._driver.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -270,13 +262,10 @@ class PruningSampler(Sampler[list[int]]):
         self._resumed = (self.epoch, self._next) if self.epoch > 0 or self._over else ()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        state = to_cpu(state)
-        self.epoch, self._next, self._replayed = state["epoch"], state["next"], set(map(tuple, state["replayed"]))
+        self._next, self._replayed = state["next"], set(map(tuple, state["replayed"]))
         (self._length, self._drawn), (self._total, self._told) = state["batches"], state["samples"]
-        self.method.load_state_dict(state["method"])
-        self._selector.load_state_dict(state["selector"])
-        self._pick_rng.set_state(state["pick"])
-        self._seen, self._batches, self._before = list(state["seen"]), [], None
+        self._driver.load_state_dict(state["driver"])
+        self._batches, self._before = [], None
 
     @property
     def _over(self) -> bool:
@@ -319,39 +308,21 @@ class PruningSampler(Sampler[list[int]]):
                     f"{name} chooses by a proxy's signals: give it these by replay() before the first epoch, {each} "
                     f"({len(self._replayed)} of {due} passes were given)"
                 )
-        self._flush()
-        n, again = self.task.n, epoch == self.epoch and self._over
-        start, end = (min(e / self.task.epochs, 1.0) for e in (epoch, epoch + 1))
-        self._selection = self._selector.select(epoch, start, end, again)
-        self._chosen, self._weights = mask(self._selection.indices, n), spread(self._selection, n)
-        rows = order(self._selection.indices, n, generator(self.seed, "order", epoch))
+        self._driver.tell()
+        again = epoch == self.epoch and self._over
+        begin, end = (min(e / self.task.epochs, 1.0) for e in (epoch, epoch + 1))
+        if again or epoch != self.epoch:  # else a resume goes on in this epoch
+            self._told = 0
+        selection = self._driver.start(epoch, begin, end, again)
+        self._chosen, self._weights = mask(selection.indices, self.task.n), self._driver.weights()
+        rows = self._driver.order()
         if self.replicas > 1:
             share = len(rows) // self.replicas if self.drop_last else -(-len(rows) // self.replicas)
             rows = rows[torch.arange(self.rank, share * self.replicas, self.replicas) % len(rows)]
         self._batches = batches(rows, self._size, self.drop_last)
         if not self._batches:
             raise UsageError(
-                f"{name} keeps {len(self._selection.indices)} samples in epoch {epoch}, {len(rows)} of them on this "
+                f"{name} keeps {len(selection.indices)} samples in epoch {epoch}, {len(rows)} of them on this "
                 f"rank: drop_last leaves nothing in batches of {self._size}"
             )
-        if again or epoch != self.epoch:  # else a resume goes on in this epoch
-            self._pick_rng, self._told = generator(self.seed, "pick", epoch, self.rank), 0
-        self.epoch, self._length, self._total, self._drawn = epoch, len(self._batches), sum(map(len, self._batches)), 0
-
-    def _flush(self) -> None:
-        """Hand what was observed, gathered from all ranks, to the method."""
-        epoch = max(self.epoch, 0)
-        passes, self._seen = self._seen, []
-        if self.replicas > 1 and self.needs and (passes or self.epoch >= 0):
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                mine = join(passes, epoch) if passes else None
-                everyone: list[Signals | None] = [None] * self.replicas
-                torch.distributed.all_gather_object(everyone, mine)
-                passes = [(s.indices, s.values) for s in everyone if s is not None]
-            elif given.launched():
-                raise UsageError(
-                    f"PruningSampler: {type(self.method).__name__} learns from all {self.replicas} ranks; call "
-                    "torch.distributed.init_process_group before the first epoch ends"
-                )
-        if passes:
-            sampler.observe(self.method, passes, epoch)
+        self._length, self._total, self._drawn = len(self._batches), sum(map(len, self._batches)), 0

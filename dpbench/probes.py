@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dpbench.data import Loader
 from dpbench.method import sample
-from dpbench.sampler import batches
+from dpbench.rows import batches
 from dpbench.train import Learner
 
 CHUNKS = 16  # parts of a probe, between which the noise of its sampling is measured

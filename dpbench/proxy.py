@@ -26,7 +26,7 @@ from dpbench.data import Data, Loader
 from dpbench.ledger import Ledger
 from dpbench.method import Proxy, Signals, sample
 from dpbench.rng import derive, generator, seeded
-from dpbench.sampler import batches, join, order
+from dpbench.rows import Passed, batches, join, order
 from dpbench.signals import LEARNING_RATE, MEMBER, MODEL_SIGNALS, RECORD_SIGNALS
 from dpbench.spec import PROTOCOL, Recipe, RunSpec, identity_hash, source_digests
 from dpbench.train import Learner, measure_all, train_epoch
@@ -184,6 +184,7 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
     trained = sample(len(loader), max(1, size), generator(seed, "members"))
     member = torch.zeros(n).index_fill_(0, trained, 1.0) if first.proxy.data == "train" else torch.zeros(n)
     in_steps = _needs([request for request in wanted if request.proxy.at == "steps"])
+    steps: list[Passed] = []
     for epoch in range(max(request.epochs[-1] for request in wanted) + 1):
         begin, on_cpu = time.perf_counter(), time.thread_time()
         loader.start_epoch(generator(seed, "augment", epoch))
@@ -196,6 +197,7 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
                 parts,
                 lambda step, _: optim.schedule(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
                 needs=in_steps,
+                observe=lambda *passed: steps.append(passed),
             )
         cost: dict[str, Any] = {"backward": done.backward, "train_s": time.perf_counter() - begin}
         cost["on_cpu_s"] = time.thread_time() - on_cpu
@@ -204,14 +206,15 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
         values = {MEMBER: member, LEARNING_RATE: torch.full((n,), learner.optimizer.param_groups[0]["lr"])}
         for name, needs in _passes(passing).items():
             learner.differentiated, begin, on_cpu = (0, 0), time.perf_counter(), time.thread_time()
-            passed = join(measure_all(learner, recorded, everything, needs), epoch)
+            _, measured = measure_all(learner, recorded, everything, needs)
             forward, backward = learner.differentiated
             cost[name] = {"s": time.perf_counter() - begin, "forward": n + forward, "backward": backward}
             cost[name]["on_cpu_s"] = time.thread_time() - on_cpu
-            values |= passed.values
+            values |= measured
         written = [_add_cost(first.folder, epoch, cost), *_save(passing, Signals(everything, values, epoch))]
         if in_steps:
-            written += _save([r for r in asking if r.proxy.at == "steps"], join(done.passed, epoch))
+            written += _save([r for r in asking if r.proxy.at == "steps"], join(steps, epoch))
+            steps.clear()
         sums = _sums(first.folder, epoch)
         store.write_json(sums, _read_sums(sums) | {path.name: _sum(path) for path in written})
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dpbench import signals
+from dpbench.answers import rows_fault
 from dpbench.errors import UsageError
 from dpbench.models import head, inputs_of
-from dpbench.sampler import Passed, join, rows_fault
+from dpbench.rows import Passed, join
 
 
 @torch.no_grad()

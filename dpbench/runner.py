@@ -7,7 +7,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,30 +17,21 @@ from filelock import Timeout
 from torch import Tensor
 
 import dpbench
-from dpbench import catalog, isolation, optim, probes, proxy, sampler, store
+from dpbench import catalog, isolation, optim, probes, proxy, store
 from dpbench import ledger as ledgers
+from dpbench.answers import call
 from dpbench.data import Data, Loader
+from dpbench.driver import Driver
 from dpbench.errors import Diverged, MethodFailed, RunFailed, UsageError
 from dpbench.ledger import Ledger
-from dpbench.method import PruningMethod, Selection, Task
+from dpbench.method import PruningMethod, Task
 from dpbench.results import final
 from dpbench.rng import derive, generator, seeded
-from dpbench.sampler import (
-    Selector,
-    batches,
-    call,
-    mask,
-    needed_in_training,
-    order,
-    set_up,
-    spread,
-    to_cpu,
-    training_epochs,
-)
+from dpbench.rows import batches, mask, to_cpu
 from dpbench.scores import ScoreMethod
 from dpbench.signals import RECORD_SIGNALS, check_names
 from dpbench.spec import RunSpec, identity_hash
-from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
+from dpbench.train import Epoch, Learner, evaluate, measure_all, train_epoch
 
 PROBE_BATCH = 512
 REASON = 500  # characters of a failure's message in a result; the whole is in traceback.txt
@@ -194,14 +185,14 @@ def fixed_scores(method: PruningMethod) -> Tensor | None:
     return call(method, "scores", method.scores) if isinstance(method, ScoreMethod) else None
 
 
-def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> PruningMethod:
+def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> Driver:
     """Set the run's method up and replay the proxy it asks for, which is recorded unless it is there."""
     method = catalog.load_method(spec.method)
     method.ready()
     n = len(data.train)
     task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels.clone(), spec.data)
     with ledger.time("select"):
-        set_up(method, task, generator(spec.seed, "method"))
+        driver = Driver(method, task, spec.seed)
     check_names(method.needs)
     alone = sorted(method.needs & RECORD_SIGNALS)
     if alone and (method.proxy is None or method.proxy.at == "steps"):
@@ -213,8 +204,8 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
             raise Diverged(f"in the proxy {error}") from error
         with ledger.time("observe"):
             for signals in passes:
-                call(method, "observe", method.observe, signals)
-    return method
+                driver.replay(signals)
+    return driver
 
 
 class _Run:
@@ -229,14 +220,12 @@ class _Run:
         self.ledger = Ledger()
         self.records: list[dict[str, Any]] = []
         self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
-        self.method = prepare(spec, self.data, device, self.ledger)
-        self.epochs = training_epochs(self.method)
+        self.driver = prepare(spec, self.data, device, self.ledger)
+        self.method, self.epochs = self.driver.method, self.driver.epochs
         self.unit, share = spec.budget.unit, 1.0  # of what is spent, and how much of full training's
         if self.unit == "epochs" and self.method.budget == "samples":
             self.unit, share = "samples", self.method.task.keep
         self.samples = share * self.n * self.recipe.epochs  # spent in units of samples
-        self.needs = needed_in_training(self.method)
-        self.selector = Selector(self.method)
         recipe, images = self.recipe, self.data.train.images
         self.learner = Learner(spec.model, recipe, self.data.shape, self.data.classes, spec.seed, device)
         self.loader = Loader(self.data.train, images, device, recipe.augment, recipe.pad, recipe.channels_last)
@@ -244,7 +233,7 @@ class _Run:
         self.test = Loader(self.data.test, images, device, channels_last=recipe.channels_last)
         picked = recipe.batch_size * self.method.pool  # what `pick` is shown at once
         parts = probes.draw(
-            self.n, spec.probe.samples, picked if self.method.picks() else 1, generator(spec.seed, "probe")
+            self.n, spec.probe.samples, picked if self.driver.picks else 1, generator(spec.seed, "probe")
         )
         self.probed = [part.to(device) for part in parts]
 
@@ -261,7 +250,7 @@ class _Run:
                 store.write(self.folder / "checkpoint.pt", self._save)
                 saved = time.monotonic()
         config = {"hash": self.spec.hash} | self.spec.model_dump(mode="json")
-        scores = None if self.selector.asked is None else fixed_scores(self.method)
+        scores = None if self.driver.asked is None else fixed_scores(self.method)
         selections = store.Selections(
             self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores
         )
@@ -282,7 +271,7 @@ class _Run:
 
     def _fixed_weights(self) -> Tensor | None:
         """The weights of a static method's selection, in the order in which its samples are stored."""
-        chosen = self.selector.selection
+        chosen = self.driver.answer
         if self.method.kind() != "static" or chosen.weights is None:
             return None
         return chosen.weights[chosen.indices.argsort()]
@@ -305,22 +294,20 @@ class _Run:
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """One epoch; returns its record."""
-        spec, method, ledger, device = self.spec, self.method, self.ledger, self.device
+        spec, driver, ledger, device = self.spec, self.driver, self.ledger, self.device
         before = dict(ledger.seconds)
         start = self._progress(epoch, 0.0, Epoch())
         end = start + 1 / self.epochs if self.unit == "epochs" else start
         with ledger.time("select"):
-            selection = self.selector.select(epoch, start, end)
-        rng = generator(spec.seed, "pick", epoch, 0)
+            selection = driver.start(epoch, start, end)
         probe = {}
         if spec.probe.every and epoch % spec.probe.every == 0:
             with ledger.time("probe", device):
-                probe = self._probe(epoch, selection)
+                probe = self._probe(epoch)
         with ledger.time("train", device):
             self.began = time.perf_counter()
             self.loader.start_epoch(generator(spec.seed, "augment", epoch))
-            rows = order(selection.indices, self.n, generator(spec.seed, "order", epoch)).to(device)
-            parts = batches(rows, self.recipe.batch_size * method.pool)
+            parts = batches(driver.order().to(device), self.recipe.batch_size * driver.method.pool)
 
             def schedule(step: int, done: Epoch) -> optim.Step | None:
                 progress = self._progress(epoch, step / len(parts), done)
@@ -331,21 +318,21 @@ class _Run:
                 self.loader,
                 parts,
                 schedule,
-                self.needs,
-                self._weights(selection),
-                (lambda rows, values: self._pick(rows, values, epoch, rng)) if method.picks() else None,
-                (lambda passed: self._observe([passed], epoch)) if method.online else None,
+                driver.needs,
+                self._weights(),
+                driver.pick if driver.picks else None,
+                driver.observe,
             )
-        if self.needs and selection.refresh is not None and len(selection.refresh):
+        if driver.needs and selection.refresh is not None and len(selection.refresh):
             with ledger.time("train", device):
-                done.passed += measure_all(self.learner, self.loader, selection.refresh, self.needs)
+                refreshed = measure_all(self.learner, self.loader, selection.refresh, driver.needs)
             done.forward += len(selection.refresh)
-        if done.passed:
-            with ledger.time("observe"):
-                self._observe(done.passed, epoch)
+            driver.observe(*refreshed)
+        with ledger.time("observe"):
+            driver.tell()
         if done.steps == 0 and self.unit in ("steps", "samples"):
             raise MethodFailed(
-                f"{type(method).__name__} trained on nothing in epoch {epoch}: its budget is never spent"
+                f"{type(driver.method).__name__} trained on nothing in epoch {epoch}: its budget is never spent"
             )
         ledger.forward += done.forward
         ledger.backward += done.backward
@@ -369,42 +356,34 @@ class _Run:
             **{f"time_{phase}_s": seconds - before.get(phase, 0.0) for phase, seconds in ledger.seconds.items()},
         }
 
-    def _weights(self, selection: Selection) -> Tensor | None:
-        """The selection's weights as (n,) on the device."""
-        weights = spread(selection, self.n)
+    def _weights(self) -> Tensor | None:
+        """The epoch's weights as (n,) on the device."""
+        weights = self.driver.weights()
         return None if weights is None else weights.to(self.device)
 
-    def _pick(
-        self, rows: Tensor, values: dict[str, Tensor], epoch: int, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Ask the method which rows of a batch go backward."""
-        return sampler.pick(self.method, rows, values, epoch, rng)
-
-    def _observe(self, passed: list[Passed], epoch: int) -> None:
-        sampler.observe(self.method, passed, epoch)
-
-    def _probe(self, epoch: int, selection: Selection) -> dict[str, float]:
+    def _probe(self, epoch: int) -> dict[str, float]:
         """Compare the gradient of what is trained on with that of all data, on the probed samples."""
-        chosen = mask(selection.indices, self.n).to(self.device)
-        weights = self._weights(selection)
+        chosen = mask(self.driver.selection.indices, self.n).to(self.device)
+        weights = self._weights()
         weights = chosen.float() if weights is None else weights
         rng = generator(self.spec.seed, "probe pick", epoch)
 
         def of_rows(rows: Tensor) -> tuple[Tensor, int]:
             trained = chosen[rows]
-            if not self.method.picks():
+            if not self.driver.picks:
                 return weights[rows], int(trained.count_nonzero())
             with torch.no_grad():
                 _, values = self.learner.measure(*self.loader.batch(rows, augment=False), self.method.needs)
-            positions, picked = self._pick(rows, values, epoch, rng)
+            positions, picked = self.driver.pick(rows, values, rng)
             result = torch.zeros(len(rows), device=self.device)
             result[positions] = 1.0 if picked is None else picked
             return result * weights[rows], int(trained[positions].count_nonzero())
 
-        picks = self.method.picks()
+        picks = self.driver.picks
         chunk = self.recipe.batch_size * self.method.pool if picks else PROBE_BATCH
         state = self.method.state_dict() if picks else None
-        surrogate = self._surrogate(epoch)
+        weighted = self.driver.surrogate()
+        surrogate = None if weighted is None else weighted.float().to(self.device)
         found = probes.probe_gradient(self.learner, self.loader, self.probed, of_rows, chunk, surrogate)
         if state is not None:  # `pick` may have changed it
             self.method.load_state_dict(state)
@@ -418,15 +397,6 @@ class _Run:
             record["gradient_cosine_surrogate"] = found.cosine_surrogate
             record["gradient_norm_ratio_surrogate"] = found.norm_ratio_surrogate
         return record
-
-    def _surrogate(self, epoch: int) -> Tensor | None:
-        """The weights of the loss that the method minimises, if it knows them and has just chosen for this epoch."""
-        if self.selector.asked != epoch:
-            return None
-        weights = call(
-            self.method, f"surrogate(epoch={epoch})", self.method.surrogate, fault=partial(_surrogate_fault, n=self.n)
-        )
-        return None if weights is None else weights.float().to(self.device)
 
     def _stability(self) -> dict[str, float]:
         """How much the last epoch's selection shares with that of the epoch before."""
@@ -500,8 +470,7 @@ class _Run:
             "hash": self.spec.hash,
             "model": self.learner.network.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
-            "method": self.method.state_dict(),
-            "selector": self.selector.state_dict(),
+            "driver": self.driver.state_dict(),
             "ledger": self.ledger.state_dict(),
             "records": self.records,
             "selections": self.selections,
@@ -515,21 +484,10 @@ class _Run:
             raise ValueError("the checkpoint of another run")
         self.learner.network.load_state_dict(state["model"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state_dict(to_cpu(state["method"]))
-        self.selector.load_state_dict(to_cpu(state["selector"]))
+        self.driver.load_state_dict(state["driver"])
         self.ledger.load_state_dict(state["ledger"])
         self.records[:] = state["records"]
         self.selections = to_cpu(state["selections"])
-
-
-def _surrogate_fault(weights: Any, n: int) -> str | None:
-    if weights is None:
-        return None
-    got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-    if got == (n,) and weights.isfinite().all() and weights.min() >= 0 and weights.sum() > 0:
-        return None
-    shape = f"shape {got}" if isinstance(weights, Tensor) else got
-    return f"must return weights ({n},) that are finite, not negative and not all zero, got {shape}"
 
 
 def _by_class(values: Tensor, labels: Tensor, classes: int) -> list[float | None]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpbench import catalog, isolation, runner, store
+from dpbench.answers import selection_fault
 from dpbench.data import Data
 from dpbench.errors import UsageError
 from dpbench.ledger import Ledger
 from dpbench.method import Selection
-from dpbench.sampler import Selector, selection_fault
 from dpbench.spec import RunSpec
 from dpbench.store import Selections
 
@@ -35,8 +35,8 @@ def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -
             "the selections of each epoch lie in each run's selections.npz"
         )
     data = runner.data_of(spec, data_root)
-    method = runner.prepare(spec, data, device, Ledger())
-    selection = Selector(method).select(0, 0.0, 1 / spec.recipe.epochs)
+    driver = runner.prepare(spec, data, device, Ledger())
+    selection = driver.start(0, 0.0, 1 / spec.recipe.epochs)
     order = selection.indices.argsort()
     return Selections(
         epochs=[selection.indices[order]],
@@ -44,7 +44,7 @@ def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -
         config={"hash": spec.hash} | spec.model_dump(mode="json"),
         positions=data.positions,
         weights=None if selection.weights is None else selection.weights[order],
-        scores=runner.fixed_scores(method),
+        scores=runner.fixed_scores(driver.method),
     )
 
 

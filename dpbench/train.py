@@ -16,7 +16,7 @@ from dpbench.data import Loader
 from dpbench.errors import Diverged
 from dpbench.models import head, inputs_of
 from dpbench.rng import derive, seeded
-from dpbench.sampler import Passed, batches
+from dpbench.rows import Passed, batches
 from dpbench.spec import Recipe
 
 EVALUATION_BATCH = 500
@@ -76,13 +76,12 @@ class Learner:
 
 @dataclass
 class Epoch:
-    """What an epoch did: exact counts, the samples sent backward, and the signals on the device."""
+    """What an epoch did: exact counts, the samples sent backward, and the losses of its batches."""
 
     forward: int = 0
     backward: int = 0
     steps: int = 0
     trained: list[Tensor] = field(default_factory=list)
-    passed: list[Passed] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
 
     @property
@@ -99,13 +98,13 @@ def train_epoch(
     needs: frozenset[str] = frozenset(),
     weights: Tensor | None = None,
     pick: Pick | None = None,
-    online: Callable[[Passed], None] | None = None,
+    observe: Callable[[Tensor, dict[str, Tensor]], None] | None = None,
 ) -> Epoch:
     """Train one epoch on the batches `parts`, each a tensor of rows on the device.
 
     `schedule` gives a step's learning rate and momentum, or None when the budget is spent. `weights` (n,) multiply the
     losses. `pick` chooses what goes backward after a scoring pass over the batch in evaluation mode; the chosen rows
-    are forwarded again to be trained on. `online` receives each step's signals; else they gather in the result.
+    are forwarded again to be trained on. `observe` is given the rows and the signals `needs` of each step.
     """
     done = Epoch()
     needs &= signals.SIGNALS.keys()
@@ -139,24 +138,22 @@ def train_epoch(
             done.steps += 1
             done.trained.append(chosen)
             done.losses.append(loss.detach())
-        if needs:
-            if online is not None:
-                online((rows, values))
-            else:
-                done.passed.append((rows, values))
+        if needs and observe is not None:
+            observe(rows, values)
     if done.losses and not isfinite(done.loss):
         raise Diverged(f"the training loss became {done.loss}; a smaller learning rate may help")
     return done
 
 
 @torch.no_grad()
-def measure_all(learner: Learner, loader: Loader, rows: Tensor, needs: frozenset[str]) -> list[Passed]:
-    """Forward `rows` in evaluation mode without augmentation; return their signals, batch by batch."""
+def measure_all(learner: Learner, loader: Loader, rows: Tensor, needs: frozenset[str]) -> Passed:
+    """Forward `rows` in evaluation mode without augmentation; return them with their signals `needs`."""
     learner.model.eval()
-    return [
-        (part, learner.measure(*loader.batch(part, augment=False), needs)[1])
-        for part in batches(rows.to(learner.device), EVALUATION_BATCH)
+    rows = rows.to(learner.device)
+    measured = [
+        learner.measure(*loader.batch(part, augment=False), needs)[1] for part in batches(rows, EVALUATION_BATCH)
     ]
+    return rows, {name: torch.cat([values[name] for values in measured]) for name in measured[0]}
 
 
 @torch.no_grad()

@@ -240,7 +240,7 @@ def shared(proxy: Proxy | None) -> bool:
 
 def select(spec: RunSpec, device: torch.device) -> dict[str, Any]:
     data = runner.load_data(spec.dataset, None)
-    method = runner.prepare(spec, data, device, Ledger())
+    method = runner.prepare(spec, data, device, Ledger()).method
     chosen = method.select(0).indices
     assert len(chosen.unique()) == len(chosen) == method.task.k
     return {"status": "FINISHED", "hash": spec.hash}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpbench import PruningMethod, Selection, isolation, runner, sampler
+from dpbench import PruningMethod, Selection, answers, isolation, runner
 from dpbench.errors import RunFailed
 
 torch.use_deterministic_algorithms(False)  # its first call imports what adds warning filters
@@ -45,7 +45,7 @@ class Method(PruningMethod):
 
 def call(*arguments: Any) -> Any:
     with isolation.strict():
-        return sampler.call(*arguments)
+        return answers.call(*arguments)
 
 
 @pytest.mark.parametrize("what", CHANGES)

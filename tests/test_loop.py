@@ -104,7 +104,6 @@ def test_state_continues_bit_for_bit(stop: int) -> None:
     sampler = PruningSampler("orderdp", **make)
     drive(sampler, range(stop))
     resumed = PruningSampler("orderdp", seed=99, **make)
-    resumed.seed = 0  # the order's seed is configuration; the method's generator comes from the state
     resumed.load_state_dict(sampler.state_dict())
     assert drive(resumed, range(stop, EPOCHS)) == whole[stop:]
 
@@ -646,8 +645,8 @@ def test_a_state_is_plain_and_checked(tmp_path: Path) -> None:
     assert list(resumed) == list(sampler)
     with pytest.raises(UsageError, match=f"the state is of n = {N}, not 9"):
         PruningSampler("orderdp", n=9, epochs=4, batch_size=8).load_state_dict(state)
-    del state["selector"]
-    with pytest.raises(UsageError, match="the state has no 'selector'"):
+    del state["driver"]
+    with pytest.raises(UsageError, match="the state has no 'driver'"):
         resumed.load_state_dict(state)
 
 
@@ -869,7 +868,7 @@ def _train_as_rank(rank: int) -> dict[str, Any]:
         rows = torch.tensor([i for batch in sampler for i in batch])
         sampler.observe(rows, losses_of(rows, epoch))
         shards.append(rows)
-    sampler._flush()  # the last epoch's observations reach every rank too
+    sampler._driver.tell()  # the last epoch's observations reach every rank too
     return {"shards": shards, "scores": sampler.method.scores}  # type: ignore[attr-defined]
 
 

@@ -101,8 +101,11 @@ def test_they_are_measured_in_passes_and_not_in_training_steps():
     loader = Loader(data, data.images, learner.device)
     needs = frozenset({*MODEL_SIGNALS, "loss"})
     loader.start_epoch(rng)
-    done = train_epoch(learner, loader, [torch.arange(8)], lambda step, done: (0.1, 0.9), needs)
-    assert done.passed[0][1].keys() == {"loss"}
-    (rows, values), *_ = measure_all(learner, loader, torch.arange(20), needs)
+    steps = []
+    train_epoch(
+        learner, loader, [torch.arange(8)], lambda step, done: (0.1, 0.9), needs, observe=lambda _, v: steps.append(v)
+    )
+    assert [values.keys() for values in steps] == [{"loss"}]
+    rows, values = measure_all(learner, loader, torch.arange(20), needs)
     assert values.keys() == needs
     assert all(len(value) == len(rows) and not value.requires_grad for value in values.values())

@@ -19,7 +19,7 @@ from dpbench.data import Loader
 from dpbench.errors import RunFailed
 from dpbench.ledger import Ledger
 from dpbench.rng import derive, generator
-from dpbench.sampler import batches, order
+from dpbench.rows import batches, order
 from dpbench.spec import RunSpec
 from dpbench.train import Learner, measure_all, train_epoch
 
@@ -71,12 +71,14 @@ def reference(
         def rate(step: int, done: Any, epoch: int = epoch, parts: list[Tensor] = parts) -> optim.Step:
             return optim.schedule(spec.recipe, (epoch + step / len(parts)) / spec.recipe.epochs)
 
-        done = train_epoch(learner, loader, parts, rate, needs=names)
         steps = {name: torch.empty(n) for name in names}
-        for passed, values in done.passed:
+
+        def keep(rows: Tensor, values: dict[str, Tensor], steps: dict[str, Tensor] = steps) -> None:
             for name in names:
-                steps[name][passed] = values[name]
-        found.append((steps, measure_all(learner, recorded, torch.arange(len(recorded)), names)[0][1]))
+                steps[name][rows] = values[name]
+
+        train_epoch(learner, loader, parts, rate, needs=names, observe=keep)
+        found.append((steps, measure_all(learner, recorded, torch.arange(len(recorded)), names)[1]))
     return found
 
 

@@ -21,7 +21,7 @@ from dpbench.errors import RunFailed
 from dpbench.ledger import Ledger
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
-from dpbench.sampler import mask
+from dpbench.rows import mask
 from dpbench.spec import Recipe, RunSpec
 from dpbench.train import Learner, evaluate
 
@@ -526,12 +526,10 @@ def stop_after_two(record: dict[str, Any]) -> None:
 
 
 def test_a_probe_of_512_estimates_what_all_samples_give(digits: Any) -> None:
-    selection = digits.selector.selection
-
     def probe(samples: int, seed: int, plain: bool = False) -> dict[str, float]:
         parts = probes.draw(digits.n, samples, 1, torch.Generator().manual_seed(seed))
         digits.probed = [torch.cat(parts)] if plain else parts
-        return digits._probe(9, selection)
+        return digits._probe(9)
 
     exact = probe(10**9, 0)
     assert exact["gradient_cosine_ci95"] == 0
@@ -566,8 +564,8 @@ def test_the_surrogates_gradient_is_what_the_selections_gradient_is_on_average(
     found = spec("orderdp[explore=0.7]", keep=0.3, epochs=2, probe={"every": 1, "samples": samples})
     inner, before = trained(found), run(found.model_copy(update={"method": "uniform_epoch"}))
     gradient = each_gradient(inner.learner, inner.loader, torch.arange(N))
-    selection = inner.selector.select(2, 0.5, 1.0)
-    probe, weights = inner._probe(2, selection), inner.method.surrogate()
+    selection = inner.driver.start(2, 0.5, 1.0)
+    probe, weights = inner._probe(2), inner.method.surrogate()
     rows, parts = torch.cat(inner.probed), [len(part) for part in inner.probed]
     chosen = mask(selection.indices, N)[rows]
     of_surrogate, of_selected = weights[rows, None] * gradient[rows], chosen[:, None] * gradient[rows]

@@ -1,6 +1,7 @@
 """One epoch against its formula: the parameters after known steps, and exact counts."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 from dpbench.data import Loader, Split
 from dpbench.errors import Diverged
 from dpbench.optim import Step
+from dpbench.rows import Passed
 from dpbench.spec import Recipe
-from dpbench.train import Epoch, Learner, Passed, evaluate, measure_all, train_epoch
+from dpbench.train import Epoch, Learner, evaluate, measure_all, train_epoch
 
 CPU = torch.device("cpu")
 RATE = 0.5
 N, C = 12, 3
+NEEDS = frozenset({"loss"})
 
 
 def recipe(**changes: object) -> Recipe:
@@ -88,36 +91,39 @@ def test_pick_sends_only_its_rows_backward(
         return torch.tensor([2, 0]), picked_weights
 
     gradient = gradients(found, loader, torch.tensor([1, 3]))
-    losses = measure_all(found, loader, rows, frozenset({"loss"}))[0][1]["loss"]
+    losses = measure_all(found, loader, rows, frozenset({"loss"}))[1]["loss"]
     weight = torch.ones(2)
     if picked_weights is not None:
         weight = weight * picked_weights
     if selected_weights is not None:
         weight = weight * selected_weights[torch.tensor([1, 3])]
     expected = parameters(found) - RATE * (weight[:, None] * gradient).sum(0) / 2
-    done = train_epoch(found, loader, [rows], always, needs=frozenset({"loss"}), weights=selected_weights, pick=pick)
+    passed: list[Passed] = []
+    done = train_epoch(found, loader, [rows], always, NEEDS, selected_weights, pick, lambda *seen: passed.append(seen))
     torch.testing.assert_close(parameters(found), expected)
     assert shown[0][0].tolist() == rows.tolist()
     torch.testing.assert_close(shown[0][1], losses)
     assert (done.forward, done.backward, done.steps) == (6, 2, 1), "the offered rows and the picked ones again"
     assert done.trained[0].tolist() == [1, 3]
-    assert done.passed[0][0].tolist() == rows.tolist(), "all offered rows are observed"
+    assert passed[0][0].tolist() == rows.tolist(), "all offered rows are observed"
 
 
 @pytest.mark.parametrize("model", ["mlp[width=5,depth=1]", "resnet18"])
 def test_a_batch_of_which_nothing_is_picked_leaves_no_trace(loader: Loader, model: str) -> None:
     found = learner(model)
     before = {key: value.clone() for key, value in found.network.state_dict().items()}
+    passed: list[Passed] = []
     done = train_epoch(
         found,
         loader,
         [torch.arange(4), torch.arange(4, 8)],
         always,
-        needs=frozenset({"loss"}),
+        needs=NEEDS,
         pick=lambda rows, values: (torch.arange(0), None),
+        observe=lambda *seen: passed.append(seen),
     )
     assert all(torch.equal(value, before[key]) for key, value in found.network.state_dict().items())
-    assert (done.forward, done.backward, done.steps, len(done.passed)) == (8, 0, 0, 2)
+    assert (done.forward, done.backward, done.steps, len(passed)) == (8, 0, 0, 2)
     assert done.loss != done.loss, "there is no mean loss of no steps"
 
 
@@ -153,34 +159,35 @@ def test_an_epoch_is_its_steps_and_signals_are_of_the_training_pass(loader: Load
         expected.append(F.cross_entropy(reference.model(images), labels, reduction="none").detach())
         weights = weights - RATE * gradients(reference, loader, part).mean(0)
         torch.nn.utils.vector_to_parameters(weights, reference.network.parameters())
-    done = train_epoch(found, loader, parts, always, needs=frozenset({"loss"}))
+    passed: list[Passed] = []
+    done = train_epoch(found, loader, parts, always, needs=NEEDS, observe=lambda *seen: passed.append(seen))
     torch.testing.assert_close(parameters(found), weights)
-    assert [rows.tolist() for rows, _ in done.passed] == [part.tolist() for part in parts]
-    for (_, values), losses in zip(done.passed, expected, strict=True):
+    assert [rows.tolist() for rows, _ in passed] == [part.tolist() for part in parts]
+    for (_, values), losses in zip(passed, expected, strict=True):
         torch.testing.assert_close(values["loss"], losses)
     assert (done.forward, done.backward, done.steps) == (N, N, 3)
     assert done.loss == pytest.approx(float(torch.stack([losses.mean() for losses in expected]).mean()))
 
 
-def test_without_needs_nothing_is_kept(loader: Loader) -> None:
-    assert train_epoch(learner(), loader, [torch.arange(4)], always).passed == []
+def test_without_needs_nothing_is_observed(loader: Loader) -> None:
+    def observe(*_: object) -> None:
+        pytest.fail("nothing was measured")
+
+    assert train_epoch(learner(), loader, [torch.arange(4)], always, observe=observe).steps == 1
 
 
-def test_online_gets_each_step_as_it_was_made(loader: Loader) -> None:
+def test_each_step_is_observed_as_it_was_made(loader: Loader) -> None:
     steps: list[Passed] = []
     found = learner()
     before = parameters(found)
 
-    def online(passed: Passed) -> None:
+    def observe(*passed: Any) -> None:
         assert not torch.equal(parameters(found), before), "after the step"
         steps.append(passed)
 
-    done = train_epoch(
-        found, loader, torch.arange(N).split(4), always, needs=frozenset({"loss", "margin"}), online=online
-    )
+    train_epoch(found, loader, torch.arange(N).split(4), always, needs=frozenset({"loss", "margin"}), observe=observe)
     assert [rows.tolist() for rows, _ in steps] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert all(values.keys() == {"loss", "margin"} for _, values in steps)
-    assert done.passed == []
 
 
 def test_the_schedule_is_asked_at_each_step_and_ends_the_epoch(loader: Loader) -> None:
@@ -229,9 +236,9 @@ def test_evaluation_is_accuracy_and_mean_cross_entropy(loader: Loader, monkeypat
     assert correct.tolist() == (logits.argmax(1) == labels).tolist()
     assert accuracy == sum(correct.tolist()) / N
     assert loss == pytest.approx(float(F.cross_entropy(logits, labels)))
-    passes = measure_all(found, loader, torch.tensor([4, 2, 9, 1, 0, 3]), frozenset({"correct"}))
-    assert [rows.tolist() for rows, _ in passes] == [[4, 2, 9, 1, 0, 3]], "no batch of one"
-    assert passes[0][1]["correct"].bool().tolist() == correct[[4, 2, 9, 1, 0, 3]].tolist()
+    rows, values = measure_all(found, loader, torch.tensor([4, 2, 9, 1, 0, 3]), frozenset({"correct"}))
+    assert rows.tolist() == [4, 2, 9, 1, 0, 3]
+    assert values["correct"].bool().tolist() == correct[[4, 2, 9, 1, 0, 3]].tolist()
 
 
 def test_weights_of_one_seed_are_equal_and_the_global_generator_is_left_alone() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dpbench import PruningMethod, Selection, Signals, Task, load_method
+from dpbench.driver import Driver
 from dpbench.signals import compute
 
 N, EPOCHS, BATCH, CLASSES = 60, 8, 10, 4
@@ -61,45 +62,37 @@ class Trace:
         return len(torch.cat(self.forwarded).unique()) == N
 
 
-class Driver:
-    """Runs a method epoch by epoch as the runner does; `rearrange` may shuffle, split or repeat what is observed."""
+class Training:
+    """A method's training in a world; `rearrange` may shuffle, split or repeat what is observed."""
 
     def __init__(self, method: PruningMethod, world: World, rearrange: Any = lambda signals: [signals]) -> None:
-        self.method, self.world, self.rearrange = method, world, rearrange
-        self.asked: int | None = None
-        self.selection = Selection(torch.arange(method.task.n))
+        self.driver = Driver(method, method.task, seed=3)
+        self.world, self.rearrange = world, rearrange
 
-    def observe(self, indices: Tensor, epoch: int, proxy_run: int | None = None) -> None:
-        for part in self.rearrange(self.world.signals(self.method.needs, indices, epoch, proxy_run)):
-            self.method.observe(part)
+    def observe(self, indices: Tensor, epoch: int) -> None:
+        for part in self.rearrange(self.world.signals(self.driver.method.needs, indices, epoch)):
+            self.driver.observe(part.indices, part.values)
+            self.driver.tell()
 
     def replay_proxy(self) -> None:
-        if self.method.proxy is not None:
-            self.observe(torch.arange(self.method.task.n), 0, proxy_run=0)
+        if self.driver.method.proxy is not None:
+            rows = torch.arange(self.driver.task.n)
+            for part in self.rearrange(self.world.signals(self.driver.method.needs, rows, 0, proxy_run=0)):
+                self.driver.replay(part)
 
     def epoch(self, epoch: int) -> Trace:
-        method, task = self.method, self.method.task
-        low, high = method.window
-        if low * task.epochs <= epoch and epoch + 1 <= high * task.epochs + 1e-9:
-            if self.asked is None or (method.period and epoch - self.asked >= method.period):
-                self.selection, self.asked = method.select(epoch), epoch
-            trace = Trace(self.selection)
-        else:
-            trace = Trace(Selection(torch.arange(task.n)))
-        indices = trace.selection.indices
-        assert indices.dtype == torch.int64
-        assert len(indices.unique()) == len(indices) > 0
-        rows = indices[torch.randperm(len(indices), generator=generator(100 + epoch))]
-        rank = generator(200 + epoch)
-        for part in rows.split(task.batch_size * method.pool):
+        driver, task = self.driver, self.driver.task
+        trace = Trace(driver.start(epoch, epoch / task.epochs, (epoch + 1) / task.epochs))
+        for part in driver.order().split(task.batch_size * driver.method.pool):
             trace.forwarded.append(part)
-            if method.picks():
-                trace.picks.append(method.pick(self.world.signals(method.needs, part, epoch), rank))
-            if method.online:
+            if driver.picks:
+                measured = self.world.signals(driver.method.needs, part, epoch).values
+                trace.picks.append(Selection(*driver.pick(part, measured)))
+            if driver.method.online:
                 self.observe(part, epoch)
         refresh = trace.selection.refresh
         late = [] if refresh is None else [refresh]
-        if not method.online:
+        if not driver.method.online:
             self.observe(torch.cat(trace.forwarded + late), epoch)
         elif refresh is not None:
             self.observe(refresh, epoch)
@@ -139,9 +132,9 @@ def drive(world: World) -> Any:
     """Give `drive(method, epochs)`: the traces of a whole run."""
 
     def run(method: PruningMethod, epochs: int = EPOCHS) -> list[Trace]:
-        driver = Driver(method, world)
-        driver.replay_proxy()
-        return driver.epochs(0, epochs)
+        training = Training(method, world)
+        training.replay_proxy()
+        return training.epochs(0, epochs)
 
     return run
 
@@ -153,15 +146,15 @@ def resumes(world: World, drive: Any) -> Any:
     def check(text: str, **task: Any) -> None:
         whole = drive(_make(text, **task))
         for stop in range(EPOCHS):
-            first = Driver(_make(text, **task), world)
+            first = Training(_make(text, **task), world)
             first.replay_proxy()
             start = first.epochs(0, stop)
             stored = io.BytesIO()
-            torch.save(first.method.state_dict(), stored)
+            torch.save(first.driver.state_dict(), stored)
             stored.seek(0)
-            second = Driver(_make(text, seed=99, **task), world)
-            second.method.load_state_dict(torch.load(stored, weights_only=True))
-            second.asked, second.selection = first.asked, first.selection
+            second = Training(_make(text, **task), world)
+            torch.randperm(9, generator=second.driver.method.rng)  # what is not stored would show
+            second.driver.load_state_dict(torch.load(stored, weights_only=True))
             _assert_same(start + second.epochs(stop, EPOCHS), whole)
 
     return check
@@ -185,9 +178,9 @@ def order_free(world: World, drive: Any) -> Any:
                 for c in chunks
             ]
 
-        driver = Driver(_make(text, **task), world, rearrange)
-        driver.replay_proxy()
-        _assert_same(driver.epochs(0, EPOCHS), drive(_make(text, **task)))
+        training = Training(_make(text, **task), world, rearrange)
+        training.replay_proxy()
+        _assert_same(training.epochs(0, EPOCHS), drive(_make(text, **task)))
 
     return check
 

@@ -341,7 +341,7 @@ def test_memorization_finds_wrong_labels(tmp_path, monkeypatch):
     )
     data = load_data(spec.dataset, None)
     spec = spec.model_copy(update={"data": data.fingerprint})
-    method = prepare(spec, data, torch.device("cpu"), Ledger())
+    method = prepare(spec, data, torch.device("cpu"), Ledger()).method
     kept = method.select(0).indices
     assert data.noisy is not None
     assert float(data.noisy[kept].float().mean()) > 0.6, "they are right only where they were trained on"
