@@ -228,6 +228,9 @@ def open_study(plan: Plan, seed: int = 0) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=plan.grid.recipe.epochs // 3),
         )
     except Exception as error:  # a bad address, a missing driver, a file that is no journal
+        if path is not None and isinstance(error, OSError):
+            with store.told(path):  # a full disk, a folder that is not to be written to
+                raise
         text = f"cannot keep the study in {plan.storage or path}: {runner.reason(error)}"
         raise UsageError(track.redact(text)) from None
 

@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from dpbench import catalog, runner, store, tune, tuned
-from dpbench.errors import UsageError
+from dpbench.errors import RunFailed, UsageError
 from dpbench.spec import Grid, load_grid
 from dpbench.tune import SEED, Plan
 
@@ -234,6 +234,13 @@ def test_a_study_in_a_database(plan, tmp_path):
     assert len(tune.counted(carry_out(one))) == 2
     with pytest.raises(UsageError, match="cannot keep the study in nonsense://"):
         tune.open_study(plan(storage="nonsense://here"))
+
+
+def test_a_journal_that_cannot_be_written_tells_why_and_how_much_is_free(plan, home):
+    home.mkdir(exist_ok=True)
+    (home / "tune").write_text("in the way")
+    with pytest.raises(RunFailed, match=r"journal\.log could not be written: .*; [\d,.]+ MB are free in"):
+        tune.open_study(plan())
 
 
 def finished(path: Path, name: str) -> int:
