@@ -69,7 +69,8 @@ RUN_COLUMNS = (
 
 
 def redact(text: str) -> str:
-    """Leave passwords out of the URIs in a text."""
+    """Leave passwords out of the URIs in a text, and of a web address the user too, which may be a token."""
+    text = re.sub(r"(https?://)[^\s/:@]+@", r"\1***@", text)
     text = re.sub(r"(://[^\s/:@]*):[^\s]*@", r"\1:***@", text)
     return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret|\w*key)=)[^&\s]+", r"\1***", text)
 

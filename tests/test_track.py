@@ -302,6 +302,8 @@ def test_one_process_sends_at_a_time(tracker: Any, monkeypatch: pytest.MonkeyPat
         ("cannot track to http://me:secret@host:5000/x: no", "cannot track to http://me:***@host:5000/x: no"),
         ("mysql://host/db?user=me&password=secret&a=b", "mysql://host/db?user=me&password=***&a=b"),
         ("redis://:secret@host", "redis://:***@host"),
+        ("https://token@host/x?y=a@b", "https://***@host/x?y=a@b"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
         ("http://127.0.0.1:9 me@host", "http://127.0.0.1:9 me@host"),
         ("sqlite:////tmp/a", "sqlite:////tmp/a"),
     ],
