@@ -117,7 +117,7 @@ def load(name: str, data_root: Path | None = None) -> Board:
             raise
         return load_checked_in(name)
     results = grids.results(cells)
-    alike = overlap.of_results(results.values())
+    alike = overlap.cached(results.values(), store.home() / "overlap" / f"{name}.json")
     return Board(grid, cells, results, alike, controls=grids.results(controls), data_root=data_root)
 
 
@@ -145,10 +145,7 @@ def pack(board: Board, pictures: bool = False) -> bytes:
         "cells": {key: spec.model_dump() for key, spec in board.cells.items()},
         "results": {key: _shortened(result) for key, result in board.results.items()},
         "controls": {key: _shortened(result) for key, result in board.controls.items()},
-        "overlap": {
-            "seeds": [[*row, *values] for row, values in board.overlap.seeds.items()],
-            "methods": board.overlap.methods.to_numpy().tolist(),
-        },
+        "overlap": overlap.written(board.overlap),
     } | ({"pictures": board.gallery.model_dump(mode="json")} if pictures else {})
     return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
 
@@ -168,13 +165,11 @@ def unpack(packed: bytes) -> Board:
     """Read what `pack` wrote."""
     with gzip.open(BytesIO(packed)) as stream:
         content = store.load_json(store.bounded(stream, store.MOST_UNPACKED))
-    seeds = {(a, b, c, d): (found, chance) for a, b, c, d, found, chance in content["overlap"]["seeds"]}
-    methods = pd.DataFrame(content["overlap"]["methods"], columns=[*overlap.PAIR, "jaccard", "chance"])
     return Board(
         Grid.model_validate(content["grid"]),
         {key: RunSpec.model_validate(spec) for key, spec in content["cells"].items()},
         {key: check(result, key) for key, result in content["results"].items()},
-        Overlap(seeds, methods),
+        overlap.read(content["overlap"]),
         checked_in=True,
         controls={key: check(result, key) for key, result in content.get("controls", {}).items()},
         pictures=Gallery.model_validate(content["pictures"]) if "pictures" in content else None,

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from dpbench import runner, store, usage
-from dpbench.data import Data
+from dpbench import store, usage
 from dpbench.errors import RunFailed, UsageError
 from dpbench.overlap import Overlap, Row
 from dpbench.results import Count, Number
@@ -28,7 +25,10 @@ from dpbench.spec import RunSpec
 from dpbench.usage import Suspicion, Usage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dpbench.board import Board
+    from dpbench.data import Data
 
 EACH = 8  # samples of a class that are shown of the most used, and of the least used
 ROW = 160  # samples that are shown of a row, where it has many classes
@@ -109,6 +109,8 @@ class Gallery(_Part):
 
 def make(results: Iterable[dict[str, Any]], root: Path | None, room: int = ROOM) -> Gallery:
     """Gather the pictures of all rows whose runs' selections are in this home, and whose data can be loaded."""
+    from dpbench import runner  # here, since it loads torch, which takes seconds
+
     datasets: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         if result["status"] == "FINISHED":
@@ -238,6 +240,8 @@ def _thumbnail(image: Tensor) -> NDArray[np.uint8]:
     shown = image if len(image) == 3 else image[:1]
     shrink = max(1.0, max(shown.shape[1:]) / SIDE)
     if shrink > 1:
+        import torch.nn.functional as F
+
         size = [max(1, round(side / shrink)) for side in shown.shape[1:]]
         shown = F.interpolate(shown[None].float(), size=size, mode="area")[0].round().byte()
     return np.ascontiguousarray(shown.permute(1, 2, 0).numpy())
@@ -286,6 +290,8 @@ def sheet(board: Board, row: Row, file: Path) -> bool:
 
 def sheet_of_run(result: dict[str, Any], root: Path | None, file: Path) -> bool:
     """The same of one run; UsageError or RunFailed where its data cannot be had."""
+    from dpbench import runner
+
     found = next(usage.of_results([result]), None)
     if found is None or found.even:
         return False

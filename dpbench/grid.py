@@ -8,19 +8,22 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dpbench import catalog, controls, proxy, runner, store
+from dpbench import catalog, controls, store
 from dpbench.errors import RunFailed, UsageError
 from dpbench.executors import run_all
-from dpbench.proxy import Request
+from dpbench.progress import Running
 from dpbench.results import is_done, read_result
 from dpbench.spec import Grid, RunSpec
+
+if TYPE_CHECKING:  # torch takes seconds to import, and whoever shows a board does without
+    import torch
+
+    from dpbench.proxy import Request
 
 NOT_RUN = "not run: "  # how the reason of a run begins that was left out
 CELL_TIMEOUT_S = 24 * 3600.0  # a run that takes longer hangs, unless the user says otherwise
@@ -34,8 +37,17 @@ class Job:
     device: str
     data_root: Path | None
 
+    @property
+    def title(self) -> str:
+        """A short name for people."""
+        return self.work.title if isinstance(self.work, RunSpec) else f"a proxy of seed {self.work[0].seed}"
+
     def __call__(self) -> dict[str, Any] | None:
         """Do it, in a worker."""
+        import torch
+
+        from dpbench import proxy, runner
+
         device = torch.device(self.device)
         if isinstance(self.work, RunSpec):
             return runner.run(self.work, device, self.data_root)
@@ -184,21 +196,27 @@ def run_grid(
     Results lie in the runs' folders. Ctrl-C stops the workers and is raised again: what is finished is kept, and the
     same command goes on from the checkpoints.
     """
+    from dpbench import runner
+
     device = device or runner.default_device()
     cells = {spec.hash: spec for spec in grid.runs(runner.fingerprints(grid.datasets, data_root))}
     for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
     write_manifest(grid, cells)
-    _run(grid.name, cells, console, jobs, threads, device, data_root, cell_timeout_s)
-    added = _add_controls(grid.name)
-    _run(f"{grid.name}, random at realised cost", added, console, jobs, threads, device, data_root, cell_timeout_s)
+    progress = Running(grid.name, console)  # it starts with the first run
+    try:
+        _run(cells, progress, jobs, threads, device, data_root, cell_timeout_s)
+        added = _add_controls(grid.name)
+        _run(added, progress, jobs, threads, device, data_root, cell_timeout_s)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
     return cells | added
 
 
 def _run(
-    title: str,
     cells: dict[str, RunSpec],
-    console: Console,
+    progress: Running,
     jobs: int | None,
     threads: int,
     device: torch.device,
@@ -206,6 +224,8 @@ def _run(
     cell_timeout_s: float,
 ) -> None:
     """Run the cells that are not done, and the proxies they need."""
+    from dpbench import proxy, runner
+
     todo = [spec for key, spec in cells.items() if not is_done(key)]
     if not todo:
         return
@@ -218,41 +238,36 @@ def _run(
     todo.sort(key=lambda spec: bool(proxy.requests(spec)))
     work: list[RunSpec | list[Request]] = [requests for requests in wanted.values() if requests]
     work += todo
-    lost = {"FAILED": 0, "DIVERGED": 0}
     told: set[str] = set()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(title, total=len(todo))
-        workers = min(jobs or default_jobs(device), len(work))
-        queue = [Job(item, str(device), data_root) for item in work]
-        ended = {spec.row[:3] for spec in set(cells.values()) - set(todo)}
-        for job, outcome in _until_broken(queue, ended, workers, threads, cell_timeout_s):
-            if not isinstance(job.work, RunSpec):
-                continue  # a proxy that failed fails again, with its reason, in the runs that need it
-            if isinstance(outcome, BaseException):
-                outcome = runner.lost(job.work, outcome)
-            if outcome["hash"] != job.work.hash:
-                outcome = runner.lost(job.work, RunFailed("its code was changed while the grid ran; run it again"))
-            status = outcome["status"]
-            if status in lost:
-                lost[status] += 1
-            if status in lost and outcome["reason"] not in told:
-                told |= {outcome["reason"]} if outcome["reason"].startswith(NOT_RUN) else set()
-                line = escape(f"{job.work.title}: {outcome['reason']}")
-                progress.console.print(f"[red]{status}[/] {line}", soft_wrap=True)
-            counts = [f"{count} {name.lower()}" for name, count in lost.items() if count]
-            progress.update(bar, advance=1, description=", ".join([title, *counts]))
+    workers = min(jobs or default_jobs(device), len(work))
+    queue = [Job(item, str(device), data_root) for item in work]
+    shares = {id(job): job.work.keep if isinstance(job.work, RunSpec) else 1.0 for job in queue}
+    progress.plan(shares, len(todo), workers)
+    progress.start()
+    ended = {spec.row[:3] for spec in set(cells.values()) - set(todo)}
+    for job, outcome in _until_broken(queue, ended, workers, threads, cell_timeout_s, progress):
+        if not isinstance(job.work, RunSpec):
+            progress.end(id(job), None)
+            continue  # a proxy that failed fails again, with its reason, in the runs that need it
+        if isinstance(outcome, BaseException):
+            outcome = runner.lost(job.work, outcome)
+        if outcome["hash"] != job.work.hash:
+            outcome = runner.lost(job.work, RunFailed("its code was changed while the grid ran; run it again"))
+        status = outcome["status"]
+        if status != "FINISHED" and outcome["reason"] not in told:
+            told |= {outcome["reason"]} if outcome["reason"].startswith(NOT_RUN) else set()
+            line = escape(f"{job.work.title}: {outcome['reason']}")
+            progress.console.print(f"[red]{status}[/] {line}", soft_wrap=True)
+        progress.end(id(job), status)
 
 
 def _until_broken(
-    jobs: list[Job], ended: set[tuple[str, str, str]], workers: int, threads: int, timeout_s: float
+    jobs: list[Job],
+    ended: set[tuple[str, str, str]],
+    workers: int,
+    threads: int,
+    timeout_s: float,
+    progress: Running,
 ) -> Iterator[tuple[Job, Any]]:
     """Yield each job with its outcome, as `run_all` does; leave out the runs of a method whose code has failed.
 
@@ -266,6 +281,7 @@ def _until_broken(
         for job in jobs:
             why = broken.get(job.work.row[:3]) if isinstance(job.work, RunSpec) else None
             if why is None:
+                progress.begin(id(job), job.title)
                 yield job
             else:
                 left_out.append((job, RunFailed(NOT_RUN + why)))

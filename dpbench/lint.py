@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,10 +12,12 @@ from dpbench import catalog, leaderboard
 from dpbench.controls import EXEMPT, OFF_COST
 from dpbench.decomposition import counts_as_keep
 from dpbench.errors import UsageError
-from dpbench.method import Proxy
 from dpbench.overlap import Row
 from dpbench.spec import RunSpec
 from dpbench.stats import MIN_SEEDS
+
+if TYPE_CHECKING:
+    from dpbench.method import Proxy
 
 MOST_COMMITS = 3  # that a sentence names
 

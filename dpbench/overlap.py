@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpbench import store
+from dpbench.errors import RunFailed
 from dpbench.results import read_selections
 from dpbench.store import Selections
 
@@ -45,6 +51,48 @@ def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
             index, chance = (x[np.triu_indices_from(x, 1)].mean() for x in _between(list(runs.values())))
             seeds[row] = (float(index), float(chance))
     return Overlap(seeds, _methods(masks))
+
+
+def cached(results: Iterable[dict[str, Any]], path: Path) -> Overlap:
+    """As `of_results`; what was found is kept in `path` for as long as the runs and their selections are the same."""
+    results = list(results)
+    state = [(r["hash"], r["status"], _stat(store.run_folder(r["hash"]) / "selections.npz")) for r in results]
+    key = hashlib.sha256(repr(sorted(state)).encode()).hexdigest()
+    found = store.read_json(path, partial(_read, key=key))
+    if found is None:
+        found = of_results(results)
+        with suppress(RunFailed, OSError):  # it is made again
+            store.write_json(path, {"key": key, **written(found)})
+    return found
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0)
+    return (stat.st_size, stat.st_mtime_ns)
+
+
+def _read(content: dict[str, Any], key: str) -> Overlap | None:
+    return read(content) if content["key"] == key else None
+
+
+def written(overlap: Overlap) -> dict[str, Any]:
+    """An overlap as JSON, of which `read` makes it again."""
+    seeds = [[*row, *values] for row, values in overlap.seeds.items()]
+    return {"seeds": seeds, "methods": overlap.methods.to_numpy().tolist()}
+
+
+def read(content: dict[str, Any]) -> Overlap:
+    """What `written` wrote."""
+    seeds = {(a, b, c, d): (_number(found), _number(chance)) for a, b, c, d, found, chance in content["seeds"]}
+    methods = pd.DataFrame(content["methods"], columns=[*PAIR, "jaccard", "chance"])
+    return Overlap(seeds, methods.astype({"jaccard": float, "chance": float}))
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)
 
 
 def _masks(selections: Selections) -> NDArray[np.bool_]:

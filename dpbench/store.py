@@ -20,15 +20,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dpbench.errors import RunFailed, UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and whoever shows a board does without
+    from torch import Tensor
 
 T = TypeVar("T")
 MOST_JSON = 2**26  # bytes of a JSON file; a run of a thousand epochs has some 1e6
@@ -100,6 +101,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def save_state(path: Path, state: Any) -> None:
     """torch.save by way of memory: writing to a file itself, it makes an error of its own of a full disk."""
+    import torch
+
     whole = BytesIO()
     torch.save(state, whole)
     path.write_bytes(whole.getbuffer())
@@ -255,6 +258,8 @@ class Selections:
 
 def write_selections(path: Path, selections: Selections) -> None:
     """Write an .npz file: epoch e has indices[offsets[e]:offsets[e + 1]]; config is JSON, hash the digest."""
+    import torch
+
     small = np.int32 if selections.n < 2**31 else np.int64
     arrays: dict[str, Any] = {
         "indices": torch.cat(selections.epochs).numpy().astype(small),
@@ -290,6 +295,8 @@ def read_selections(source: Path | bytes, most: int = MOST_UNPACKED) -> Selectio
 
     Nothing is unpacked of a file whose arrays take more than `most` bytes.
     """
+    import torch
+
     named = f"{source}: " if isinstance(source, Path) else ""
     try:
         content = source if isinstance(source, bytes) else bounded_file(source, most)

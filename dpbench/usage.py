@@ -6,21 +6,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from dpbench import runner
 from dpbench.catalog import parse
-from dpbench.data import Data
 from dpbench.errors import RunFailed
 from dpbench.leaderboard import spreadsheet_safe
 from dpbench.overlap import Row, row_of
 from dpbench.results import read_selections
 from dpbench.spec import RunSpec
+
+if TYPE_CHECKING:
+    from dpbench.data import Data
 
 Values = NDArray[np.float64]
 BY_LOSS = {
@@ -187,6 +188,8 @@ def write(file: Path, parts: Iterable[str]) -> None:
 
 def table(usage: Usage, root: Path | None) -> pd.DataFrame:
     """One line a sample, most used first; `sample` is its place in the dataset's own training set."""
+    from dpbench import runner  # here, since it loads torch, which takes seconds
+
     data = runner.data_of(usage.spec, root)
     order, n = usage.order, len(usage.times)
     labels = data.train.labels.numpy()[order]

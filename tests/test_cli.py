@@ -233,6 +233,22 @@ def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, 
     assert {spec.method for spec in cells(["full"], lr=0.2).values()} == {"full"}, "another recipe is another grid"
 
 
+def test_a_board_without_changes_is_shown_without_torch_mlflow_and_seaborn(own_copy: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['dpbench', 'leaderboard', 'tiny']\nfrom dpbench.cli import main\ntry:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "print('loaded:', [name for name in ('torch', 'mlflow', 'seaborn') if name in sys.modules])\n"
+    )
+    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(2)]
+    assert [one.returncode for one in said] == [0, 0], said[-1].stderr
+    assert "loaded: []" in said[1].stdout
+    assert said[0].stdout.splitlines()[:-1] == said[1].stdout.splitlines()[:-1], "and it is the same"
+    (own_copy / "mlflow.db").unlink()
+    third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "mlflow" in third.stdout.splitlines()[-1], "what is gone is sent again"
+    assert (own_copy / "mlflow.db").is_file()
+
+
 # listing and help
 
 

@@ -24,6 +24,7 @@ from dpbench import grid as grids
 from dpbench.errors import UsageError
 from dpbench.ledger import Ledger
 from dpbench.method import Proxy
+from dpbench.progress import Running
 from dpbench.spec import Recipe, RunSpec, load_grid, read_grid
 
 GRID = """\
@@ -281,7 +282,9 @@ def test_a_method_stops_after_the_seed_that_its_code_has_failed(home: Path, monk
     cells = [spec.model_copy(update={"method": name}) for name in ["broken", "unlucky", "some"] for spec in specs]
     console = Console(file=io.StringIO(), width=300)
     for _ in range(2):
-        grids._run("g", {str(i): spec for i, spec in enumerate(cells)}, console, 1, 1, torch.device("cpu"), None, 9.0)
+        progress = Running("g", console)
+        grids._run({str(i): spec for i, spec in enumerate(cells)}, progress, 1, 1, torch.device("cpu"), None, 9.0)
+        progress.stop()
         assert tried == [("broken", 0), *((name, seed) for name in ("unlucky", "some") for seed in range(3))]
         tried.clear()
     text = console.file.getvalue()  # type: ignore[attr-defined]

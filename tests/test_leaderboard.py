@@ -627,3 +627,23 @@ def test_mlflow_has_a_run_a_row_and_the_files_once(home: Path, tmp_path: Path) -
     for column in COLUMNS:
         kind, name = column.rstrip("`").split(".`")
         assert name in getattr(best.data, kind)
+
+
+def test_overlap_is_kept_until_a_run_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board, asked = usual(), []
+    found = overlap.Overlap({("d", "m", "a", 0.3): (0.5, float("nan"))}, pd.DataFrame(
+        [["d", "m", 0.3, "a", "b", 0.25, 0.1]], columns=[*overlap.PAIR, "jaccard", "chance"]
+    ))  # fmt: skip
+    monkeypatch.setattr(overlap, "of_results", lambda results: asked.append(1) or found)
+    results, path = list(board.results.values()), tmp_path / "o.json"
+    for _ in range(2):
+        again = overlap.cached(results, path)
+        assert again.seeds[("d", "m", "a", 0.3)][0] == 0.5
+        assert np.isnan(again.seeds[("d", "m", "a", 0.3)][1])
+        pd.testing.assert_frame_equal(again.methods, found.methods)
+    assert len(asked) == 1
+    overlap.cached(results[1:], path)
+    assert len(asked) == 2
+    path.write_text("{}")
+    overlap.cached(results, path)
+    assert len(asked) == 3, "a damaged file is made again"
