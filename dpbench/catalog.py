@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 # where the methods and datasets that come with dpbench may lie: installed, and in a checkout
-_OURS = [Path(dpbench.__file__).resolve().parent, Path(dpbench.__file__).resolve().parent.parent]
+OURS = [Path(dpbench.__file__).resolve().parent, Path(dpbench.__file__).resolve().parent.parent]
 NAME = 1000  # characters of a name with its parameters; they are listed in tables and sent to MLflow
 
 
@@ -234,6 +234,11 @@ def _home() -> Path:
     return home
 
 
+def linked() -> bool:
+    """Whether a method's file was linked into a plug-in home that ends with this process."""
+    return bool(_keep_alive)
+
+
 _keep_alive: list[tempfile.TemporaryDirectory[str]] = []
 
 
@@ -291,7 +296,7 @@ def _import(folder: str, name: str) -> Any:
             path, load = entry.module, entry.load
         except AttributeError:
             raise UsageError(f"{name}: its entry point is {entry.value!r}; module or module:name is needed") from None
-    ours = any((root / folder / f"{name}.py").is_file() for root in _OURS)
+    ours = any((root / folder / f"{name}.py").is_file() for root in OURS)
     return plugins.load(name, path, load, ours)
 
 

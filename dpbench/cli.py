@@ -24,6 +24,8 @@ from dpbench import __version__, complete
 from dpbench.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from dpbench.screen import Wanted
     from dpbench.spec import Grid
     from dpbench.theory import Explained
@@ -210,29 +212,32 @@ def run(
     """
     from dpbench import board as boards
     from dpbench import grid as grids
-    from dpbench import proxy, runner, screen, send, track
+    from dpbench import screen, send, track, unchanged
 
     wanted = _wanted(wide, columns, sort, every, notes)
-    asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
-    try:
-        import torch
-
-        on = torch.device(device) if device else runner.default_device()
-        torch.empty(0, device=on)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    _single_threaded(threads)
-    track.check(tracking_uri)
-    cells = grids.run_grid(asked, err, jobs, threads, on, data_root, cell_timeout or grids.CELL_TIMEOUT_S)
-    board = boards.load(asked.name, data_root)
+    of = {"grid": grid, "method": method, "only": only, "dataset": dataset, "model": model, "keep": keep}
+    command = unchanged.command(**of, seeds=seeds, name=name, data_root=data_root)
+    known = None if files or device else unchanged.find(command)
+    if known:
+        track.check(tracking_uri)
+        asked_name, cells = known
+    else:
+        asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
+        on = _device(device)
+        _single_threaded(threads)
+        track.check(tracking_uri)
+        timeout = cell_timeout or grids.CELL_TIMEOUT_S
+        asked_name, cells = asked.name, list(grids.run_grid(asked, err, jobs, threads, on, data_root, timeout))
+        if not files:
+            unchanged.remember(command, asked, grid, cells, data_root)
+    board = boards.load(asked_name, data_root)
     out.print(screen.screen(board, out.width, wanted))
-    size = sum(record.size for record in proxy.records())
-    if size >= 1e6:
-        out.print(f"Proxy records take {_size(size)}; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
+    if not known:
+        _tell_of_records()
     results = board.results | board.controls
     failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
     where = escape(f" --tracking-uri {track.redact(tracking_uri)}") if tracking_uri else ""
-    out.print(f"Open it in the MLflow UI:  [bold]{_program()} ui {asked.name}[/]{where}", soft_wrap=True)
+    out.print(f"Open it in the MLflow UI:  [bold]{_program()} ui {asked_name}[/]{where}", soft_wrap=True)
     send.publish(board, tracking_uri, err)
     if failed:
         raise RunFailed(
@@ -819,6 +824,29 @@ def _grid(
     for text in changes["models"]:
         catalog.check_model(text)
     return change_grid(base, changes)
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name, else the default one, if it can be used."""
+    import torch
+
+    from dpbench import runner
+
+    try:
+        device = torch.device(name) if name else runner.default_device()
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _tell_of_records() -> None:
+    """Say what proxy records take, where that is worth a line."""
+    from dpbench import proxy
+
+    size = sum(record.size for record in proxy.records())
+    if size >= 1e6:
+        out.print(f"Proxy records take {_size(size)}; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
 
 
 def _check_keep(share: float) -> None:

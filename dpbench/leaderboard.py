@@ -110,7 +110,7 @@ def _row(row: overlaps.Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], o
     jaccard, chance = overlap.seeds.get(row, (np.nan, np.nan))
     return {
         **dict(zip(KEYS, row, strict=True)),
-        "kind": finished[0].get("kind") or _kind(row[2]) if finished else _kind(row[2]),
+        "kind": next((result["kind"] for _, result in runs if result and result.get("kind")), None) or _kind(row[2]),
         "seeds": len(finished),
         "accuracy_mean": mean,
         "accuracy_ci95": half_width,

@@ -13,6 +13,7 @@ from typing import Any
 import dpbench
 
 BLOCKS = ("scores", "greedy")  # what methods are built of; the PROTOCOL stands for the rest of dpbench
+followed: set[Path] = set()  # the files that digests were made of in this process
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -29,6 +30,7 @@ def digest(module: ModuleType) -> str:
         name, path = waiting.pop()
         if path in found:
             continue
+        followed.add(path)
         stat = path.stat()
         found[path], imports = _parsed(path, stat.st_mtime_ns, stat.st_size)
         package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]

@@ -6,6 +6,7 @@ python tests/benchmarks/run.py [NAME ...]
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -163,11 +164,31 @@ def help_time() -> list[Row]:
     return [("dpbench --help", median(times), "s", 0.5)]
 
 
+def unchanged_time() -> list[Row]:
+    """Processor time of commands on a board where nothing has changed: no torch, no MLflow, no data."""
+    program = str(Path(sys.executable).with_name("dpbench"))
+    run = ["run", "--method", "uniform", "--dataset", "synthetic", "--model", "mlp", "--seeds", "1", "--name", "bench"]
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory() as home:
+        for title, command in (("run", run), ("leaderboard quick", ["leaderboard", "quick"])):
+            times = []
+            for _ in range(REPEATS + 1):
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run(
+                    [program, *command], capture_output=True, check=True, env=os.environ | {"DPBENCH_HOME": home}
+                )
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            found.append((f"dpbench {title}, nothing new, processor time", median(times[1:]), "s", 3))
+    return found
+
+
 BENCHMARKS = {
     "runner": runner_against_bare_loop,
     "loader": loader_against_torchvision,
     "select": orderdp_select,
     "help": help_time,
+    "unchanged": unchanged_time,
     "html": html_page.filtering,
     "static": static_selections,
     "scores": scores,
