@@ -133,8 +133,14 @@ def _table(columns: list[Column], rows: list[Row], width: int, wanted: Wanted) -
     for row, following in pairwise([*rows, None]):
         assert row is not None
         last = not wanted.sort and following is not None and row["keep"] != following["keep"]
-        view.add_row(*(Text(column.cell(row)) for column in columns), end_section=last)
+        texts = [_broken(column.cell(row), widths[column.name]) for column in columns]
+        view.add_row(*map(Text, texts), end_section=last)
     return view
+
+
+def _broken(text: str, width: int) -> str:
+    """A name that is too long, broken before its parameters."""
+    return text.replace("[", "\n[", 1) if len(text) > width else text
 
 
 def _notes(board: Board, hidden: int, wanted: Wanted) -> list[Any]:
