@@ -215,8 +215,8 @@ def run(
     from dpbench import screen, send, track, unchanged
 
     wanted = _wanted(wide, columns, sort, every, notes)
-    of = {"grid": grid, "method": method, "only": only, "dataset": dataset, "model": model, "keep": keep}
-    command = unchanged.command(**of, seeds=seeds, name=name, data_root=data_root)
+    of = {"method": method, "only": only, "dataset": dataset, "model": model, "keep": keep, "seeds": seeds}
+    command = unchanged.command(grid, **of, name=name, data_root=data_root)
     known = None if files or device else unchanged.find(command)
     if known:
         track.check(tracking_uri)
@@ -227,9 +227,9 @@ def run(
         _single_threaded(threads)
         track.check(tracking_uri)
         timeout = cell_timeout or grids.CELL_TIMEOUT_S
+        data = None if files else unchanged.data(asked.datasets, data_root)
         asked_name, cells = asked.name, list(grids.run_grid(asked, err, jobs, threads, on, data_root, timeout))
-        if not files:
-            unchanged.remember(command, asked, grid, cells, data_root)
+        unchanged.remember(command, asked_name, cells, data)
     board = boards.load(asked_name, data_root)
     out.print(screen.screen(board, out.width, wanted))
     if not known:

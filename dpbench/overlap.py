@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpbench import store
+from dpbench import source, store
 from dpbench.errors import RunFailed
 from dpbench.results import read_selections
 from dpbench.store import Selections
@@ -56,22 +56,14 @@ def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
 def cached(results: Iterable[dict[str, Any]], path: Path) -> Overlap:
     """As `of_results`; what was found is kept in `path` for as long as the runs and their selections are the same."""
     results = list(results)
-    state = [(r["hash"], r["status"], _stat(store.run_folder(r["hash"]) / "selections.npz")) for r in results]
-    key = hashlib.sha256(repr(sorted(state)).encode()).hexdigest()
+    state = [(r["hash"], r["status"], store.stamp(store.run_folder(r["hash"]) / "selections.npz")) for r in results]
+    key = hashlib.sha256(repr([source.everything(), *state]).encode()).hexdigest()
     found = store.read_json(path, partial(_read, key=key))
     if found is None:
         found = of_results(results)
         with suppress(RunFailed, OSError):  # it is made again
             store.write_json(path, {"key": key, **written(found)})
     return found
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return (0, 0)
-    return (stat.st_size, stat.st_mtime_ns)
 
 
 def _read(content: dict[str, Any], key: str) -> Overlap | None:

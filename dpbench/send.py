@@ -19,11 +19,11 @@ from urllib.parse import quote
 import pandas as pd
 
 from dpbench import board as boards
-from dpbench import columns, gallery, measures, render, report, store, summary, verdicts
+from dpbench import columns, database, gallery, measures, render, report, store, summary, verdicts
 from dpbench.errors import RunFailed, UsageError
 from dpbench.leaderboard import records
 from dpbench.overlap import Row
-from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, fit
+from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, default_uri, fit
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -56,11 +56,33 @@ def publish(board: Board, tracking_uri: str | None, console: Console) -> None:
     """Write a board's files and send it; what goes wrong is one line of warning, since the results are safe."""
     try:
         with console.status("drawing the leaderboard"):
-            report.files(board)
-        send(board.grid.name, tracking_uri, console, board.data_root)
+            stamps = _stamps(report.files(board))
+        before = store.read(_sent(board.grid.name), Path.read_bytes)
+        if not before or before.decode(errors="replace") != _state(board.grid.name, tracking_uri, stamps):
+            send(board.grid.name, tracking_uri, console, board.data_root)  # it imports MLflow, which takes seconds
     except (OSError, RunFailed) as error:
         again = f"dpbench sync {board.grid.name} sends the results again"
         console.print(f"warning: {error}; {again}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _sent(grid: str) -> Path:
+    """The file that says what of a grid was sent where."""
+    return store.home() / "leaderboards" / f"{grid}.sent"
+
+
+def _stamps(files: Iterable[Path]) -> list[Any]:
+    """The state of a board's files, which are made again whenever anything that is sent has changed."""
+    return [(file.name, store.stamp(file)) for file in files]
+
+
+def _state(grid: str, tracking_uri: str | None, stamps: list[Any]) -> str:
+    """What was sent, and how the database was left; "" for a server, of which nothing is known."""
+    uri = tracking_uri or default_uri()
+    path = database.path_of(uri)
+    if path is None:
+        return ""
+    left = [store.stamp(path.with_name(path.name + suffix)) for suffix in ("", *database.BESIDE)]
+    return digest([uri, stamps, left, (path.parent / "artifacts" / f"{grid} leaderboard").is_dir()])
 
 
 def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path | None = None) -> str:
@@ -73,7 +95,10 @@ def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path 
             board = boards.load(grid, data_root)  # as it is now: another process may have sent a newer one meanwhile
             results = [*(board.results | board.controls).values()]
             experiment, sent = send_runs(tracker, grid, results, data_root)
-            changed = send_leaderboard(tracker, experiment, board, report.files(board))[1]
+            stamps = _stamps(files := report.files(board))
+            changed = send_leaderboard(tracker, experiment, board, files)[1]
+            state = _state(grid, tracking_uri, stamps)
+            store.write(_sent(grid), lambda file: file.write_text(state))
     if changed and board.gallery.unread:
         console.print(board.gallery.note, style="yellow", markup=False, soft_wrap=True)
     there = f"{len(results) - sent} there already; {changed} of {len(board.table)} rows changed"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import dpbench
 
 BLOCKS = ("scores", "greedy")  # what methods are built of; the PROTOCOL stands for the rest of dpbench
-followed: set[Path] = set()  # the files that digests were made of in this process
+followed: dict[Path, list[int]] = {}  # size and time of the files that digests were made of in this process
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -30,8 +32,8 @@ def digest(module: ModuleType) -> str:
         name, path = waiting.pop()
         if path in found:
             continue
-        followed.add(path)
         stat = path.stat()
+        followed.setdefault(path, [stat.st_size, stat.st_mtime_ns])
         found[path], imports = _parsed(path, stat.st_mtime_ns, stat.st_size)
         package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
         for level, target in imports:
@@ -39,6 +41,24 @@ def digest(module: ModuleType) -> str:
             waiting += _located([*base, *target], package, path)
     names = sorted((path.name, code) for path, code in found.items())
     return hashlib.sha256(repr(names).encode()).hexdigest()[:16]
+
+
+@cache
+def everything() -> str:
+    """Hash all files that a board is made by: dpbench's own, plug-ins in their homes, grids and published figures.
+
+    It is made once, of what was there before this process linked a method's file into a home of its own.
+    """
+    places = [(Path(dpbench.__file__).parent, "*.py"), (Path(dpbench.__file__).parent, "*.html")]
+    places += [(Path(part) / folder, "*.py") for part in dpbench.__path__ for folder in ("methods", "datasets")]
+    places += [(Path(str(files("dpbench.leaderboards"))), pattern) for pattern in ("*.yaml", "*.csv")]
+    found = hashlib.sha256()
+    for folder, pattern in places:
+        for path in sorted(folder.rglob(pattern)):
+            with suppress(OSError):  # a broken link
+                content = path.read_bytes()
+                found.update(repr((str(path.relative_to(folder)), len(content))).encode() + content)
+    return found.hexdigest()
 
 
 @cache

@@ -83,6 +83,12 @@ def write(path: Path, save: Callable[[Path], Any]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    with told(path):
+        path.unlink(missing_ok=True)
+
+
 def _write_in_place(path: Path, save: Callable[[Path], Any]) -> None:
     if path.is_dir() or path.is_block_device():
         raise UsageError(f"{path} is a {'folder' if path.is_dir() else 'disk'}; give the path of a file")
@@ -147,6 +153,15 @@ def read(path: Path, parse: Callable[[Path], T]) -> T | None:
     except OSError as error:  # the machine's trouble, not the file's
         raise RunFailed(f"{path} cannot be read: {error.strerror or error}") from error
     return None
+
+
+def stamp(path: Path) -> list[int] | None:
+    """A file's size and time, by which it is told whether it has changed; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def read_json(path: Path, check: Callable[[Any], T] = lambda content: content) -> T | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -24,6 +25,7 @@ from dpbench import (
     columns,
     controls,
     duel,
+    figures,
     leaderboard,
     overlap,
     published,
@@ -31,6 +33,7 @@ from dpbench import (
     report,
     runner,
     screen,
+    source,
     store,
     verdicts,
 )
@@ -456,6 +459,35 @@ def test_files_are_made_again_only_when_results_changed(home: Path) -> None:
     assert report.files(less)[-1].stat().st_mtime_ns > times[made[-1]]
 
 
+def test_files_are_made_again_when_code_selections_or_the_root_of_the_data_changed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots: list[Path | None] = []
+    monkeypatch.setattr(figures, "save", lambda board, folder: roots.append(board.data_root) or [])
+    monkeypatch.setattr(render, "text", lambda board, form: form)
+    board = make({("full", 1.0): [0.9, 0.9]})
+
+    def drawn(board: Board) -> bool:
+        count = len(roots)
+        report.files(board)
+        return len(roots) > count
+
+    assert drawn(board)
+    assert not drawn(board)
+    store.write(store.run_folder(next(iter(board.results))) / "selections.npz", lambda file: file.write_text("a"))
+    assert drawn(board)
+    with_data = dataclasses.replace(board, data_root=tmp_path)
+    assert drawn(with_data)
+    assert not drawn(with_data)
+    assert not drawn(board), "its pictures stay"
+    monkeypatch.setattr(source, "everything", lambda: "other code")
+    assert drawn(board)
+    assert roots[-1] == tmp_path
+    (home / "leaderboards" / "made" / ".made").write_text("{}")
+    assert drawn(board), "a damaged mark says nothing"
+    assert not drawn(dataclasses.replace(board, data_root=None))
+
+
 @pytest.fixture
 def checked_in(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
     """A board whose results come with dpbench, as the grid `made`."""
@@ -647,3 +679,11 @@ def test_overlap_is_kept_until_a_run_changes(tmp_path: Path, monkeypatch: pytest
     path.write_text("{}")
     overlap.cached(results, path)
     assert len(asked) == 3, "a damaged file is made again"
+    overlap.cached(results[::-1], path)
+    assert len(asked) == 4, "rows and pairs stand in the order of the runs"
+    store.write(store.run_folder(results[0]["hash"]) / "selections.npz", lambda file: file.write_text("a"))
+    overlap.cached(results[::-1], path)
+    assert len(asked) == 5
+    monkeypatch.setattr(source, "everything", lambda: "other code")
+    overlap.cached(results[::-1], path)
+    assert len(asked) == 6
