@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from dpbench.errors import RunFailed, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from dpbench.board import Board
     from dpbench.screen import Wanted
     from dpbench.spec import Grid
     from dpbench.theory import Explained
@@ -49,6 +51,7 @@ app = typer.Typer(
 Results are kept under `$DPBENCH_HOME` (`.dpbench/` in the current folder). What is done is not run again.
 """,
 )
+MUCH = 1e8  # bytes of proxy records that are worth a line
 ARGUMENT = 4096  # characters, as long as a path may be
 Misused: Any = typer.BadParameter.__mro__[2]  # ClickException, of the Click that this Typer brings or depends on
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
@@ -236,8 +239,7 @@ def run(
         _tell_of_records()
     results = board.results | board.controls
     failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
-    where = escape(f" --tracking-uri {track.redact(tracking_uri)}") if tracking_uri else ""
-    out.print(f"Open it in the MLflow UI:  [bold]{_program()} ui {asked_name}[/]{where}", soft_wrap=True)
+    _tell_what_next(board, tracking_uri)
     send.publish(board, tracking_uri, err)
     if failed:
         raise RunFailed(
@@ -435,6 +437,7 @@ def leaderboard(
         store.write(output, lambda file: file.write_text(plain.export_text(), encoding="utf-8"))
     else:
         out.print(screen.screen(board, out.width, wanted))
+        _tell_what_next(board, tracking_uri)
     if not board.checked_in:
         sys.stdout.flush()  # whatever becomes of the tracker
         send.publish(board, tracking_uri, err)
@@ -840,12 +843,30 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
+def _tell_what_next(board: Board, tracking_uri: str | None) -> None:
+    """Say where to look on from a board: what its best method uses, its page, MLflow; or how to make it here."""
+    from dpbench import store, summary, track
+
+    name, program = board.grid.name, f"[bold]{_program()}"
+    if board.checked_in:
+        out.print(f"Run it here:  {program} run {name}[/]", soft_wrap=True)
+        return
+    row = summary.suggested(board)
+    of = escape(f" --method {shlex.quote(row['method'])} --keep {row['keep']:g}") if row else ""
+    page = store.home() / "leaderboards" / name / f"{name}.html"
+    near = os.path.relpath(page)
+    where = escape(f" --tracking-uri {track.redact(tracking_uri)}") if tracking_uri else ""
+    out.print(f"Page:     [bold]{escape(str(page) if near.startswith('..') else near)}[/]", soft_wrap=True)
+    out.print(f"Samples:  {program} samples {name}{of}[/]", soft_wrap=True)
+    out.print(f"MLflow:   {program} ui {name}[/]{where}", soft_wrap=True)
+
+
 def _tell_of_records() -> None:
     """Say what proxy records take, where that is worth a line."""
     from dpbench import proxy
 
     size = sum(record.size for record in proxy.records())
-    if size >= 1e6:
+    if size >= MUCH:
         out.print(f"Proxy records take {_size(size)}; they may go:  [bold]{_program()} cache clear[/]", soft_wrap=True)
 
 
@@ -972,6 +993,7 @@ def main() -> None:
 def _misuse(error: Any) -> tuple[str, int]:
     """The line and exit code for what the parser of the command line refuses."""
     message = " ".join(error.format_message().replace(": Value error,", ":").split()).rstrip(".")
+    message = message.replace("(Possible options: --help, ", "(Possible options: ")  # which is named below
     if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
         sys.exit(2)
     command = error.ctx.command_path if error.ctx else "dpbench"

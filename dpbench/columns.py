@@ -95,7 +95,7 @@ COLUMNS = (  # in the order in which they stand
     _to("to_uniform_epoch", "to random per epoch", "uniform_epoch"),
     _to("to_uniform", "to random", "uniform"),
     _number("cost", "cost", "cost", ".2f", low=True),
-    _number("cost_with_proxy", "cost with proxy", "cost_with_proxy", ".2f", low=True),
+    _number("cost_with_proxy", "total cost", "cost_with_proxy", ".2f", low=True),
     _number("time", "time s", "time_total_s", ".2f", low=True),
     _number("speedup", "times faster", "speedup", ".2f"),
     _number("prune", "prune", "prune_ratio", ".3f"),

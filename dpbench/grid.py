@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -127,7 +128,9 @@ def read_manifest(name: str) -> Manifest:
     manifest = find_manifest(name)
     if manifest is None:
         known = sorted(path.stem for path in manifest_path("x").parent.glob("*.json"))
-        hint = f"grids that were: {', '.join(known)}" if known else f"try: dpbench run {name}"
+        near = difflib.get_close_matches(name, [*known, *catalog.grid_names()], n=1)
+        hint = f"grids that were: {', '.join(known)}" if known and name not in near else f"try: dpbench run {name}"
+        hint = f"did you mean {near[0]}?" if near and name not in near else hint
         raise UsageError(f"no grid {name!r} was run under {store.home()}; {hint}")
     if not manifest.cells:
         raise UsageError(f"the grid {name!r} was run by another version of dpbench; try: dpbench run {name}")

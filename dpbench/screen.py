@@ -20,11 +20,12 @@ from dpbench.leaderboard import records
 
 Row = dict[str, Any]
 LINES = 40  # of a screen that can be read at once
-AROUND = 14  # of them that are no row: sentences, headers, notes and what to do next
+AROUND = 19  # of them that are no row: sentences, headers, notes and what to do next
 SENTENCES = 3
 FEWEST = 3  # methods of each keep, however many keeps there are
 SORTED = 24  # rows of a sorted table
 NARROW = 18  # characters that a method's name has at least; a longer one is wrapped
+CONTROLS = {"full": "all data", "uniform": "random", "uniform_epoch": "random per epoch"}
 BESIDE = ("rank", "method", "keep")  # columns that each part of a table in several parts has
 
 
@@ -60,7 +61,7 @@ def screen(board: Board, width: int, wanted: Wanted = Wanted()) -> Group:
             shown += [Text()] * (i > 0) + [table]
     if not board.across.empty and not wanted.columns:
         shown.append(render.table("over datasets", render.across_cells(board)))
-    return Group(*said, *shown, *_notes(board, hidden, wanted))
+    return Group(*said, *shown, *_notes(board, hidden, width, wanted))
 
 
 def _marked(line: str) -> Text:
@@ -143,11 +144,14 @@ def _broken(text: str, width: int) -> str:
     return text.replace("[", "\n[", 1) if len(text) > width else text
 
 
-def _notes(board: Board, hidden: int, wanted: Wanted) -> list[Any]:
+def _notes(board: Board, hidden: int, width: int, wanted: Wanted) -> list[Any]:
     """What the marks mean, and how to see what is not shown; or all that is to know."""
-    equal = f"= equal to full within {board.grid.delta:g} points" if _equal(board) else ""
+    equal = f"= within {board.grid.delta:g} points of full" if _equal(board) else ""
     legend = ", ".join(filter(None, ["▲ better", "▼ worse", "≈ not separable", equal]))
-    notes: list[Any] = [Text(f"\n{legend} (paired, all intervals at 95 %)", style="dim")]
+    notes: list[Any] = [Text(f"\n{legend} (paired, 95 %)", style="dim")]
+    named = {catalog.parse(method)[0] for method in board.table["method"]} if width >= 80 else ()
+    known_as = ", ".join(f"{name}: {meaning}" for name, meaning in CONTROLS.items() if name in named)
+    notes += [Text(known_as, style="dim")] if known_as else []
     if wanted.notes:
         if len(at_cost := render.at_cost_cells(board.table)) > 1:
             notes.append(render.table(render.AT_COST.lower(), at_cost))

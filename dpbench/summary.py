@@ -58,22 +58,37 @@ def _where(board: Board, part: pd.DataFrame) -> str:
     return f"{at} keep {part['keep'].iloc[0]:g}"
 
 
+def suggested(board: Board) -> Row | None:
+    """The row of the first headline: that of the lowest keep of the first dataset and model."""
+    return next((_suggested(_compared_with_full(part), board.grid.delta) for part in parts(board)), None)
+
+
+def _compared_with_full(part: pd.DataFrame) -> list[Row]:
+    return records(part[~is_broken(part) & part["difference_full"].notna()])
+
+
+def _suggested(rows: list[Row], delta: float) -> Row | None:
+    """The cheapest method that reaches full's accuracy within delta, else the nearest one; None without a method."""
+    methods = [row for row in rows if catalog.parse(row["method"])[0] not in EXEMPT]
+    reaching = [row for row in methods if row["difference_full"] >= -delta]
+    if reaching:
+        return min(reaching, key=lambda row: (round(row["cost_with_proxy"], 2), -row["accuracy_mean"]))
+    return max(methods, key=lambda row: row["difference_full"], default=None)
+
+
 def _headline(board: Board, part: pd.DataFrame) -> str:
     where, delta = _where(board, part), board.grid.delta
-    rows = records(part[~is_broken(part) & part["difference_full"].notna()])
-    methods = [row for row in rows if catalog.parse(row["method"])[0] not in EXEMPT]
-    if not methods:
+    rows = _compared_with_full(part)
+    row = _suggested(rows, delta)
+    if row is None:
         return f"{where}, no method is compared with full training."
-    reaching = [row for row in methods if row["difference_full"] >= -delta]
-    if not reaching:
-        best = max(methods, key=lambda row: row["difference_full"])
+    if row["difference_full"] < -delta:
         return (
-            f"{where}, no method reaches full's accuracy within {delta:g} points; the nearest is {_name(best)} "
-            f"({_gap(best, 'full')}) at {_cost(best, board)}; {_random(rows, best, delta)}."
+            f"{where}, no method reaches full's accuracy within {delta:g} points; the nearest is {_name(row)} "
+            f"({_short_gap(row, 'full')}) at {_cost(row, board)}; {_random(rows, row, delta)}."
         )
-    row = min(reaching, key=lambda row: (round(row["cost_with_proxy"], 2), -row["accuracy_mean"]))
     certain = row["equivalence_full"].startswith("equivalent")
-    doubt = "" if certain else f" on average, not for certain ({_gap(row, 'full').split(',')[0]}),"
+    doubt = "" if certain else f" on average, not for certain ({_short_gap(row, 'full')}),"
     return (
         f"{where}, {_name(row)} reaches full's accuracy within {delta:g} points{doubt} at {_cost(row, board)}; "
         f"{_random(rows, row, delta)}."
@@ -86,15 +101,15 @@ def _random(rows: list[Row], row: Row, delta: float) -> str:
     name = f"random per epoch{' at its cost' if control == verdicts.AT_COST else ''}"
     said = row[f"verdict_{control}"].split(" ")[0]
     if said == "better":
-        return f"it is better than {name} ({_gap(row, control)})"
+        return f"it is better than {name} ({_short_gap(row, control)})"
     if said == "worse":
-        return f"{name} is better ({_gap(row, control)})"
+        return f"{name} is better ({_short_gap(row, control)})"
     per_epoch = next((one for one in rows if one["method"] == "uniform_epoch"), None)
     reaches = per_epoch is not None and per_epoch["difference_full"] >= -delta and row["difference_full"] >= -delta
     if control == "uniform_epoch" and reaches:
         return f"{name} does as well"
     if said == "not":
-        return f"it is not separable from {name} ({_gap(row, control)})"
+        return f"it is not separable from {name} ({_short_gap(row, control)})"
     return f"there is no verdict to {name}"
 
 
@@ -173,11 +188,16 @@ def _name(row: Row) -> str:
     return f"`{row['method']}`"
 
 
+def _short_gap(row: Row, control: str) -> str:
+    """Difference and simultaneous interval."""
+    half, gap = row[f"difference_{control}_ci95"], f"{row[f'difference_{control}']:+.2f}"
+    return gap if pd.isna(half) else f"{gap} ± {half:.2f}"
+
+
 def _gap(row: Row, control: str) -> str:
     """Difference, simultaneous interval and corrected p."""
-    half, p = row[f"difference_{control}_ci95"], row[f"difference_{control}_p"]
-    gap = f"{row[f'difference_{control}']:+.2f}"
-    return gap if pd.isna(half) else f"{gap} ± {half:.2f}, p = {p:.2g}"
+    p, gap = row[f"difference_{control}_p"], _short_gap(row, control)
+    return gap if pd.isna(row[f"difference_{control}_ci95"]) else f"{gap}, p = {p:.2g}"
 
 
 def _cost(row: Row, board: Board) -> str:

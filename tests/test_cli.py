@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,17 @@ def test_leaderboard_as_text(own_copy: Path, dpbench: Callable[..., Said], form:
     assert said.code == 0, said.err
     assert re.search(r"orderdp\\?\[explore", said.out)
     assert text in said.out
+    assert ("dpbench ui tiny" in said.out) == (form == "table")
+
+
+def test_a_board_tells_where_to_go_on(own_copy: Path, dpbench: Callable[..., Said]) -> None:
+    page, samples, mlflow = dpbench("leaderboard", "tiny").out.splitlines()[-3:]
+    assert page.split() == ["Page:", str(own_copy / "leaderboards" / "tiny" / "tiny.html")]
+    assert mlflow.split() == ["MLflow:", "dpbench", "ui", "tiny"]
+    assert samples.split()[:4] == ["Samples:", "dpbench", "samples", "tiny"]
+    said = dpbench(*shlex.split(samples)[2:])
+    assert said.code == 0, said.err
+    assert "times used" in said.out.splitlines()[0]
 
 
 def test_mlflow_finds_every_metric_in_every_finished_run(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +418,7 @@ def check_line(said: Said, code: int, message: str) -> None:
         ("run --method full\0", "argument 3 of the command line has a character that is none of text"),
         ("run --method full\udcff", "argument 3 of the command line has a character that is none of text"),
         (f"run {'x' * 4097}", "argument 2 of the command line has more than 4,096 characters"),
-        ("run --kep 1", "no such option: --kep (Possible options: --help, --keep); dpbench run --help tells what the"),
+        ("run --kep 1", "no such option: --kep (Possible options: --keep); dpbench run --help tells what the"),
         ("run --keep many", "invalid value for '--keep': "),
         ("run --keep", "option '--keep' requires an argument"),
         ("list", "missing argument 'KIND'. Choose from: methods, datasets, models, grids; dpbench list --help"),

@@ -302,6 +302,10 @@ def test_a_grid_that_was_never_run(home: Path) -> None:
     grids.write_manifest(grid, {spec.hash: spec for spec in grid.runs()})
     with pytest.raises(UsageError, match="grids that were: other"):
         grids.read_manifest("small")
+    with pytest.raises(UsageError, match=r"did you mean other\?"):
+        grids.read_manifest("othr")
+    with pytest.raises(UsageError, match="try: dpbench run figure4"):
+        grids.read_manifest("figure4")
 
 
 def test_missing_files_are_told_before_any_work(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -504,6 +504,7 @@ def test_checked_in_results_are_shown_where_the_grid_was_not_run(checked_in: Boa
     assert done.exit_code == 0
     assert "was not run here" in done.stderr
     assert "orderdp" in done.stdout
+    assert done.stdout.splitlines()[-1].split(":  ") == ["Run it here", "dpbench run made"]
     assert not (store.home() / "mlflow.db").exists()
     with pytest.raises(UsageError, match="no grid 'other'"):
         boards.load("other")

@@ -8,12 +8,13 @@ from rich.console import Console
 from synthetic_board import around, make, usual
 
 from dpbench import columns
-from dpbench.board import Board
+from dpbench.board import Board, load_checked_in
 from dpbench.errors import UsageError
 from dpbench.leaderboard import records
 from dpbench.screen import LINES, Wanted, _fitting, screen
 
 FIRST = Wanted()
+NEXT = 3  # lines below it: the page, the samples, MLflow
 LONG = "orderdp[explore=0.85,score=error_norm]"
 
 
@@ -69,6 +70,15 @@ def test_a_large_board_is_a_screen_of_the_best_and_the_controls(width: int) -> N
     )
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_the_quick_board_and_where_to_go_on_fit_a_screen(width: int) -> None:
+    board = load_checked_in("quick")
+    text = lines(board, width)
+    assert len(text) + NEXT <= LINES
+    assert {row["method"].split("[")[0] for row in records(board.table)} <= {w for line in text for w in line.split()}
+    assert ("uniform_epoch: random per epoch" in " ".join(text)) == (width >= 80)
+
+
 def test_notes_are_three_lines_at_most_and_the_rest_by_request() -> None:
     board = usual()
     text = lines(board, 60)
@@ -104,5 +114,5 @@ def test_sorting() -> None:
 
 def test_equivalent_to_full_is_marked() -> None:
     board = make({("full", 1.0): around(0.9), ("orderdp", 0.3): around(0.9, 0.001), ("uniform", 0.3): around(0.8)})
-    assert "= equal to full within 0.5 points" in " ".join(lines(board))
+    assert "= within 0.5 points of full" in " ".join(lines(board))
     assert any("orderdp" in line and " =" in line for line in lines(board))
