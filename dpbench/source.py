@@ -49,7 +49,7 @@ def everything() -> str:
 
     It is made once, of what was there before this process linked a method's file into a home of its own.
     """
-    places = [(Path(dpbench.__file__).parent, "*.py"), (Path(dpbench.__file__).parent, "*.html")]
+    places = [(Path(dpbench.__file__).parent, f"*.{suffix}") for suffix in ("py", "html", "css", "js")]
     places += [(Path(part) / folder, "*.py") for part in dpbench.__path__ for folder in ("methods", "datasets")]
     places += [(Path(str(files("dpbench.leaderboards"))), pattern) for pattern in ("*.yaml", "*.csv")]
     found = hashlib.sha256()

@@ -159,7 +159,14 @@ def test_code_pages_grids_and_figures_of_papers_are_all_that_a_board_is_made_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package, home = tmp_path / "dpbench", tmp_path / "home"
-    ours = ("cli.py", "page.html", "leaderboards/g.yaml", "leaderboards/published/a.csv")
+    ours = (
+        "cli.py",
+        "page/page.html",
+        "page/page.css",
+        "page/page.js",
+        "leaderboards/g.yaml",
+        "leaderboards/published/a.csv",
+    )
     for file in [*(package / name for name in ours), home / "methods" / "mine.py", home / "datasets" / "d.py"]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("a")
