@@ -45,7 +45,8 @@ def _files(board: Board, folder: Path) -> list[Path]:
         if old.is_file():
             store.remove(old)
     store.write(results, lambda file: file.write_bytes(packed))
-    store.write_json(folder / MADE, now)
+    if not board.gallery.unread:  # else they are made again, until the pictures can be had
+        store.write_json(folder / MADE, now)
     return sorted([*made, results])
 
 

@@ -97,9 +97,10 @@ def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path 
             experiment, sent = send_runs(tracker, grid, results, data_root)
             stamps = _stamps(files := report.files(board))
             changed = send_leaderboard(tracker, experiment, board, files)[1]
-            state = _state(grid, tracking_uri, stamps)
+            unread = bool(changed and board.gallery.unread)
+            state = "" if unread else _state(grid, tracking_uri, stamps)
             store.write(_sent(grid), lambda file: file.write_text(state))
-    if changed and board.gallery.unread:
+    if unread:
         console.print(board.gallery.note, style="yellow", markup=False, soft_wrap=True)
     there = f"{len(results) - sent} there already; {changed} of {len(board.table)} rows changed"
     return f"{grid}: {sent} runs sent, {there}: {tracker.name}"

@@ -26,6 +26,7 @@ from dpbench import (
     controls,
     duel,
     figures,
+    gallery,
     leaderboard,
     overlap,
     published,
@@ -465,6 +466,8 @@ def test_files_are_made_again_when_code_selections_or_the_root_of_the_data_chang
     roots: list[Path | None] = []
     monkeypatch.setattr(figures, "save", lambda board, folder: roots.append(board.data_root) or [])
     monkeypatch.setattr(render, "text", lambda board, form: form)
+    unread: list[str] = []
+    monkeypatch.setattr(gallery, "make", lambda results, root: gallery.Gallery(unread=unread))
     board = make({("full", 1.0): [0.9, 0.9]})
 
     def drawn(board: Board) -> bool:
@@ -486,6 +489,13 @@ def test_files_are_made_again_when_code_selections_or_the_root_of_the_data_chang
     (home / "leaderboards" / "made" / ".made").write_text("{}")
     assert drawn(board), "a damaged mark says nothing"
     assert not drawn(dataclasses.replace(board, data_root=None))
+    unread.append("digits")
+    monkeypatch.setattr(source, "everything", lambda: "code again")
+    assert drawn(dataclasses.replace(board))
+    assert drawn(dataclasses.replace(board)), "until its data can be had"
+    unread.clear()
+    assert drawn(dataclasses.replace(board))
+    assert not drawn(dataclasses.replace(board))
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_a_board_is_sent_again_unless_files_database_and_artifacts_are_as_they_w
         file.write_text("a")
     monkeypatch.setattr(report, "files", lambda board: [page])
 
-    def send_(grid: str, uri: str | None, console: Console) -> None:
+    def send_(grid: str, uri: str | None, console: Console, root: Path | None) -> None:
         sent.append(grid)
         text = send._state(grid, uri, send._stamps([page]))
         store.write(send._sent(grid), lambda file: file.write_text(text))
