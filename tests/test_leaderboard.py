@@ -651,7 +651,7 @@ def test_mlflow_has_a_run_a_row_and_the_files_once(home: Path, tmp_path: Path) -
     from dpbench.track import COLUMNS, Tracker
 
     board = make({("uniform", 0.5): around(0.92), ("orderdp", 0.5): around(0.94, noise=0.1)})
-    file = tmp_path / "figure.png"
+    file = tmp_path / "pareto.png"
     file.write_bytes(b"x")
     tracker = Tracker()
     for _ in range(2):
@@ -660,7 +660,7 @@ def test_mlflow_has_a_run_a_row_and_the_files_once(home: Path, tmp_path: Path) -
     assert len(runs) == len(board.table)
     files = {run.info.run_id: {file.path for file in tracker.client.list_artifacts(run.info.run_id)} for run in runs}
     assert all("row.json" in names for names in files.values())
-    holders = [key for key, names in files.items() if "figure.png" in names]
+    holders = [key for key, names in files.items() if "pareto.png" in names]
     assert len(holders) == 1
     tags = tracker.client.get_experiment(key).tags
     assert holders[0] in tags["mlflow.note.content"]
