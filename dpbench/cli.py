@@ -489,20 +489,24 @@ def samples(
 
 @app.command()
 def sync(
-    grid: Annotated[str, typer.Argument(help="A grid that was run here.", autocompletion=complete.run_grid)],
+    grid: Annotated[
+        str,
+        typer.Argument(help="A grid that was run here.", callback=_grid_name, autocompletion=complete.run_grid),
+    ],
     tracking_uri: TrackingUri = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")] = None,
 ) -> None:
     """Send a grid's runs and leaderboard to MLflow: what is missing or has changed. It may be done any number of times.
 
-    `run` and `leaderboard` do so too; this is for when they could not.
+    `run` and `leaderboard` do so too; this is for when they could not. The samples' pictures need the dataset's files.
     """
     from dpbench import board as boards
     from dpbench import send, track
 
-    if boards.load(grid).checked_in:
+    if boards.load(grid, data_root).checked_in:
         raise UsageError(f"{grid} was not run here; there is nothing to send")
     track.check(tracking_uri)
-    out.print(send.send(grid, tracking_uri, err), markup=False, soft_wrap=True)
+    out.print(send.send(grid, tracking_uri, err, data_root), markup=False, soft_wrap=True)
 
 
 @app.command()

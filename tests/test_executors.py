@@ -118,7 +118,7 @@ def test_leaving_early_stops_the_workers(tmp_path: Path) -> None:
 
 def test_leaving_early_when_a_worker_has_died(tmp_path: Path) -> None:
     iterator = run_all(work, [("value", 1), ("die", 0), ("wait", str(tmp_path))], workers=3)
-    assert next(iterator)[0] == ("value", 1)
+    assert next(iterator)[0] in (("value", 1), ("die", 0))  # whichever worker starts first
     time.sleep(1.5)
     iterator.close()
     assert not (tmp_path / "went on").exists()

@@ -80,6 +80,8 @@ COMMANDS: dict[str, tuple[int, list[str]]] = {  # how many arguments, which opti
     "tune": (1, ["--dataset", "--model", "--keep", "--trials", "--seeds", "--param", "--grid", "--storage", "--jobs",
                  "--data-root"]),
     "figure4": (1, ["--to"]),
+    "samples": (1, ["--method", "--keep", "-o", "--data-root"]),
+    "sync": (1, ["--tracking-uri", "--data-root"]),
     "theory": (0, ["--to"]),
     "cache list": (0, []),
     "cache clear": (1, []),
@@ -91,6 +93,7 @@ SOUND = {
     "leaderboard": ["leaderboard", "quick"], "check": ["check", "uniform"], "list": ["list", "grids"],
     "figure4": ["figure4"], "theory": ["theory"], "cache list": ["cache", "list"], "cache clear": ["cache", "clear"],
     "show": ["show", "quick"], "ui": ["ui"], "merge": ["merge", "/tmp"],
+    "samples": ["samples", "quick"], "sync": ["sync", "quick"],
 }  # fmt: skip
 
 
