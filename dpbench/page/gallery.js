@@ -44,7 +44,7 @@ function usualChoice(name, values, chosen) {  // the method that the first sente
 }
 function drawSamples() {
   const even = [...new Set(gallery.even.map(([, , method]) => method))];
-  get("samples-note").textContent = [pictured.length ? `For each method and class, the training samples that its runs used most and least. All samples: dpbench samples ${data.name} -o samples.csv.` : "",
+  get("samples-note").textContent = [pictured.length ? `For each method and class, the training samples that its runs used most and least. All samples, where the grid was run: dpbench samples ${data.name} -o samples.csv.` : "",
     even.length && pictured.length ? `${even.join(", ")}: all samples are used equally often, so nothing is shown.` : "", gallery.note].filter(Boolean).join(" ");
   if (!choosable.length) return;
   const chosen = {};
@@ -77,7 +77,7 @@ function strips(chosen, method, row, other) {
       tileOf(row.dataset, tile, [short(times), ...(row.scored ? [score == null ? "∞" : short(score)] : [])], theirs.has(tile))));
   };
   return h("div", {"data-method": method}, h("h3", {}, `${method} at keep ${row.keep}`),
-    h("p", {class: "soft"}, `A sample is used in ${short(row.mean)} of ${of} on average; ${share(row.never)} of the samples in none, ${share(row.always)} in every one (${seeds}). ` +
+    h("p", {class: "soft"}, `A sample is used in ${short(row.mean)} of ${of} on average; ${share(row.never)} of the samples are never used, ${share(row.always)} are used in every epoch (${seeds}). ` +
       `Below each picture: in how many epochs it was used.${scored}${other ? " Framed: the other method shows it too." : ""}${sizes.wrong ? " Orange frame: its label was made wrong." : ""}`),
     h("div", {class: "class head"}, h("div", {}, "class"), h("div", {}, "used most"), h("div", {}, "used least, or dropped")),
     labels.map(label => h("div", {class: "class"}, h("div", {}, className(sizes, label), h("br"), h("small", {}, row.per_class[label] == null ? "no samples" : `used ${short(row.per_class[label])} times`)),
@@ -93,7 +93,7 @@ function likeness(chosen) {
   }).filter((line, i) => i !== own && line.jaccard != null).sort((a, b) => (b.jaccard - b.chance) - (a.jaccard - a.chance));
   const number = x => (x / 1000).toFixed(2);
   return [h("h3", {}, "How alike the methods choose"),
-    h("p", {class: "soft"}, `Jaccard index of what ${chosen.method} and each other method train on in the same epoch and seed: 1 is the same samples. By chance: what independent draws of as many samples would have. The most alike come first.`),
+    h("p", {class: "soft"}, `Jaccard index of what ${chosen.method} and each other method train on in the same epoch and seed: 1 is the same samples. By chance: what independent draws of as many samples would have. Those furthest above chance come first.`),
     h("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "How alike the methods choose"}, h("table", {},
       h("thead", {}, h("tr", {}, [["Method", "left"], ["Jaccard"], ["by chance"]].map(([text, kind]) => h("th", {scope: "col", class: kind}, text)))),
       h("tbody", {}, lines.map(({method, jaccard, chance}) => h("tr", {}, h("td", {class: "left"}, method === chosen.other ? h("b", {}, method) : method), h("td", {}, number(jaccard)), h("td", {}, number(chance)))))))];

@@ -41,7 +41,7 @@ get("meanings").append(...[
   ["Rank", "by mean accuracy within dataset, model and keep; below it the 95 % interval of its true rank, from paired tests against each other method. Rows with seeds that diverged or failed come last. Other weights rank by a weighted sum of measures scaled to each group."],
   ["Keep", "the share of the samples that is asked for in an epoch; what a method really prunes and costs is counted."],
   ["Accuracy", "mean ± 95 % interval over seeds after the last epoch; the bars share the picture's axis, which leaves out what lies far below the others."],
-  ["To full, to random", "mean paired difference in accuracy points to full training and to random per epoch, ± an interval; with 95 % confidence all intervals of this board hold at once, and the verdicts are read from them. No verdict under 3 seeds, nor by the seeds that are left where some diverged or failed."],
+  ["To full, to random", "mean paired difference in accuracy points to full training and to random per epoch, ± an interval; with 95 % confidence all intervals of this board hold at once, and the verdicts are read from them: the same runs have wider intervals, and so fewer verdicts, on a board of more rows. No verdict under 3 seeds, nor by the seeds that are left where some diverged or failed."],
   ["At its cost", "random per epoch at the same keep costs as much; where the realised cost, without proxy, is not the keep, the difference is to random per epoch at the keep that does."],
   ["Cost with proxy", "(forward + 2 backward) / (3 n epochs), as counted, the proxy training included; cost alone leaves it out. Full training's is 1."],
   ["Front", "the rows that no other row beats: none is more accurate at no more cost. It is of all keeps, whatever is filtered."],
