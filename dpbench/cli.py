@@ -184,7 +184,8 @@ def run(
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of each run.")] = 1,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")
+        str | None,
+        typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.", autocompletion=complete.device),
     ] = None,
     cell_timeout: Annotated[
         float | None,
@@ -606,7 +607,10 @@ def tune(
         int, typer.Option("--trials", help="Trials of a study that are not pruned, earlier commands included.")
     ] = 30,
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds of a trial, from 1000 on.")] = 3,
-    param: Annotated[list[str] | None, typer.Option("--param", help="Search only these parameters.")] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", help="Search only these parameters.", autocompletion=complete.param),
+    ] = None,
     both: Annotated[
         bool, typer.Option("--two-objectives", help="Search keep too, for accuracy and cost: a Pareto front.")
     ] = False,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
 
+from typer import Context
+
 
 def _offer(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """The names that begin as what is typed does."""
@@ -46,7 +48,20 @@ method, dataset, model, grid = (_offer(_catalog(kind)) for kind in ("method", "d
 anything = _offer(_catalog("method", "dataset", "model", "grid"))  # what `dpbench show` knows
 run_grid = _offer(_run_here)
 shown_grid = _offer(lambda: [*_run_here(), *_checked_in()])
+device = _offer(lambda: ["cpu", "cuda"])
 record = _offer(lambda: sorted(path.name for path in (_home() / "proxy").iterdir() if path.is_dir()))
+
+
+def param(ctx: Context, incomplete: str) -> list[str]:
+    """A parameter that the method named before it declares a range for."""
+
+    def names() -> list[str]:
+        from dpbench import catalog
+
+        method = ctx.params["method"] or ctx.args[0]  # click leaves it there while an option has no value
+        return [field.name for field in catalog.searched(catalog.parse(method)[0])]
+
+    return _offer(names)(incomplete)
 
 
 def columns(incomplete: str) -> list[str]:

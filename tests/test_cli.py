@@ -333,6 +333,18 @@ def test_completion_offers_what_there_is(home: Path, own_copy: Path) -> None:
     assert complete.columns("rank,acc") == ["rank,accuracy"]
     assert complete.sort("-acc") == ["-accuracy"]
     assert len(complete.record("")) == 2
+    assert complete.device("cu") == ["cuda"]
+
+
+def test_completion_offers_the_parameters_of_the_method(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_DPBENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "dpbench tune orderdp[ema=0.5] --param ex")
+    monkeypatch.setenv("COMP_CWORD", "4")
+    with pytest.raises(SystemExit):
+        cli.app(prog_name="dpbench")
+    assert capsys.readouterr().out.split() == ["explore"]
 
 
 def test_a_broken_plug_in_is_listed_with_its_error(dpbench: Callable[..., Said], plugin: Callable[[str], str]) -> None:
