@@ -96,7 +96,7 @@ def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFra
     for result in results:
         spec = result["spec"]
         name, given = catalog.parse(spec["method"])
-        if result["status"] != "FINISHED" or row_of(result) in broken or name != method or given.keys() - {"explore"}:
+        if result["status"] != "FINISHED" or row_of(spec) in broken or name != method or given.keys() - {"explore"}:
             continue
         if counts_as_keep(result) is None:
             explore = result["hyperparameters"]["explore"]

@@ -12,7 +12,7 @@ from dpbench import catalog, leaderboard
 from dpbench.controls import EXEMPT, OFF_COST
 from dpbench.decomposition import counts_as_keep
 from dpbench.errors import UsageError
-from dpbench.overlap import Row
+from dpbench.overlap import Row, row_of
 from dpbench.spec import RunSpec
 from dpbench.stats import MIN_SEEDS
 
@@ -53,7 +53,7 @@ def lint(
         if runs[0].get("hyperparameters") and _tunable(row[2])
     }
     for line in leaderboard.records(table):
-        row: Row = (line["dataset"], line["model"], line["method"], line["keep"])
+        row = row_of(line)
         texts = [*_of_runs(line, planned[row], of_group[_group(row)]), *_of_method(line, finished.get(row, []))]
         if len(set(trials.values())) > 1 and row[2] in trials:
             text = f"Its parameters were chosen by {trials[row[2]]} trials; in this grid that goes from "

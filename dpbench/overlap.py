@@ -32,10 +32,9 @@ class Overlap:
     methods: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*PAIR, "jaccard", "chance"]))
 
 
-def row_of(result: dict[str, Any]) -> Row:
-    """The leaderboard row that a run's result belongs to."""
-    spec = result["spec"]
-    return (spec["dataset"], spec["model"], spec["method"], spec["keep"])
+def row_of(named: dict[str, Any]) -> Row:
+    """The leaderboard row that is named by a run's spec as JSON, or by a line of the table."""
+    return (named["dataset"], named["model"], named["method"], named["keep"])
 
 
 def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
@@ -44,7 +43,7 @@ def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
     for result in results:
         selections = read_selections(result) if result["status"] == "FINISHED" else None
         if selections is not None:
-            masks.setdefault(row_of(result), {})[result["spec"]["seed"]] = _masks(selections)
+            masks.setdefault(row_of(result["spec"]), {})[result["spec"]["seed"]] = _masks(selections)
     seeds = {}
     for row, runs in masks.items():
         if len(runs) > 1:

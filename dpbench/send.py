@@ -22,7 +22,7 @@ from dpbench import board as boards
 from dpbench import columns, database, gallery, measures, render, report, store, summary, verdicts
 from dpbench.errors import RunFailed, UsageError
 from dpbench.leaderboard import records
-from dpbench.overlap import Row
+from dpbench.overlap import row_of
 from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, default_uri, fit
 
 if TYPE_CHECKING:
@@ -245,8 +245,7 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
         if old and old[0].data.tags.get(CONTENT) == content:
             continue
         changed += 1
-        place: Row = (row["dataset"], row["model"], row["method"], row["keep"])
-        shown = _samples(tracker, run_id, partial(gallery.sheet, board, place))
+        shown = _samples(tracker, run_id, partial(gallery.sheet, board, row_of(row)))
         texts[NOTE] = _note(row, experiment, run_id, runs_experiment, params, shown)
         tracker.log(run_id, texts, None, [Metric(name, value, now, 0) for name, value in numbers.items()])
         tracker.client.log_dict(run_id, values, "row.json")

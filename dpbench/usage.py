@@ -76,7 +76,7 @@ def of_results(results: Iterable[dict[str, Any]]) -> Iterator[Usage]:
     rows: dict[Row, list[dict[str, Any]]] = {}
     for result in results:
         if result["status"] == "FINISHED":
-            rows.setdefault(row_of(result), []).append(result)
+            rows.setdefault(row_of(result["spec"]), []).append(result)
     for row, runs in rows.items():
         found = _of_row(row, runs)
         if found is not None:

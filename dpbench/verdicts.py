@@ -22,7 +22,7 @@ def broken(results: Iterable[dict[str, Any]]) -> dict[Row, str]:
     """Say of each row with seeds that diverged or failed how many: the others alone would flatter it."""
     seeds: dict[Row, Counter[str]] = {}
     for result in results:
-        seeds.setdefault(row_of(result), Counter())[result["status"]] += 1
+        seeds.setdefault(row_of(result["spec"]), Counter())[result["status"]] += 1
     return {
         row: broken_text(count["DIVERGED"], count["FAILED"], count.total())
         for row, count in seeds.items()
@@ -46,7 +46,7 @@ def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     left_out = broken(results)
     lines = []
     for result in results:
-        row = row_of(result)
+        row = row_of(result["spec"])
         if result["status"] == "FINISHED" and row not in left_out:
             tested = result.get("samples", {}).get("test")
             line = dict(zip(ROW, row, strict=True)) | {"seed": result["spec"]["seed"], "hash": result["hash"]}
@@ -73,7 +73,7 @@ def table(
     spent = runs_frame([*results, *at_cost]).drop_duplicates([*ROW, "seed"])  # a row may be another's control
     rows, references = _by_row(runs), _by_row(spent)
     trouble = broken([*results, *at_cost])
-    planned = dict.fromkeys(map(row_of, results))
+    planned = dict.fromkeys(row_of(result["spec"]) for result in results)
     differences: dict[tuple[str, Row], stats.Difference] = {}
     names, said = {}, {}
     for control, name in [*CONTROLS.items(), (AT_COST, f"{CONTROLS['uniform']} at its cost")]:
