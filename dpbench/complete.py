@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +22,9 @@ def _offer(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
 
 
 def _home() -> Path:
-    return Path(os.environ.get("DPBENCH_HOME") or ".dpbench")
+    from dpbench import store  # here, since help is to be quick
+
+    return store.home()
 
 
 def _run_here() -> list[str]:

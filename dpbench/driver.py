@@ -142,7 +142,7 @@ class Driver:
             "answer": vars(self.answer),
             "method": self.method.state_dict(),
             "pick": self._rng.get_state(),
-            "passed": [to_cpu(passed) for passed in self._passed],
+            "passed": to_cpu(self._passed),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ class Driver:
         self.answer = Selection(**state["answer"])
         self.method.load_state_dict(state["method"])
         self._rng.set_state(state["pick"])
-        self._passed = list(state["passed"])
+        self._passed = state["passed"]
 
 
 def launched() -> bool:

@@ -65,7 +65,8 @@ def data(datasets: Iterable[str], root: Path | None) -> Stamps | None:
     """The files that datasets are about to be read from; None where nobody knows them: only ours tell."""
     found: Stamps = {}
     for text in datasets:
-        name, module = catalog.parse(text)[0], catalog.dataset_class(catalog.parse(text)[0]).__module__
+        name = catalog.parse(text)[0]
+        module = catalog.dataset_class(name).__module__
         file = Path(sys.modules[module].__file__ or "")
         if module != f"dpbench.datasets.{name}" or file.parents[1] not in catalog.OURS:
             return None
