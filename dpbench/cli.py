@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpbench import __version__, complete
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import RunFailed, UsageError, redact
 
 if TYPE_CHECKING:
     import torch
@@ -853,7 +853,7 @@ def _device(name: str | None) -> torch.device:
 
 def _tell_what_next(board: Board, tracking_uri: str | None) -> None:
     """Say where to look on from a board: what its best method uses, its page, MLflow; or how to make it here."""
-    from dpbench import store, summary, track
+    from dpbench import store, summary
 
     name, program = board.grid.name, f"[bold]{_program()}"
     if board.checked_in:
@@ -863,7 +863,7 @@ def _tell_what_next(board: Board, tracking_uri: str | None) -> None:
     of = escape(f" --method {shlex.quote(row['method'])} --keep {row['keep']:g}") if row else ""
     page = store.home() / "leaderboards" / name / f"{name}.html"
     near = os.path.relpath(page)
-    where = escape(f" --tracking-uri {track.redact(tracking_uri)}") if tracking_uri else ""
+    where = escape(f" --tracking-uri {redact(tracking_uri)}") if tracking_uri else ""
     out.print(f"Page:     [bold]{escape(str(page) if near.startswith('..') else near)}[/]", soft_wrap=True)
     out.print(f"Samples:  {program} samples {name}{of}[/]", soft_wrap=True)
     out.print(f"MLflow:   {program} ui {name}[/]{where}", soft_wrap=True)

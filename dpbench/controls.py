@@ -6,11 +6,11 @@ from statistics import fmean
 from typing import Any
 
 from dpbench import catalog, measures
-from dpbench.overlap import Row
-from dpbench.spec import RunSpec
+from dpbench.spec import Row, RunSpec
 
 METHOD = "uniform_epoch"
 EXEMPT = {"full", "full_short", "uniform", METHOD}  # they are controls themselves
+DECOMPOSED = {"orderdp": "explore", "orderdp_step": "explore"}  # at one keep: exploit = keep / explore
 OFF_COST = 0.02  # a realised cost this far from the requested keep makes random at that keep an unfair control
 
 

@@ -15,14 +15,14 @@ from dpbench import catalog, store, verdicts
 from dpbench import grid as grids
 from dpbench.errors import UsageError
 from dpbench.leaderboard import csv
-from dpbench.overlap import row_of
+from dpbench.lint import counts_as_keep
+from dpbench.spec import row_of
 from dpbench.stats import ALPHA, MIN_SEEDS, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHOD = "orderdp"
-DECOMPOSED = {METHOD: "explore", "orderdp_step": "explore"}  # exploit = keep / explore
 PANELS = {
     "accuracy": "test accuracy, %",
     "time_total_s": "time, s",
@@ -75,14 +75,6 @@ class Statement:
             f"{self.seeds} seeds the decomposition {verdict} (p = {self.p:.3g}; means differ by at most "
             f"{self.spread:.2f} points, s = n less the smallest s by {self.ends:.2f} ± {self.ends_half_width:.2f})"
         )
-
-
-def counts_as_keep(result: dict[str, Any]) -> str | None:
-    """The parameter of a finished run that lies below its keep and so counts as that, which is uniform sampling."""
-    spec = result["spec"]
-    name = DECOMPOSED.get(catalog.parse(spec["method"])[0])
-    given = result.get("hyperparameters", {})
-    return name if name in given and given[name] < spec["keep"] else None
 
 
 def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFrame:

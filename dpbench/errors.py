@@ -1,5 +1,7 @@
 """The ways a command can fail, and the exit code of each."""
 
+import re
+
 
 class DpbenchError(Exception):
     """An error whose message is written for the user: each argument is one line of it."""
@@ -26,3 +28,10 @@ class Diverged(RunFailed):
 
 class Untracked(RunFailed):
     """MLflow cannot be reached or written; what was run is kept, and can be sent again."""
+
+
+def redact(text: str) -> str:
+    """Leave passwords out of the URIs in a text, and of a web address the user too, which may be a token."""
+    text = re.sub(r"(https?://)[^\s/:@]+@", r"\1***@", text)
+    text = re.sub(r"(://[^\s/:@]*):[^\s]*@", r"\1:***@", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret|\w*key)=)[^&\s]+", r"\1***", text)

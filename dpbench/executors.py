@@ -7,23 +7,21 @@ children, their children) never outlives it.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from dpbench.errors import RunFailed
+from dpbench.processes import ending
 
 J = TypeVar("J")
 _CONTEXT = get_context("spawn")
-_IMPORT_S = 60.0
 _POLL_S = 1.0  # a child that a job has forked holds the worker's pipes open: its end must be asked for
 
 
@@ -125,9 +123,9 @@ class _Worker:
         if code is None:
             reason = "it closed its connection"
         elif code >= 0:
-            reason = f"it ended itself {_ending(code)}"
+            reason = f"it ended itself {ending(code)}"
         else:
-            reason = f"it was killed {_ending(code)}"
+            reason = f"it was killed {ending(code)}"
             self.killed = code == -signal.SIGKILL
             reason += ", perhaps for want of memory" if self.killed else ""
         self.outcome = RunFailed(f"the worker process died: {reason}")
@@ -147,53 +145,6 @@ class _Worker:
         self.process.join()
         self.connection.close()
         self.held.close()
-
-
-def _ending(code: int) -> str:
-    """How a process ended, by its exit code as Python gives it."""
-    if code >= 0:
-        return f"with exit status {code}"
-    try:
-        return f"by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"by signal {-code}"
-
-
-def ends_process(load: Callable[[], Any]) -> str | None:
-    """Import what others wrote in a forked child first; say how that ended the child, None where it did not.
-
-    What takes longer than a minute there is no longer waited for. A worker need not ask: its parent tells its end.
-    """
-    if parent_process() is not None or not hasattr(os, "fork"):
-        return None
-    read, write = os.pipe()
-    with warnings.catch_warnings(action="ignore"):  # of forks beside threads: the child does not use what they lock
-        child = os.fork()
-    if not child:
-        _try_in_child(load, write)
-    os.close(write)
-    answered = bool(select.select([read], [], [], _IMPORT_S)[0])
-    survived = not answered or os.read(read, 1) == b"1"
-    os.close(read)
-    if survived:
-        os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return None if survived else _ending(code)
-
-
-def _try_in_child(load: Callable[[], Any], write: int) -> NoReturn:
-    """Import silently and tell the parent that this process is still there."""
-    try:
-        silence = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(silence, stream)
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(1)  # a fork has none of its parent's threads
-        with suppress(BaseException):  # the import in the parent tells what it raises
-            load()
-        os.write(write, b"1")
-    finally:
-        os._exit(0)
 
 
 def _serve(work: Callable[[Any], Any], threads: int, connection: Connection, leash: Connection) -> None:

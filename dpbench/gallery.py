@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dpbench import store, usage
 from dpbench.errors import RunFailed, UsageError
-from dpbench.overlap import Overlap, Row
+from dpbench.overlap import Overlap
 from dpbench.results import Count, Number
-from dpbench.spec import RunSpec
+from dpbench.spec import Row, RunSpec
 from dpbench.usage import Suspicion, Usage
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dpbench import catalog, controls, measures, verdicts
 from dpbench import overlap as overlaps
 from dpbench.errors import UsageError
 from dpbench.overlap import Overlap
-from dpbench.spec import RunSpec
+from dpbench.spec import Row, RunSpec
 from dpbench.stats import mean_interval, pareto_front
 
 KEYS = ["dataset", "model", "method", "keep"]
@@ -60,7 +60,7 @@ def table(
     results of controls at realised cost, which have no row of their own.
     """
     overlap = overlaps.of_results(results.values()) if overlap is None else overlap
-    groups: dict[overlaps.Row, list[str]] = {}
+    groups: dict[Row, list[str]] = {}
     for key, spec in cells.items():
         groups.setdefault(spec.row, []).append(key)
     rows = [_row(row, [(cells[key], results.get(key)) for key in keys], overlap) for row, keys in groups.items()]
@@ -95,7 +95,7 @@ def _ranks(frame: pd.DataFrame, whole: pd.Series) -> pd.Series:
     return within.where(whole, within + ahead).astype("Int64")
 
 
-def _row(row: overlaps.Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], overlap: Overlap) -> dict[str, Any]:
+def _row(row: Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], overlap: Overlap) -> dict[str, Any]:
     """Summarise the runs of one row."""
     finished = [result for _, result in runs if result is not None and result["status"] == "FINISHED"]
     diverged, failed = (
@@ -135,9 +135,7 @@ def _step(finished: list[dict[str, Any]]) -> float:
     return 1 / tested if tested else 0.0
 
 
-def _add_costs(
-    frame: pd.DataFrame, groups: dict[overlaps.Row, list[str]], results: dict[str, dict[str, Any]]
-) -> pd.DataFrame:
+def _add_costs(frame: pd.DataFrame, groups: dict[Row, list[str]], results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Add speed-ups over full training, the time to random's accuracy, and the Pareto front of accuracy and cost.
 
     Rows with seeds that diverged or failed reach no accuracy in time and are not on the front.

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dpbench import catalog, leaderboard
-from dpbench.controls import EXEMPT, OFF_COST
-from dpbench.decomposition import counts_as_keep
+from dpbench.controls import DECOMPOSED, EXEMPT, OFF_COST
 from dpbench.errors import UsageError
-from dpbench.overlap import Row, row_of
-from dpbench.spec import RunSpec
+from dpbench.spec import Row, RunSpec, row_of
 from dpbench.stats import MIN_SEEDS
 
 if TYPE_CHECKING:
@@ -174,3 +172,11 @@ def _proxy(method: str) -> Proxy | None:
         return catalog.load_method(method).proxy
     except UsageError:
         return None
+
+
+def counts_as_keep(result: dict[str, Any]) -> str | None:
+    """The parameter of a finished run that lies below its keep and so counts as that, which is uniform sampling."""
+    spec = result["spec"]
+    name = DECOMPOSED.get(catalog.parse(spec["method"])[0])
+    given = result.get("hyperparameters", {})
+    return name if name in given and given[name] < spec["keep"] else None

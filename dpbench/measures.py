@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-from dpbench.stats import pearson
+from numpy.typing import ArrayLike
+from scipy import stats
 
 LAST = 0.2  # the share of the epochs that counts as the end of training
 
@@ -50,6 +50,19 @@ def _spread_last(accuracy: Sequence[float]) -> float:
     """The standard deviation over the last epochs, at least two of them."""
     last = accuracy[-max(2, round(LAST * len(accuracy))) :]
     return float(np.std(last, ddof=1)) if len(last) > 1 else math.nan
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+    """Return Pearson's correlation over the pairs without NaN; NaN below two pairs or where one side is constant."""
+    a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"x and y must be vectors of one length, got shapes {a.shape} and {b.shape}")
+    known = ~np.isnan(a) & ~np.isnan(b)
+    a, b = a[known], b[known]
+    order = np.lexsort((b, a))
+    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    return float(stats.pearsonr(a[order], b[order]).statistic)
 
 
 def pooled_gradient_norm_r(results: Sequence[dict[str, Any]]) -> float:

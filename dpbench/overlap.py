@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from dpbench import source, store
 from dpbench.errors import RunFailed
 from dpbench.results import read_selections
+from dpbench.spec import Row, row_of
 from dpbench.store import Selections
 
-Row = tuple[str, str, str, float]
 PAIR = ["dataset", "model", "keep", "method", "other"]
 MOST_EPOCHS = 20  # between methods: as many epochs, evenly spaced, tell as much as all of them
 
@@ -30,11 +30,6 @@ class Overlap:
 
     seeds: dict[Row, tuple[float, float]] = field(default_factory=dict)
     methods: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*PAIR, "jaccard", "chance"]))
-
-
-def row_of(named: dict[str, Any]) -> Row:
-    """The leaderboard row that is named by a run's spec as JSON, or by a line of the table."""
-    return (named["dataset"], named["model"], named["method"], named["keep"])
 
 
 def of_results(results: Iterable[dict[str, Any]]) -> Overlap:

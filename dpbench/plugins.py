@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dpbench.errors import UsageError
-from dpbench.executors import ends_process
+from dpbench.processes import ends_process
 
 if TYPE_CHECKING:
     from dpbench.method import PruningMethod

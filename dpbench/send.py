@@ -22,7 +22,7 @@ from dpbench import board as boards
 from dpbench import columns, database, gallery, measures, render, report, store, summary, verdicts
 from dpbench.errors import RunFailed, UsageError
 from dpbench.leaderboard import records
-from dpbench.overlap import row_of
+from dpbench.spec import row_of
 from dpbench.track import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, default_uri, fit
 
 if TYPE_CHECKING:

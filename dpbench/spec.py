@@ -37,6 +37,8 @@ NAME = 120  # bytes of a grid's name, which becomes part of file names
 MOST = 2**31 - 1  # of whole numbers that torch is given
 PROTOCOL = 3  # raised when the runner changes what a number means, so that old results are not taken for new ones
 
+Row = tuple[str, str, str, float]  # dataset, model, method, keep
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -139,7 +141,7 @@ class RunSpec(_Model):
     data: str = ""
 
     @property
-    def row(self) -> tuple[str, str, str, float]:
+    def row(self) -> Row:
         """The leaderboard row that this run belongs to."""
         return (self.dataset, self.model, self.method, self.keep)
 
@@ -158,6 +160,11 @@ class RunSpec(_Model):
     def title(self) -> str:
         """A short name for people."""
         return f"{self.method} keep={self.keep:g} seed={self.seed}"
+
+
+def row_of(named: dict[str, Any]) -> Row:
+    """The leaderboard row that is named by a run's spec as JSON, or by a line of the table."""
+    return (named["dataset"], named["model"], named["method"], named["keep"])
 
 
 def identity_hash(identity: dict[str, Any]) -> str:

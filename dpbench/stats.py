@@ -320,19 +320,6 @@ def pareto_front(cost: ArrayLike, value: ArrayLike) -> NDArray[np.bool_]:
     return front
 
 
-def pearson(x: ArrayLike, y: ArrayLike) -> float:
-    """Return Pearson's correlation over the pairs without NaN; NaN below two pairs or where one side is constant."""
-    a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"x and y must be vectors of one length, got shapes {a.shape} and {b.shape}")
-    known = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[known], b[known]
-    order = np.lexsort((b, a))
-    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    return float(stats.pearsonr(a[order], b[order]).statistic)
-
-
 def _finite_or_nan(x: Floats) -> Floats:
     if np.isinf(x).any():
         raise ValueError("values must be finite or NaN, got an infinite one")

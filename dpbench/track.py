@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from dpbench import database, store
-from dpbench.errors import RunFailed, Untracked, UsageError
+from dpbench.errors import RunFailed, Untracked, UsageError, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,13 +66,6 @@ RUN_COLUMNS = (
     "metrics.`jaccard_epochs`",
     "metrics.`gradient_cosine`",
 )
-
-
-def redact(text: str) -> str:
-    """Leave passwords out of the URIs in a text, and of a web address the user too, which may be a token."""
-    text = re.sub(r"(https?://)[^\s/:@]+@", r"\1***@", text)
-    text = re.sub(r"(://[^\s/:@]*):[^\s]*@", r"\1:***@", text)
-    return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret|\w*key)=)[^&\s]+", r"\1***", text)
 
 
 def fit(text: str, limit: int = LIMIT) -> str:

@@ -28,9 +28,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from dpbench import catalog, measures, runner, store, track
-from dpbench.decomposition import DECOMPOSED
-from dpbench.errors import RunFailed, UsageError
+from dpbench import catalog, measures, runner, store
+from dpbench.controls import DECOMPOSED
+from dpbench.errors import RunFailed, UsageError, redact
 from dpbench.executors import run_all
 from dpbench.results import is_done
 from dpbench.rng import derive
@@ -232,7 +232,7 @@ def open_study(plan: Plan, seed: int = 0) -> optuna.Study:
             with store.told(path):  # a full disk, a folder that is not to be written to
                 raise
         text = f"cannot keep the study in {plan.storage or path}: {runner.reason(error)}"
-        raise UsageError(track.redact(text)) from None
+        raise UsageError(redact(text)) from None
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:

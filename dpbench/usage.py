@@ -16,9 +16,8 @@ from scipy.stats import rankdata
 from dpbench.catalog import parse
 from dpbench.errors import RunFailed
 from dpbench.leaderboard import spreadsheet_safe
-from dpbench.overlap import Row, row_of
 from dpbench.results import read_selections
-from dpbench.spec import RunSpec
+from dpbench.spec import Row, RunSpec, row_of
 
 if TYPE_CHECKING:
     from dpbench.data import Data

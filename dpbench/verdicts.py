@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dpbench import controls, stats
-from dpbench.overlap import Row, row_of
+from dpbench.spec import Row, row_of
 
 CONTROLS = {"uniform": "random", "uniform_epoch": "random per epoch", "full": "full"}
 AT_COST = "control"  # names the columns of the comparison at realised cost

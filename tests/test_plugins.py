@@ -58,7 +58,7 @@ def test_an_import_that_does_harm(line: str, message: str, plugin: Plugin) -> No
 def test_an_import_in_a_child_is_silent_and_leaves_nothing() -> None:
     code = """
 import os
-from dpbench.executors import ends_process
+from dpbench.processes import ends_process
 print(ends_process(lambda: print('loud', flush=True)))
 try:
     os.waitpid(-1, os.WNOHANG)

@@ -10,6 +10,7 @@ from benchmarks import power
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from dpbench.measures import pearson
 from dpbench.stats import (
     NO_VERDICT,
     Difference,
@@ -22,7 +23,6 @@ from dpbench.stats import (
     mean_interval,
     paired_difference,
     pareto_front,
-    pearson,
     power_table,
     probability_of_improvement,
     rank_bounds,

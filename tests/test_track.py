@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from dpbench import board as boards
 from dpbench import database, report, send, summary, track, tuned, ui
 from dpbench.cli import app
-from dpbench.errors import Untracked, UsageError
+from dpbench.errors import Untracked, UsageError, redact
 from dpbench.track import LIMIT, Tracker
 from tests.synthetic_board import around, make, usual
 from tests.used import N, board_of
@@ -309,7 +309,7 @@ def test_one_process_sends_at_a_time(tracker: Any, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_passwords_are_not_shown(text: str, shown: str) -> None:
-    assert track.redact(text) == shown
+    assert redact(text) == shown
 
 
 def test_neither_sql_nor_pages_are_shown() -> None:
