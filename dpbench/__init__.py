@@ -22,9 +22,9 @@ _EXPORTS = {
     "Task": "method",
     "param": "method",
     "load_method": "catalog",
-    "PruningSampler": "loop",
-    "IndexedDataset": "indexed",
-    "record_proxy": "record",
+    "PruningSampler": "training.sampler",
+    "IndexedDataset": "training.indexed",
+    "record_proxy": "training.record",
 }
 __all__ = [
     "IndexedDataset",
@@ -41,10 +41,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from dpbench.catalog import load_method
-    from dpbench.indexed import IndexedDataset
-    from dpbench.loop import PruningSampler
     from dpbench.method import Proxy, PruningMethod, Selection, Signals, Task, param
-    from dpbench.record import record_proxy
+    from dpbench.training.indexed import IndexedDataset
+    from dpbench.training.record import record_proxy
+    from dpbench.training.sampler import PruningSampler
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from dpbench import catalog, runner
+from dpbench import catalog
 from dpbench.spec import Recipe, RunSpec, canonical, source_digests
+from dpbench.training import runner
 
 CPU = torch.device("cpu")
 MADE = Path(__file__).parent / "made.py"
@@ -190,7 +191,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's SQLite file without runs; making it takes seconds."""
 
     def make(folder: Path) -> None:
-        from dpbench.track import Tracker
+        from dpbench.reports.tracking import Tracker
 
         Tracker(f"sqlite:///{folder / 'mlflow.db'}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpbench.board import Board
-from dpbench.overlap import Overlap
+from dpbench.analysis.board import Board
+from dpbench.analysis.overlap import Overlap
 from dpbench.spec import Grid, Recipe, RunSpec
 
 RECIPE = Recipe(epochs=4, batch_size=10, lr=0.1)

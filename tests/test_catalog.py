@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import dpbench
 from dpbench import PruningMethod, Task, catalog
 from dpbench.errors import UsageError
-from dpbench.executors import run_all
+from dpbench.experiments.executors import run_all
 from dpbench.spec import canonical
 
 Plugin = Callable[[str], str]

@@ -14,12 +14,14 @@ import torch
 from rich.console import Console
 
 import dpbench
-from dpbench import board as boards
-from dpbench import catalog, proxy, runner, store, subsets
-from dpbench import grid as grids
+from dpbench import catalog, store
+from dpbench.analysis import board as boards
 from dpbench.errors import RunFailed, UsageError
+from dpbench.experiments import grid as grids
+from dpbench.experiments import subsets
+from dpbench.experiments.tuning import Plan
 from dpbench.spec import RunSpec, identity_hash, read_grid, source_digests
-from dpbench.tune import Plan
+from dpbench.training import proxy, runner
 
 Spec = Callable[..., RunSpec]
 CPU = torch.device("cpu")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from dpbench import PruningMethod, Selection, answers, isolation, runner
+from dpbench import PruningMethod, Selection, isolation
 from dpbench.errors import RunFailed
+from dpbench.training import answers, runner
 
 torch.use_deterministic_algorithms(False)  # its first call imports what adds warning filters
 CHANGES: dict[str, Callable[[], object]] = {

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from dpbench import PruningSampler, catalog, load_method, runner
-from dpbench import board as boards
-from dpbench import grid as grids
-from dpbench.results import read_selections
+from dpbench import PruningSampler, catalog, load_method
+from dpbench.analysis import board as boards
+from dpbench.experiments import grid as grids
+from dpbench.experiments.tuning import Plan, counted, tune
 from dpbench.spec import Recipe, RunSpec, canonical, read_grid
-from dpbench.tune import Plan, counted, tune
+from dpbench.training import runner
+from dpbench.training.results import read_selections
 
 FILE = Path(__file__).parent / "data" / "pins.json"
 DATASET, MODEL = "synthetic[n=100,n_test=50,d=16,classes=4]", "mlp[width=8,depth=1]"

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpbench import catalog, conformance, describe
+from dpbench import catalog
 from dpbench.errors import UsageError
+from dpbench.reports import listing
 from dpbench.spec import canonical
+from dpbench.training import conformance
 
 Plugin = Callable[[str], str]
 SELECT = "    def select(self, epoch):\n        return Selection(torch.arange(self.task.k))\n"
@@ -29,7 +31,7 @@ def refused(plugin: Plugin, source: str) -> str:
             load(path)
         messages.append(str(found.value).removeprefix(f"{Path(path).stem}: "))
     assert len(set(messages)) == 1, messages
-    [row] = [row for row in describe.rows("methods") if row["name"] == Path(path).stem]
+    [row] = [row for row in listing.rows("methods") if row["name"] == Path(path).stem]
     assert row["error"] == str(found.value)
     return messages[0]
 
@@ -119,7 +121,7 @@ def test_lists_survive_broken_entry_points(monkeypatch: pytest.MonkeyPatch, tmp_
     broken = {name: EntryPoint(name, value, "") for name, value in values.items()}
     monkeypatch.setattr(catalog, "_installed", lambda group: broken)
     for kind, good in (("methods", "uniform"), ("datasets", "digits"), ("models", "mlp")):
-        rows = {row["name"]: row for row in describe.rows(kind)}
+        rows = {row["name"]: row for row in listing.rows(kind)}
         assert "error" not in rows[good]
         assert rows["gone"]["error"].startswith("gone: importing it raised ModuleNotFoundError")
         assert "bare" in rows["bare"]["error"]
@@ -127,7 +129,7 @@ def test_lists_survive_broken_entry_points(monkeypatch: pytest.MonkeyPatch, tmp_
         assert rows["ends"]["error"] == "ends: its import ended the process with exit status 0"
         json.dumps(list(rows.values()), default=str)
         texts = [
-            [str(cell) for cell in column.cells] for column in describe.table(kind, list(rows.values()), 80).columns
+            [str(cell) for cell in column.cells] for column in listing.table(kind, list(rows.values()), 80).columns
         ]
         assert "gone" in texts[0]
         assert any(text.startswith("cannot be used: gone: importing it") for text in texts[-1])
@@ -153,16 +155,16 @@ def test_named(plugin: Plugin) -> None:
 
     import pandas as pd
 
-    from dpbench import duel
+    from dpbench.reports import comparison
 
     methods = ["orderdp[explore=0.9]", "entropy", "uniform", "el2n"]
     board = SimpleNamespace(table=pd.DataFrame({"method": methods}), grid=SimpleNamespace(name="tiny"))
-    assert duel.named(board, "uniform") == "uniform"  # type: ignore[arg-type]
-    assert duel.named(board, "orderdp[explore=.9]") == "orderdp[explore=0.9]"  # type: ignore[arg-type]
+    assert comparison.named(board, "uniform") == "uniform"  # type: ignore[arg-type]
+    assert comparison.named(board, "orderdp[explore=.9]") == "orderdp[explore=0.9]"  # type: ignore[arg-type]
     every = "it has el2n, entropy, orderdp[explore=0.9], uniform"
     for text, hint in {
         "nope": every, "infobatch": every, "uniforn": "did you mean uniform?",
         "orderdp": "did you mean orderdp[explore=0.9]?",
     }.items():  # fmt: skip
         with pytest.raises(UsageError, match="^" + re.escape(f"no method {text!r} in the grid tiny; {hint}") + "$"):
-            duel.named(board, text)  # type: ignore[arg-type]
+            comparison.named(board, text)  # type: ignore[arg-type]

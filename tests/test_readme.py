@@ -5,8 +5,10 @@ from pathlib import Path
 
 from benchmarks import power
 
-from dpbench import catalog, conformance, summary
-from dpbench.cli import app
+from dpbench import catalog
+from dpbench.cli.app import app
+from dpbench.reports import summary
+from dpbench.training import conformance
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -28,7 +30,7 @@ def test_commands_exist() -> None:
 
 
 def test_what_it_says_of_results_is_computed_from_the_boards() -> None:
-    assert summary.rewrite(TEXT) == TEXT, "run python -m dpbench.summary README.md"
+    assert summary.rewrite(TEXT) == TEXT, "run python -m dpbench.reports.summary README.md"
     assert power.power() in TEXT, "run python tests/benchmarks/power.py"
     assert len(summary.BLOCK.findall(TEXT)) == 7
 

@@ -8,10 +8,11 @@ import torch
 from synthetic_board import RECIPE, result
 from torch import Tensor
 
-from dpbench import runner, store
-from dpbench.board import Board
-from dpbench.overlap import Overlap
+from dpbench import store
+from dpbench.analysis.board import Board
+from dpbench.analysis.overlap import Overlap
 from dpbench.spec import Grid, RunSpec
+from dpbench.training import runner
 
 NOISY = "synthetic[n=100,n_test=50,d=16,classes=4,label_noise=0.1]"
 N = 90  # training samples of these; 10 are held out

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the board that the test
 
 from synthetic_board import make
 
-from dpbench import html
+from dpbench.reports import html
 
 CHROMIUM = "/usr/bin/chromium"
 REPEATS = 5

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from dpbench.stats import ALPHA, MIN_SEEDS, holm, power_table
+from dpbench.analysis.stats import ALPHA, MIN_SEEDS, holm, power_table
 
 GAP = 2.0  # standard deviations of the paired difference between two methods
 CONTROLS = 4  # random, random per epoch, full, random at cost
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def claims(differences: Floats, delta: float, family: int) -> tuple[Floats, Floats, Floats]:
-    """Return where (..., seeds) is called better, worse and equivalent, as `dpbench.stats.compare` does."""
+    """Return where (..., seeds) is called better, worse and equivalent, as `dpbench.analysis.stats.compare` does."""
     seeds = differences.shape[-1]
     mean, error = differences.mean(axis=-1), differences.std(axis=-1, ddof=1) / math.sqrt(seeds)
     half = error * stats.t.ppf(1 - ALPHA / family / 2, seeds - 1)

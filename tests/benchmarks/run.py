@@ -27,10 +27,11 @@ from rich.table import Table
 from static import guards, in_fresh_process, large_selections, scores, static_selections
 from torch import Tensor
 
-from dpbench import catalog, ledger, runner
+from dpbench import catalog
 from dpbench.data import Loader, Split
 from dpbench.method import Signals, Task
 from dpbench.spec import Budget, Probe, Recipe, RunSpec
+from dpbench.training import ledger, runner
 
 REPEATS = 5
 RECIPE = Recipe(epochs=3, batch_size=128, lr=0.05)

@@ -21,8 +21,9 @@ import torch
 from dpbench.methods.deepcore import checkout, quietly, todays_numpy
 from torch import Tensor
 
-from dpbench import catalog, greedy, ledger
+from dpbench import catalog, greedy
 from dpbench.method import Signals, Task
+from dpbench.training import ledger
 
 Row = tuple[str, float, str, float]  # what, measured, unit, and the target: at most, or at least where negative
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from dpbench.methods import deepcore
 
-from dpbench import conformance, load_method
+from dpbench import load_method
 from dpbench.errors import UsageError
 from dpbench.method import Signals
 from dpbench.spec import canonical
+from dpbench.training import conformance
 
 STAND_IN = Path(__file__).parent.parent / "data" / "deepcore_standin"
 

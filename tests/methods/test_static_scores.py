@@ -12,12 +12,12 @@ from sklearn.metrics import roc_auc_score
 from dpbench import load_method
 from dpbench.errors import UsageError
 from dpbench.greedy import kronecker_inverse, last_layer
-from dpbench.ledger import Ledger
 from dpbench.method import Signals, others
-from dpbench.runner import load_data, prepare
 from dpbench.scores import beta_weights, strata_budgets
-from dpbench.signals import RECORD_SIGNALS, compute
 from dpbench.spec import Recipe, RunSpec
+from dpbench.training.ledger import Ledger
+from dpbench.training.runner import load_data, prepare
+from dpbench.training.signals import RECORD_SIGNALS, compute
 
 EPOCHS, N = 20, 400
 

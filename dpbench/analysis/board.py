@@ -1,0 +1,178 @@
+"""A grid with all that its leaderboard shows: from the runs of this home, or from the results that are checked in."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpbench import __version__, store
+from dpbench.analysis import gallery, overlap, verdicts
+from dpbench.analysis import table as tables
+from dpbench.analysis.fairness import Finding, lint
+from dpbench.analysis.gallery import Gallery
+from dpbench.analysis.overlap import Overlap
+from dpbench.analysis.stats import MIN_DATASETS, MIN_METHODS
+from dpbench.errors import UsageError
+from dpbench.experiments import grid as grids
+from dpbench.spec import Grid, RunSpec
+from dpbench.training.results import check
+
+MACHINE = ("machine", "device", "threads")  # what is recorded of it
+QUIET = 0.9  # the share of its time that a run must have had a CPU, lest it count as one on a shared machine
+DIGITS = 6  # significant digits of per-epoch records in a results file; accuracies and a run's metrics stay exact
+
+
+@dataclass(frozen=True)
+class Board:
+    """A grid, its cells and results by hash, who selects the same samples, and the results of controls at cost.
+
+    `data_root` is where the datasets' files are, for pictures of samples; checked-in boards bring theirs in `pictures`.
+    """
+
+    grid: Grid
+    cells: dict[str, RunSpec]
+    results: dict[str, dict[str, Any]]
+    overlap: Overlap
+    checked_in: bool = False
+    controls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data_root: Path | None = None
+    pictures: Gallery | None = None
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a dataset, model, method and keep."""
+        return tables.table(self.cells, self.results, self.grid.delta, self.overlap, self.controls)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One line a run of the rows that are whole."""
+        return verdicts.runs_frame(self.results.values())
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What departs from the protocol."""
+        return lint(self.cells, self.results, self.table, self.grid.tuned)
+
+    @cached_property
+    def across(self) -> pd.DataFrame:
+        """The summary over datasets, empty for one dataset."""
+        return verdicts.across_datasets(self.runs)
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """Pictures of the samples that were used most and least, and of suspected wrong labels."""
+        if self.pictures is not None:
+            return self.pictures
+        if self.checked_in:
+            return Gallery(note=f"The checked-in results have no pictures; dpbench run {self.grid.name} makes them.")
+        return gallery.make(self.results.values(), self.data_root)
+
+    @property
+    def times_reason(self) -> str:
+        """Why the runs' wall times are not comparable; empty where each had its CPU to itself, on like machines."""
+        finished = [result for result in self.results.values() if result["status"] == "FINISHED"]
+        if len({tuple(result["environment"].get(name) for name in MACHINE) for result in finished}) > 1:
+            return "times not comparable: the runs were made on different machines"
+        shares = [result["metrics"].get("time_on_cpu") for result in finished]
+        if None in shares:
+            return "times not comparable: it is not known whether the machine was shared"
+        return "times not comparable: the machine was shared" if min(shares, default=1.0) < QUIET else ""
+
+    @property
+    def across_reason(self) -> str:
+        """Why there is no test over datasets and no critical-difference diagram; empty where there is one."""
+        if verdicts.tested_over_datasets(self.runs):
+            return ""
+        count = len({spec.dataset for spec in self.cells.values()})
+        if count < MIN_DATASETS:
+            return f"No test over datasets: it needs at least {MIN_DATASETS} of them, this grid has {count}."
+        return f"No test over datasets: no keep has {MIN_METHODS} methods with runs on all {count} of them."
+
+    def finished(self, dataset: str, model: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
+        """The finished runs of a dataset and model by method and keep, in the grid's order; of whole rows only."""
+        broken = verdicts.broken(self.results.values())
+        found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+        for key, spec in self.cells.items():
+            result = self.results.get(key)
+            here = (spec.dataset, spec.model) == (dataset, model) and spec.row not in broken
+            if here and result and result["status"] == "FINISHED":
+                found.setdefault((spec.method, spec.keep), []).append(result)
+        return found
+
+
+def load(name: str, data_root: Path | None = None) -> Board:
+    """The board of a grid that was run here, else the one that is checked in."""
+    try:
+        grid, cells, controls = grids.read_manifest(name)
+    except UsageError:
+        if not _packed(name).is_file():
+            raise
+        return load_checked_in(name)
+    results = grids.results(cells)
+    alike = overlap.cached(results.values(), store.home() / "overlap" / f"{name}.json")
+    return Board(grid, cells, results, alike, controls=grids.results(controls), data_root=data_root)
+
+
+def load_checked_in(name: str) -> Board:
+    """The board of a grid that comes with dpbench, whatever was run here."""
+    try:
+        return unpack(_packed(name).read_bytes())
+    except (*store.BAD, OSError, zlib.error) as error:
+        why = store.brief(error)
+        raise UsageError(f"the results of {name} that come with dpbench are damaged: {why}; install it anew") from None
+
+
+def _packed(name: str) -> Traversable:
+    return files("dpbench.leaderboards") / "results" / name / "results.json.gz"
+
+
+def pack(board: Board, pictures: bool = False) -> bytes:
+    """Write a board as one compressed file that needs no run folder; the same board gives the same bytes.
+
+    With `pictures` it has those of the samples too, which are gathered from all runs' selections.
+    """
+    content = {
+        "dpbench": __version__,
+        "grid": board.grid.model_dump(),
+        "cells": {key: spec.model_dump() for key, spec in board.cells.items()},
+        "results": {key: _shortened(result) for key, result in board.results.items()},
+        "controls": {key: _shortened(result) for key, result in board.controls.items()},
+        "overlap": overlap.written(board.overlap),
+    } | ({"pictures": board.gallery.model_dump(mode="json")} if pictures else {})
+    return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
+
+
+def _shortened(result: dict[str, Any]) -> dict[str, Any]:
+    """Per-epoch records without digits that nobody reads."""
+
+    def short(name: str, value: Any) -> Any:
+        exact = name.startswith("accuracy") or not isinstance(value, float)
+        return value if exact else float(f"{value:.{DIGITS}g}")
+
+    records = [{name: short(name, value) for name, value in record.items()} for record in result.get("epochs", [])]
+    return result | {"epochs": records}
+
+
+def unpack(packed: bytes) -> Board:
+    """Read what `pack` wrote."""
+    with gzip.open(BytesIO(packed)) as stream:
+        content = store.load_json(store.bounded(stream, store.MOST_UNPACKED))
+    return Board(
+        Grid.model_validate(content["grid"]),
+        {key: RunSpec.model_validate(spec) for key, spec in content["cells"].items()},
+        {key: check(result, key) for key, result in content["results"].items()},
+        overlap.read(content["overlap"]),
+        checked_in=True,
+        controls={key: check(result, key) for key, result in content.get("controls", {}).items()},
+        pictures=Gallery.model_validate(content["pictures"]) if "pictures" in content else None,
+    )

@@ -1,0 +1,183 @@
+"""The protocol lint: what a reader should know before trusting a rank, each finding a badge with one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dpbench import catalog
+from dpbench.analysis import table as tables
+from dpbench.analysis.stats import MIN_SEEDS
+from dpbench.errors import UsageError
+from dpbench.experiments.controls import DECOMPOSED, EXEMPT, OFF_COST
+from dpbench.spec import Row, RunSpec, row_of
+
+if TYPE_CHECKING:
+    from dpbench.method import Proxy
+
+MOST_COMMITS = 3  # that a sentence names
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A badge and its sentence; about one row, or about the whole grid where `row` is None."""
+
+    badge: str
+    text: str
+    row: Row | None = None
+
+
+def lint(
+    cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: pd.DataFrame, tuned: dict[str, int]
+) -> list[Finding]:
+    """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order.
+
+    `tuned` tells by how many trials the parameters of a method were chosen.
+    """
+    planned: dict[Row, set[int]] = {}
+    of_group: dict[tuple[str, str, float], set[int]] = {}
+    finished: dict[Row, list[dict[str, Any]]] = {}
+    for key, spec in cells.items():
+        planned.setdefault(spec.row, set()).add(spec.seed)
+        of_group.setdefault(_group(spec.row), set()).add(spec.seed)
+        if results.get(key, {}).get("status") == "FINISHED":
+            finished.setdefault(spec.row, []).append(results[key])
+    found = list(_of_grid(table, [result for part in finished.values() for result in part]))
+    trials = {
+        row[2]: tuned.get(row[2], 0)
+        for row, runs in finished.items()
+        if runs[0].get("hyperparameters") and _tunable(row[2])
+    }
+    for line in tables.records(table):
+        row = row_of(line)
+        texts = [*_of_runs(line, planned[row], of_group[_group(row)]), *_of_method(line, finished.get(row, []))]
+        if len(set(trials.values())) > 1 and row[2] in trials:
+            text = f"Its parameters were chosen by {trials[row[2]]} trials; in this grid that goes from "
+            texts.append(("unequal tuning", f"{text}{min(trials.values())} to {max(trials.values())}."))
+        found += [Finding(badge, text, row) for badge, text in texts]
+    return found
+
+
+def _tunable(method: str) -> bool:
+    """Whether a method has parameters that declare a range; True where its file is not at hand any more."""
+    name = catalog.parse(method)[0]
+    try:
+        return name not in EXEMPT and bool(catalog.searched(name))
+    except UsageError:
+        return True
+
+
+def _group(row: Row) -> tuple[str, str, float]:
+    return (row[0], row[1], row[3])
+
+
+def _of_grid(table: pd.DataFrame, finished: list[dict[str, Any]]) -> Iterator[Finding]:
+    for (dataset, model), part in table.groupby(["dataset", "model"], sort=False):
+        for control, name in (("full", "full training"), ("uniform", "random")):
+            if control not in set(part["method"]):
+                yield Finding(
+                    "no control", f"{dataset}, {model} has no row `{control}`: nothing is compared with {name}."
+                )
+    for name in ("dpbench", "torch", "device"):
+        values = {str(result.get("environment", {}).get(name)) for result in finished}
+        if len(values) > 1:
+            what = "wall times are not comparable" if name == "device" else "small differences may come from it"
+            yield Finding(
+                "mixed machines", f"Runs were made with different {name} ({', '.join(sorted(values))}): {what}."
+            )
+    commits = {str(result.get("environment", {}).get("commit", "unknown")) for result in finished}
+    clean = {commit.removesuffix("-dirty")[:12] for commit in commits}
+    if len(clean) > 1:
+        rest = f" and {len(clean) - MOST_COMMITS} more" if len(clean) > MOST_COMMITS else ""
+        shown = ", ".join(sorted(clean)[:MOST_COMMITS]) + rest
+        yield Finding(
+            "mixed commits", f"Runs were made from {len(clean)} commits ({shown}): the code may have changed."
+        )
+    dirty = sum(str(result.get("environment", {}).get("commit", "")).endswith("-dirty") for result in finished)
+    if dirty:
+        text = (
+            f"{dirty} of {len(finished)} runs were made from a tree with uncommitted changes: no commit has their code."
+        )
+        yield Finding("dirty tree", text)
+
+
+def _of_runs(line: dict[str, Any], planned: set[int], others: set[int]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the number of a row's runs."""
+    total = line["seeds"] + line["diverged"] + line["failed"] + line["missing"]
+    if line["missing"]:
+        yield "missing cells", f"{line['missing']} of {total} runs have not been made."
+    if line["failed"]:
+        yield "failed runs", f"{line['failed']} of {total} runs failed: {line['reason']}"
+    if line["diverged"]:
+        reason = "" if line["failed"] else f": {line['reason']}"
+        yield "diverged", f"{line['diverged']} of {total} seeds diverged ({line['diverged'] / total:.0%}){reason}"
+    if planned != others:
+        yield (
+            "unequal seeds",
+            f"It has {len(planned)} of the {len(others)} seeds of its group; only shared ones compare.",
+        )
+    if 0 < line["seeds"] < MIN_SEEDS and not (line["failed"] or line["diverged"]):
+        yield "few seeds", f"{line['seeds']} of the {MIN_SEEDS} seeds that a verdict needs."
+
+
+def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """How a method departs from what the others do."""
+    for result in finished:
+        records, metrics = result.get("epochs", []), result["metrics"]
+        if records and metrics["accuracy"] != records[-1]["accuracy"]:
+            yield "test selection", "Its accuracy is not that of the last epoch: an epoch was chosen on test data."
+            break
+    lengths = {(r["metrics"].get("epochs"), r["spec"]["recipe"]["epochs"]) for r in finished}
+    changed = [(made, asked) for made, asked in lengths if made and made != asked]
+    if changed:
+        made, asked = changed[0]
+        yield "changed schedule", f"It trains {made} epochs where the recipe has {asked}."
+    by_epochs = all(result["spec"]["budget"]["unit"] == "epochs" for result in finished)  # others make costs equal
+    if by_epochs and abs(line["cost"] - line["keep"]) > OFF_COST:  # never where it is not known
+        yield "other cost", f"It costs {line['cost']:.2f} of full training, not {line['keep']:g}: {_control(line)}"
+    if line["prune_ratio"] > OFF_COST and line["forward_saving"] < OFF_COST:
+        forwards = 1 - line["forward_saving"]
+        yield "no forward saved", f"It forwards {forwards:.2f} times what full training does: only backward is saved."
+    if name := next(filter(None, map(counts_as_keep, finished)), None):
+        yield "uniform", f"Its {name} lies below its keep and counts as that: it samples uniformly."
+    if catalog.parse(line["method"])[0] == "subset":
+        yield "chosen elsewhere", "Its samples come from a file: what choosing them has cost is not counted."
+    proxy = _proxy(line["method"])
+    if proxy is None:
+        return
+    ends = min((result["spec"]["recipe"]["epochs"] for result in finished), default=proxy.epochs)
+    usual = _proxy(catalog.parse(line["method"])[0])  # which is to be as long as the recipe allows
+    if ends < proxy.epochs and (usual is None or proxy.epochs != usual.epochs):
+        yield "short proxy", f"Its parameters ask for a proxy of {proxy.epochs} epochs; the recipe's end after {ends}."
+    if proxy.data == "holdout":
+        yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."
+
+
+def _control(line: dict[str, Any]) -> str:
+    """What a row of another cost than random's is to be compared with."""
+    if pd.isna(line["control_keep"]):
+        dear = "; full training costs no more" if line["cost"] >= 1 else ""
+        return f"random at this keep is no fair control{dear}."
+    control = f"random per epoch at {line['control_keep']:g}"
+    if pd.isna(line["difference_control"]):
+        return f"its control, {control}, is missing; `dpbench run` on the grid adds it."
+    return f"its control is {control}."
+
+
+def _proxy(method: str) -> Proxy | None:
+    """The method's proxy; None without one, or where its file is not at hand any more."""
+    try:
+        return catalog.load_method(method).proxy
+    except UsageError:
+        return None
+
+
+def counts_as_keep(result: dict[str, Any]) -> str | None:
+    """The parameter of a finished run that lies below its keep and so counts as that, which is uniform sampling."""
+    spec = result["spec"]
+    name = DECOMPOSED.get(catalog.parse(spec["method"])[0])
+    given = result.get("hyperparameters", {})
+    return name if name in given and given[name] < spec["keep"] else None

@@ -1,0 +1,116 @@
+"""Figures from papers, kept with their source, beside the measured ones; never part of a rank."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+from dpbench import catalog
+from dpbench.analysis.table import broken, records
+
+LAST, BEST = "top1_acc", "best_top1_acc"  # the accuracy after the last epoch, and that of the best one on the test set
+BEST_EPOCH = ("InfoBatch (Qin", "CCS (Zheng", "OrderDP (Jin")  # papers whose released code reports the best epoch
+PRUNED_WITHIN = 0.02  # of the published prune ratio lies the realised one of a row that is compared with it
+ALIASES = {  # papers' names that are not the plug-in's
+    "random_static": "uniform",
+    "random_dynamic_random": "uniform_epoch",
+    "rs2": "uniform_epoch",
+    "eps_greedy": "epsilon_greedy",
+    "el2n_20": "el2n",
+    "grand_4": "grand",
+}
+
+
+def read() -> pd.DataFrame:
+    """All published figures, one line each, with paper, table, source and whether it was verified there."""
+    folder = files("dpbench.leaderboards").joinpath("published")
+    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".csv")), key=lambda path: path.name)
+    parts = []
+    for path in paths:
+        with path.open() as stream:
+            parts.append(pd.read_csv(stream, dtype={"prune_ratio": str}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def beside(table: pd.DataFrame, delta: float, figures: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Published accuracies (in percent) on the table's datasets and models, each with the measured one and a status.
+
+    "reproduced" says that the published value lies within the measured 95 % interval widened by `delta` points, that
+    the interval's half width is at most `delta`, and that what was really pruned is within 0.02 of the published ratio.
+    A published best epoch is marked, and compared with the measured best epoch. A row with seeds that diverged or
+    failed reproduces nothing.
+    """
+    measured: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in records(table[table["seeds"] + table["diverged"] + table["failed"] > 0]):
+        key = (_plain(row["dataset"]), _plain(row["model"]), catalog.parse(row["method"])[0])
+        measured.setdefault(key, []).append(row)
+    settings = {key[:2] for key in measured}
+    lines: list[dict[str, Any]] = []
+    for line in records(read() if figures is None else figures):
+        setting = (_plain(line["dataset"]), _plain(line["model"]))
+        if line["metric"] in (LAST, BEST) and setting in settings:
+            name = plugin(line["method"])
+            rows = measured.get((*setting, name), [])
+            defaults = [row for row in rows if row["method"] == name]
+            lines.append(line | _compared(line, defaults or rows, delta))
+    return pd.DataFrame(lines)
+
+
+def _compared(line: dict[str, Any], rows: list[dict[str, Any]], delta: float) -> dict[str, Any]:
+    best = line["metric"] == BEST or str(line["paper"]).startswith(BEST_EPOCH)
+    mark = " (best epoch)" if best else ""
+    found: dict[str, Any] = {"published": f"{float(line['value']):g}{mark}", "measured": None, "measured_ci95": None}
+    ratio, nominal = _pruned(str(line["prune_ratio"]))
+    if ratio is None:
+        return found | {"status": "not run"}
+
+    def off(row: dict[str, Any]) -> float:
+        """How far a row is from the ratio: by what it really pruned; by what it was to prune where that is nominal."""
+        pruned = 1 - row["keep"] if nominal or pd.isna(row["prune_ratio"]) else row["prune_ratio"]
+        return abs(pruned - ratio)
+
+    asked = [row for row in rows if abs(1 - row["keep"] - ratio) <= 1e-6]
+    near = min([*asked, *(row for row in rows if off(row) <= PRUNED_WITHIN)], key=off, default=None)
+    if near is None or (nominal and not asked):
+        return found | {"status": "not run"}
+    if trouble := broken(near):
+        return found | {"status": trouble}
+    name = "accuracy_best_epoch" if best else "accuracy"
+    mean = 100 * near["accuracy_best_epoch" if best else "accuracy_mean"]
+    half = 100 * near[f"{name}_ci95"]
+    gap = mean - float(line["value"])
+    if nominal:
+        status = f"its ratio is nominal; here {near['prune_ratio']:.2f} was pruned"
+    elif off(near) > PRUNED_WITHIN:
+        status = f"pruned {near['prune_ratio']:.2f}, not {ratio:g}"
+    elif not half <= delta:  # unknown for one seed
+        status = "too uncertain"
+    else:
+        status = ("reproduced" if abs(gap) <= delta + half else f"differs by {gap:+.2f}") + mark
+    return found | {"measured": mean, "measured_ci95": None if pd.isna(half) else half, "status": status}
+
+
+def plugin(method: str) -> str:
+    """The plug-in that a paper's name stands for."""
+    name = _slug(method)
+    return ALIASES.get(name) or _slug(re.sub(r"\(.*", "", method))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "_", name.lower()).strip("_")
+
+
+def _plain(name: str) -> str:
+    """A dataset's or model's name without its parameters, case and punctuation."""
+    return re.sub(r"[^a-z0-9]", "", name.split("[")[0].lower())
+
+
+def _pruned(prune_ratio: str) -> tuple[float | None, bool]:
+    """The ratio where there is one number, and whether it is nominal: not what was pruned."""
+    number = re.fullmatch(r"(?:~|[rF]=)?(0?\.?\d+)( \((?:measured|nominal|nominal r)\))?", prune_ratio)
+    if number is None:
+        return None, False
+    return float(number[1]), "nominal" in prune_ratio or "=" in prune_ratio

@@ -1,0 +1,175 @@
+"""What the seeds say about a row: paired differences to the controls, verdicts, and rank intervals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dpbench.analysis import stats
+from dpbench.experiments import controls
+from dpbench.spec import Row, row_of
+
+CONTROLS = {"uniform": "random", "uniform_epoch": "random per epoch", "full": "full"}
+AT_COST = "control"  # names the columns of the comparison at realised cost
+GROUP = ["dataset", "model", "keep"]
+ROW = ["dataset", "model", "method", "keep"]
+
+
+def broken(results: Iterable[dict[str, Any]]) -> dict[Row, str]:
+    """Say of each row with seeds that diverged or failed how many: the others alone would flatter it."""
+    seeds: dict[Row, Counter[str]] = {}
+    for result in results:
+        seeds.setdefault(row_of(result["spec"]), Counter())[result["status"]] += 1
+    return {
+        row: broken_text(count["DIVERGED"], count["FAILED"], count.total())
+        for row, count in seeds.items()
+        if count["DIVERGED"] or count["FAILED"]
+    }
+
+
+def broken_text(diverged: int, failed: int, total: int) -> str:
+    """For instance "2 of 5 seeds diverged, 1 failed"."""
+    parts = [f"{count} {{}}{word}" for count, word in ((diverged, "diverged"), (failed, "failed")) if count]
+    of = f"of {total} seed{'s' * (total > 1)} "
+    return ", ".join(part.format("" if i else of) for i, part in enumerate(parts))
+
+
+def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One line a run of each row that is whole: ROW, seed, hash, accuracy in points, and `step`, their spacing.
+
+    A row with seeds that diverged or failed has no line, so that no comparison is made by the seeds that are left.
+    """
+    results = list(results)
+    left_out = broken(results)
+    lines = []
+    for result in results:
+        row = row_of(result["spec"])
+        if result["status"] == "FINISHED" and row not in left_out:
+            tested = result.get("samples", {}).get("test")
+            line = dict(zip(ROW, row, strict=True)) | {"seed": result["spec"]["seed"], "hash": result["hash"]}
+            accuracy = 100 * result["metrics"]["accuracy"]
+            lines.append(line | {"accuracy": accuracy, "step": 100 / tested if tested else 0.0})
+    return pd.DataFrame(lines, columns=[*ROW, "seed", "hash", "accuracy", "step"])
+
+
+def table(
+    results: Iterable[dict[str, Any]],
+    delta: float,
+    at_cost: Iterable[dict[str, Any]] = (),
+    keeps: dict[Row, float] | None = None,
+) -> pd.DataFrame:
+    """Return one line a row of the leaderboard, indexed by ROW: difference to each control, verdicts, rank interval.
+
+    `at_cost` are results of random per epoch, as `results`, and `keeps` says at which share of them a row has its
+    control at realised cost. Differences are in accuracy points. All comparisons of all rows with all controls are one
+    family, `stats.compare`: at most 5 % of boards carry any false verdict. A row with seeds that diverged or failed
+    says so in place of its verdicts, and so do those whose control has such.
+    """
+    results, at_cost = list(results), list(at_cost)
+    runs = runs_frame(results)
+    spent = runs_frame([*results, *at_cost]).drop_duplicates([*ROW, "seed"])  # a row may be another's control
+    rows, references = _by_row(runs), _by_row(spent)
+    trouble = broken([*results, *at_cost])
+    planned = dict.fromkeys(row_of(result["spec"]) for result in results)
+    differences: dict[tuple[str, Row], stats.Difference] = {}
+    names, said = {}, {}
+    for control, name in [*CONTROLS.items(), (AT_COST, f"{CONTROLS['uniform']} at its cost")]:
+        for row in planned:
+            at = _reference(control, row, keeps or {})
+            if at is None or at == row or (control, row[2]) == ("uniform_epoch", "uniform"):  # said the other way round
+                continue
+            if row in trouble or at in trouble:
+                said[control, row] = trouble.get(row) or f"{name}: {trouble[at]}"
+            elif row in rows and at in references:
+                step = float(rows[row]["step"].max())
+                names[control, row] = name
+                differences[control, row] = stats.paired_difference(
+                    rows[row]["accuracy"], references[at]["accuracy"], step=step
+                )
+    compared = stats.compare(differences, names, delta)
+    found = pd.DataFrame(index=pd.MultiIndex.from_tuples(list(planned), names=ROW))
+    for control in (*CONTROLS, AT_COST):
+        of_control = [key for key in differences if key[0] == control]
+        part = compared.loc[of_control].set_axis(_rows_index(row for _, row in of_control))
+        found[f"difference_{control}"] = part["mean"]
+        found[f"difference_{control}_ci95"] = part["half_width"]
+        found[f"difference_{control}_p"] = part["p"]
+        texts = part["verdict"].to_dict() | {row: text for (name, row), text in said.items() if name == control}
+        found[f"verdict_{control}"] = [texts.get(row, "") for row in planned]
+        if control == "full":
+            found["equivalence_full_p"] = part["equivalence_p"]
+            equal = part["equivalence"].to_dict() | {row: text for (name, row), text in said.items() if name == control}
+            found["equivalence_full"] = [equal.get(row, "") for row in planned]
+    return found.join(_rank_intervals(runs))
+
+
+def _reference(control: str, row: Row, keeps: dict[Row, float]) -> Row | None:
+    """The row that a row is compared with; None where it has no such control."""
+    if control == AT_COST:
+        return (*row[:2], controls.METHOD, keeps[row]) if row in keeps else None
+    return (*row[:2], control, 1.0 if control == "full" else row[3])  # `full` has one row, the others one at each keep
+
+
+def _rows_index(rows: Iterable[Row]) -> pd.MultiIndex:
+    return pd.MultiIndex.from_tuples(list(rows), names=ROW)
+
+
+def _by_row(runs: pd.DataFrame) -> dict[Row, pd.DataFrame]:
+    """The runs of each row by seed."""
+    return {row: part.set_index("seed") for row, part in runs.groupby(ROW)}  # type: ignore[misc]
+
+
+def _rank_intervals(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the interval of each rank among the methods that have every seed of their group."""
+    parts = []
+    for (dataset, model, keep), group in runs.groupby(GROUP):
+        seeds = group.groupby("method")["seed"].nunique()
+        whole = group[group["method"].isin(seeds.index[seeds == group["seed"].nunique()])]
+        if whole.empty:
+            continue
+        found = stats.rank_intervals(whole)[["low", "high"]]
+        found.index = pd.MultiIndex.from_tuples([(dataset, model, method, keep) for method in found.index], names=ROW)
+        parts.append(found.rename(columns={"low": "rank_low", "high": "rank_high"}))
+    none = pd.DataFrame(index=_rows_index([]), columns=["rank_low", "rank_high"], dtype=float)
+    return pd.concat([none, *parts]) if parts else none
+
+
+def tested_over_datasets(runs: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
+    """Return, by model and keep, the runs of methods that have every dataset, where there are enough for a test."""
+    found = {}
+    for (model, keep), group in runs.groupby(["model", "keep"]):
+        count = group.groupby("method")["dataset"].nunique()
+        whole = group[group["method"].isin(count.index[count == group["dataset"].nunique()])]
+        if whole["dataset"].nunique() >= stats.MIN_DATASETS and whole["method"].nunique() >= stats.MIN_METHODS:
+            found[str(model), float(keep)] = whole  # type: ignore[arg-type]
+    return found
+
+
+def across_datasets(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return, for two datasets or more, each method's mean rank, interquartile mean and chance to beat random.
+
+    One line a model, keep and method; only methods with all seeds on all datasets are compared.
+    """
+    parts = []
+    for _, group in runs.groupby(["model", "keep"]):
+        cells = group.groupby("method").size()
+        whole = group[group["method"].isin(cells.index[cells == len(group[["dataset", "seed"]].drop_duplicates())])]
+        if whole["dataset"].nunique() < 2:
+            continue
+        ranks = stats.rank_intervals(whole).add_prefix("rank_")
+        means = stats.iqm(whole, np.random.default_rng(0)).add_prefix("iqm_")
+        part = ranks.join(means).rename(columns={"rank_rank": "rank", "iqm_iqm": "iqm"})
+        if "uniform" in part.index:
+            chances = {
+                method: stats.probability_of_improvement(whole, method, "uniform", np.random.default_rng(0))[0]
+                for method in part.index.drop("uniform")
+            }
+            part["beats_random"] = pd.Series(chances)
+        part.index.name = "method"
+        parts.append(part.reset_index().assign(model=group["model"].iloc[0], keep=group["keep"].iloc[0]))
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return found.sort_values(["model", "keep", "rank"], ignore_index=True) if parts else found

@@ -1,0 +1,1 @@
+"""What is run: grids and their workers, controls, subsets, tuning, and the runs of other machines."""

@@ -1,0 +1,49 @@
+"""The control at realised cost: random per epoch at the share that costs what a method really spent."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from dpbench import catalog
+from dpbench.spec import Row, RunSpec
+from dpbench.training import measures
+
+METHOD = "uniform_epoch"
+EXEMPT = {"full", "full_short", "uniform", METHOD}  # they are controls themselves
+DECOMPOSED = {"orderdp": "explore", "orderdp_step": "explore"}  # at one keep: exploit = keep / explore
+OFF_COST = 0.02  # a realised cost this far from the requested keep makes random at that keep an unfair control
+
+
+def keeps(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> dict[Row, float]:
+    """Return the share, to 0.01, at which random per epoch costs what a row did, for each row that needs this control.
+
+    The cost is that of its finished runs, forward + 2 backward over that of full training, the proxy left out. What
+    costs as much as full training has that as its control; a budget of another unit makes costs equal by itself, and
+    a row with seeds that diverged or failed is not compared.
+    """
+    costs: dict[Row, list[float]] = {}
+    broken = {
+        cells[key].row for key in cells.keys() & results.keys() if results[key]["status"] in ("DIVERGED", "FAILED")
+    }
+    for key, spec in cells.items():
+        result = results.get(key, {"status": "MISSING"})
+        if result["status"] != "FINISHED" or spec.budget.unit != "epochs":
+            continue
+        cost = measures.of_run(result)["cost"]
+        if cost is not None and catalog.parse(spec.method)[0] not in EXEMPT:
+            costs.setdefault(spec.row, []).append(cost)
+    means = {row: fmean(values) for row, values in costs.items()}
+    found = {row: round(mean, 2) for row, mean in means.items() if row not in broken and abs(mean - row[3]) > OFF_COST}
+    return {row: keep for row, keep in found.items() if 0 < keep < 1}
+
+
+def plan(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> dict[str, RunSpec]:
+    """Return the runs of these controls by hash: one for each finished seed, shared by rows of equal cost."""
+    shares = keeps(cells, results)
+    found = [
+        spec.model_copy(update={"method": METHOD, "keep": shares[spec.row]})
+        for key, spec in cells.items()
+        if spec.row in shares and results.get(key, {}).get("status") == "FINISHED"
+    ]
+    return {spec.hash: spec for spec in dict.fromkeys(found)}

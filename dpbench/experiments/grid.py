@@ -1,0 +1,301 @@
+"""Run a grid: what is not done yet, in parallel, recorded under the grid's name, and sent to the tracker."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from dpbench import catalog, store
+from dpbench.errors import RunFailed, UsageError
+from dpbench.experiments import controls
+from dpbench.experiments.executors import run_all
+from dpbench.experiments.progress import Running
+from dpbench.spec import Grid, RunSpec
+from dpbench.training.results import is_done, read_result
+
+if TYPE_CHECKING:  # torch takes seconds to import, and whoever shows a board does without
+    import torch
+
+    from dpbench.training.proxy import Request
+
+NOT_RUN = "not run: "  # how the reason of a run begins that was left out
+CELL_TIMEOUT_S = 24 * 3600.0  # a run that takes longer hangs, unless the user says otherwise
+
+
+@dataclass(frozen=True)
+class Job:
+    """A proxy record to make, or a run to carry out, on a device."""
+
+    work: RunSpec | list[Request]
+    device: str
+    data_root: Path | None
+
+    @property
+    def title(self) -> str:
+        """A short name for people."""
+        return self.work.title if isinstance(self.work, RunSpec) else f"a proxy of seed {self.work[0].seed}"
+
+    def __call__(self) -> dict[str, Any] | None:
+        """Do it, in a worker."""
+        import torch
+
+        from dpbench.training import proxy, runner
+
+        device = torch.device(self.device)
+        if isinstance(self.work, RunSpec):
+            return runner.run(self.work, device, self.data_root)
+        proxy.record(self.work, runner.data_of(self.work[0], self.data_root), device)
+        return None
+
+
+def do(job: Job) -> Any:
+    """Call a job; a module-level function, as worker processes need."""
+    return job()
+
+
+class Manifest(NamedTuple):
+    """A grid, its cells, and the controls at realised cost that it was given beside them, by hash."""
+
+    grid: Grid
+    cells: dict[str, RunSpec]
+    controls: dict[str, RunSpec]
+
+    def save(self) -> None:
+        """Write it where `read_manifest` reads it."""
+        parts = {"cells": self.cells, "controls": self.controls}
+        content = {name: {key: spec.model_dump() for key, spec in part.items()} for name, part in parts.items()}
+        store.write_json(manifest_path(self.grid.name), {"grid": self.grid.model_dump()} | content)
+
+
+def manifest_path(name: str) -> Path:
+    """Where the cells of a grid are listed."""
+    return store.home() / "grids" / f"{name}.json"
+
+
+def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
+    """List the grid's cells by hash, and return the manifest with all of them.
+
+    Cells of earlier commands stay in the grid (methods that were added, other seeds) while recipe and data are the same
+    and no new cell takes their place, as one with a changed source does.
+    """
+    specs = set(cells.values())
+    data = {spec.dataset: spec.data for spec in specs}
+    with locked(grid.name):
+        old = find_manifest(grid.name)
+        parts = (old.cells, old.controls) if old else ({}, {})
+        listed, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid, data)} for part in parts)
+        kept = {key: spec for key, spec in listed.items() if spec not in specs}
+        manifest = Manifest(grid, cells | kept, controls_)
+        manifest.save()
+    return manifest
+
+
+def _fits(spec: RunSpec, grid: Grid, data: dict[str, str]) -> bool:
+    """Whether a run was made with the grid's present settings, and of the present data of its dataset."""
+    same_data = data.get(spec.dataset, spec.data) == spec.data
+    return same_data and (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe)
+
+
+def _add_controls(name: str) -> dict[str, RunSpec]:
+    """List the controls at realised cost of all that is finished by now, by whichever command; return them."""
+    with locked(name):
+        manifest = read_manifest(name)
+        added = controls.plan(manifest.cells, results(manifest.cells))
+        manifest._replace(controls=added).save()
+    return added
+
+
+def locked(name: str) -> AbstractContextManager[None]:
+    """Hold a grid's manifest, so that several commands that add to it lose nothing of each other's."""
+    return store.locked(manifest_path(name).with_name(f".{name}.lock"))
+
+
+def find_manifest(name: str) -> Manifest | None:
+    """The manifest of a grid, None if there is none, or none that can be read."""
+    return store.read_json(manifest_path(name), parse_manifest)
+
+
+def read_manifest(name: str) -> Manifest:
+    """Read a grid that was run here, and its cells by hash."""
+    manifest = find_manifest(name)
+    if manifest is None:
+        known = sorted(path.stem for path in manifest_path("x").parent.glob("*.json"))
+        near = difflib.get_close_matches(name, [*known, *catalog.grid_names()], n=1)
+        hint = f"grids that were: {', '.join(known)}" if known and name not in near else f"try: dpbench run {name}"
+        hint = f"did you mean {near[0]}?" if near and name not in near else hint
+        raise UsageError(f"no grid {name!r} was run under {store.home()}; {hint}")
+    if not manifest.cells:
+        raise UsageError(f"the grid {name!r} was run by another version of dpbench; try: dpbench run {name}")
+    return manifest
+
+
+def parse_manifest(content: dict[str, Any]) -> Manifest:
+    """Validate what `Manifest.save` wrote, without runs that are written as another version does; ValueError."""
+    grid = Grid.model_validate(content["grid"])
+    return Manifest(grid, _runs(content["cells"]), _runs(content.get("controls", {})))
+
+
+def _runs(part: dict[str, Any]) -> dict[str, RunSpec]:
+    found = {}
+    for key, content in part.items():
+        if not store.HASH.fullmatch(key):
+            raise ValueError(f"{key!r} is no hash of a run")
+        try:
+            found[key] = RunSpec.model_validate(content)
+        except ValueError:
+            continue
+    return found
+
+
+def last() -> str:
+    """The grid that was run last, of those that can be read."""
+    paths = list(manifest_path("x").parent.glob("*.json"))
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        if find_manifest(path.stem) is not None:
+            return path.stem
+    raise UsageError(f"no grid was run under {store.home()}; name one by --grid, or try: dpbench run quick")
+
+
+def results(cells: dict[str, RunSpec]) -> dict[str, dict[str, Any]]:
+    """The results that are there, by hash, the failed ones too; not those of other runs than the cells are."""
+    found = {key: read_result(key) for key in cells}
+    return {
+        key: result
+        for key, result in found.items()
+        if result is not None and RunSpec.model_validate(result["spec"]) == cells[key]
+    }
+
+
+def default_jobs(device: torch.device) -> int:
+    """One worker a core; one where they would share a GPU."""
+    return (
+        1
+        if device.type == "cuda"
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
+
+
+def run_grid(
+    grid: Grid,
+    console: Console,
+    jobs: int | None = None,
+    threads: int = 1,
+    device: torch.device | None = None,
+    data_root: Path | None = None,
+    cell_timeout_s: float = CELL_TIMEOUT_S,
+) -> dict[str, RunSpec]:
+    """Run the grid's cells that are not done, then the controls at realised cost; return both, by hash.
+
+    Results lie in the runs' folders. Ctrl-C stops the workers and is raised again: what is finished is kept, and the
+    same command goes on from the checkpoints.
+    """
+    from dpbench.training import runner
+
+    device = device or runner.default_device()
+    cells = {spec.hash: spec for spec in grid.runs(runner.fingerprints(grid.datasets, data_root))}
+    for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
+        catalog.load_method(method).ready()
+    write_manifest(grid, cells)
+    progress = Running(grid.name, console)  # it starts with the first run
+    try:
+        _run(cells, progress, jobs, threads, device, data_root, cell_timeout_s)
+        added = _add_controls(grid.name)
+        _run(added, progress, jobs, threads, device, data_root, cell_timeout_s)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+    return cells | added
+
+
+def _run(
+    cells: dict[str, RunSpec],
+    progress: Running,
+    jobs: int | None,
+    threads: int,
+    device: torch.device,
+    data_root: Path | None,
+    cell_timeout_s: float,
+) -> None:
+    """Run the cells that are not done, and the proxies they need."""
+    from dpbench.training import proxy, runner
+
+    todo = [spec for key, spec in cells.items() if not is_done(key)]
+    if not todo:
+        return
+    wanted: dict[str, list[Request]] = defaultdict(list)
+    for spec in todo:
+        for request in proxy.requests(spec):
+            if request.missing() and request not in wanted[request.hash]:
+                wanted[request.hash].append(request)
+    # Proxies go first; then the runs that need none, so that the others seldom wait for them.
+    todo.sort(key=lambda spec: bool(proxy.requests(spec)))
+    work: list[RunSpec | list[Request]] = [requests for requests in wanted.values() if requests]
+    work += todo
+    told: set[str] = set()
+    workers = min(jobs or default_jobs(device), len(work))
+    queue = [Job(item, str(device), data_root) for item in work]
+    shares = {id(job): job.work.keep if isinstance(job.work, RunSpec) else 1.0 for job in queue}
+    progress.plan(shares, len(todo), workers)
+    progress.start()
+    ended = {spec.row[:3] for spec in set(cells.values()) - set(todo)}
+    for job, outcome in _until_broken(queue, ended, workers, threads, cell_timeout_s, progress):
+        if not isinstance(job.work, RunSpec):
+            progress.end(id(job), None)
+            continue  # a proxy that failed fails again, with its reason, in the runs that need it
+        if isinstance(outcome, BaseException):
+            outcome = runner.lost(job.work, outcome)
+        if outcome["hash"] != job.work.hash:
+            outcome = runner.lost(job.work, RunFailed("its code was changed while the grid ran; run it again"))
+        status = outcome["status"]
+        if status != "FINISHED" and outcome["reason"] not in told:
+            told |= {outcome["reason"]} if outcome["reason"].startswith(NOT_RUN) else set()
+            line = escape(f"{job.work.title}: {outcome['reason']}")
+            progress.console.print(f"[red]{status}[/] {line}", soft_wrap=True)
+        progress.end(id(job), status)
+
+
+def _until_broken(
+    jobs: list[Job],
+    ended: set[tuple[str, str, str]],
+    workers: int,
+    threads: int,
+    timeout_s: float,
+    progress: Running,
+) -> Iterator[tuple[Job, Any]]:
+    """Yield each job with its outcome, as `run_all` does; leave out the runs of a method whose code has failed.
+
+    That is in the same data and model, where no run has `ended` well. They have failed with it; the next command tries
+    them again.
+    """
+    broken: dict[tuple[str, str, str], str] = {}
+    left_out: list[tuple[Job, RunFailed]] = []
+
+    def offered() -> Iterator[Job]:
+        for job in jobs:
+            why = broken.get(job.work.row[:3]) if isinstance(job.work, RunSpec) else None
+            if why is None:
+                progress.begin(id(job), job.title)
+                yield job
+            else:
+                left_out.append((job, RunFailed(NOT_RUN + why)))
+
+    for job, outcome in run_all(do, offered(), workers, threads, timeout_s):
+        if isinstance(job.work, RunSpec) and isinstance(outcome, dict):
+            row = job.work.row[:3]
+            if outcome["status"] != "FAILED":
+                ended.add(row)
+            elif outcome.get("repeats") and row not in ended:
+                broken.setdefault(row, f"seed {job.work.seed} failed by its own code: {outcome['reason']}")
+        yield job, outcome
+    yield from left_out

@@ -1,0 +1,118 @@
+"""Subsets as files: what a static method chooses, written for use anywhere; and a file taken in, to be trained on."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpbench import catalog, isolation, store
+from dpbench.data import Data
+from dpbench.errors import UsageError
+from dpbench.method import Selection
+from dpbench.spec import RunSpec
+from dpbench.store import Selections
+from dpbench.training import runner
+from dpbench.training.answers import selection_fault
+from dpbench.training.ledger import Ledger
+
+LINE = 32  # bytes of a file for each position that it may list
+STEM = 40  # characters of a name before its hash
+
+
+@isolation.strict()
+def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -> Selections:
+    """Make the selection that a run of `spec`, of a static method, makes; nothing is trained but proxies."""
+    method = catalog.load_method(spec.method)
+    if method.kind() != "static" or method.window[0] > 0:
+        raise UsageError(
+            f"{spec.method} chooses anew while it trains, so it has no one subset; "
+            "the selections of each epoch lie in each run's selections.npz"
+        )
+    data = runner.data_of(spec, data_root)
+    driver = runner.prepare(spec, data, device, Ledger())
+    selection = driver.start(0, 0.0, 1 / spec.recipe.epochs)
+    order = selection.indices.argsort()
+    return Selections(
+        epochs=[selection.indices[order]],
+        n=len(data.train),
+        config={"hash": spec.hash} | spec.model_dump(mode="json"),
+        positions=data.positions,
+        weights=None if selection.weights is None else selection.weights[order],
+        scores=runner.fixed_scores(driver.method),
+    )
+
+
+def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
+    """Copy a file's subset to $DPBENCH_HOME/subsets, named by its content.
+
+    Return the method that trains on it, and how many of the file's samples are left out. The file is one of ours, of
+    one selection, or a list of positions among the dataset's own training samples: .npy, or text with one number a
+    line. Of such a list, samples that are held out for validation are left out.
+    """
+    if not file.is_file():
+        raise UsageError(f"--from {file}: no such file")
+    try:
+        found, left_out = (store.read_selections(file), 0) if file.suffix == ".npz" else _list(file, dataset, data)
+    except ValueError as error:
+        raise UsageError(f"--from {file}: {error}") from None
+    made_for = found.config.get("dataset", dataset)
+    if made_for != dataset or found.n != len(data.train):
+        raise UsageError(
+            f"--from {file}: made for {made_for} with {found.n} training samples; this is {dataset} with "
+            f"{len(data.train)}"
+        )
+    known = found.config.get("data") or data.fingerprint
+    if known != data.fingerprint:
+        raise UsageError(
+            f"--from {file}: made for other data of {dataset} ({known}) than those loaded here ({data.fingerprint})"
+        )
+    if not found.epochs or not len(found.epochs[0]):
+        raise UsageError(f"--from {file}: it selects nothing")
+    if not all(torch.equal(rows, found.epochs[0]) for rows in found.epochs):
+        raise UsageError(f"--from {file}: it selects anew in its {len(found.epochs)} epochs; one subset is needed")
+    if fault := selection_fault(Selection(found.epochs[0], found.weights), found.n):
+        raise UsageError(f"--from {file}: {fault.removeprefix('returned ')}")
+    asked = found.config.get("keep", 1.0)
+    if not isinstance(asked, int | float) or not 0 < asked <= 1:
+        raise UsageError(f"--from {file}: made for keep = {store.brief(repr(asked))}, which is outside (0, 1]")
+    config = found.config | {"data": data.fingerprint}
+    found = replace(found, epochs=found.epochs[:1], config=config, positions=data.positions)
+    stem = re.sub(r"\W+", "_", str(found.config.get("method", file.stem))).strip("_")[:STEM]
+    name = f"{stem}-{found.digest[:8]}"
+    store.write_selections(store.home() / "subsets" / f"{name}.npz", found)
+    return catalog.label("subset", {"id": name}), left_out
+
+
+def _lines(content: bytes) -> NDArray[np.int64]:
+    with warnings.catch_warnings(action="ignore"):  # that there are none is told below
+        return np.loadtxt(content.decode().splitlines(), np.int64, ndmin=1)
+
+
+def _list(file: Path, dataset: str, data: Data) -> tuple[Selections, int]:
+    """Read a plain list of positions among the dataset's own training samples, and count those that are held out."""
+    total = len(data.train) + len(data.validation)
+    numpys = file.suffix == ".npy"
+    try:
+        content = store.bounded_file(file, LINE * total + 2**16)
+        listed = store.array(content) if numpys else _lines(content)
+    except ValueError as error:
+        form = "an array of" if numpys else "one position a line,"
+        raise ValueError(f"{store.brief(error)}; it should hold {form} whole numbers") from None
+    if listed.ndim != 1 or not np.issubdtype(listed.dtype, np.integer):
+        raise ValueError(f"{listed.dtype} of shape {listed.shape}; a list of whole numbers is needed")
+    if not len(listed) or listed.min() < 0 or listed.max() >= total:
+        raise ValueError(f"positions are in 0..{total - 1}, the training samples of {dataset}")
+    if len(np.unique(listed)) < len(listed):
+        raise ValueError(f"{len(listed) - len(np.unique(listed))} positions are repeated")
+    where = torch.full((total,), -1)
+    where[data.positions] = torch.arange(len(data.train))
+    rows: Tensor = where[torch.from_numpy(listed.astype(np.int64))]
+    found = Selections([rows[rows >= 0].sort().values], len(data.train), {"dataset": dataset}, data.positions)
+    return found, int((rows < 0).count_nonzero())

@@ -1,0 +1,1 @@
+"""OrderDP beyond its method file: its theory, tested, and its Figure 4."""

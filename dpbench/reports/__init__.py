@@ -1,0 +1,1 @@
+"""What is shown: the terminal, files, the page, figures and MLflow."""

@@ -1,0 +1,364 @@
+"""Send a grid to MLflow from its run folders, again and again without harm: its runs, and its leaderboard's rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from dpbench import store
+from dpbench.analysis import board as boards
+from dpbench.analysis import gallery, verdicts
+from dpbench.analysis.table import records
+from dpbench.errors import RunFailed, UsageError
+from dpbench.reports import columns, database, formats, summary
+from dpbench.reports import files as written
+from dpbench.reports.tracking import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, default_uri, fit
+from dpbench.spec import row_of
+from dpbench.training import measures
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+    from rich.console import Console
+
+    from dpbench.analysis.board import Board
+
+CURVES = ("accuracy", "accuracy_validation", "loss_test", "loss_train", "gradient_norm")  # the last value is the run's
+CURVES_OF_MEANS = ["prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
+CURVES_OF_MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
+NUMBERS = ["rank", "accuracy_mean", "difference_full", "prune_ratio", "cost_with_proxy", "time_total_s"]
+NUMBERS += ["jaccard_epochs", "gradient_cosine", "seeds"]  # a row's metrics: the UI draws a chart of each
+ROW_CURVES = ("accuracy", "prune_ratio", "gradient_cosine")
+MEANING = (  # of the columns, in the description
+    "**accuracy**: mean over seeds in %, with its 95 % interval; **rank**: its place among the rows of the same "
+    "**keep**, the share of samples to keep; **at its cost**: the difference to random per epoch at the same cost.",
+    "**cost_with_proxy**: forward and twice the backward passes, the proxy's too, as a share of full training's; "
+    "**prune_ratio**: the share of the backward passes that was left out.",
+    "**jaccard_epochs**: how alike the selections of successive epochs are, 1 if the same; **gradient_cosine**: how "
+    "well the selection's gradient points along that of all samples, 1 if exactly.",
+)
+NOTE = "mlflow.note.content"
+MOST_PICTURES = 500  # runs of a grid, lest sending takes minutes for them; the rows have theirs
+PICTURED = "with pictures"  # in a row's content, so that rows from before are sent again
+CONTENT = "dpbench.content"  # the tag with the digest of what was sent
+SENDER = "dpbench.sender"
+
+
+def publish(board: Board, tracking_uri: str | None, console: Console) -> None:
+    """Write a board's files and send it; what goes wrong is one line of warning, since the results are safe."""
+    try:
+        with console.status("drawing the leaderboard"):
+            stamps = _stamps(written.files(board))
+        before = store.read(_sent(board.grid.name), Path.read_bytes)
+        if not before or before.decode(errors="replace") != _state(board.grid.name, tracking_uri, stamps):
+            send(board.grid.name, tracking_uri, console, board.data_root)  # it imports MLflow, which takes seconds
+    except (OSError, RunFailed) as error:
+        again = f"dpbench sync {board.grid.name} sends the results again"
+        console.print(f"warning: {error}; {again}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _sent(grid: str) -> Path:
+    """The file that says what of a grid was sent where."""
+    return store.home() / "leaderboards" / f"{grid}.sent"
+
+
+def _stamps(files: Iterable[Path]) -> list[Any]:
+    """The state of a board's files, which are made again whenever anything that is sent has changed."""
+    return [(file.name, store.stamp(file)) for file in files]
+
+
+def _state(grid: str, tracking_uri: str | None, stamps: list[Any]) -> str:
+    """What was sent, and how the database was left; "" for a server, of which nothing is known."""
+    uri = tracking_uri or default_uri()
+    path = database.path_of(uri)
+    if path is None:
+        return ""
+    left = [store.stamp(path.with_name(path.name + suffix)) for suffix in ("", *database.BESIDE)]
+    return digest([uri, stamps, left, (path.parent / "artifacts" / f"{grid} leaderboard").is_dir()])
+
+
+def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path | None = None) -> str:
+    """Send what is missing or has changed; return what was done in one line. Raises Untracked."""
+    with console.status("sending results to MLflow"):
+        tracker = Tracker(tracking_uri)
+        if tracker.mended:
+            console.print(tracker.mended, style="yellow", markup=False, soft_wrap=True)
+        with tracker.sending():
+            board = boards.load(grid, data_root)  # as it is now: another process may have sent a newer one meanwhile
+            results = [*(board.results | board.controls).values()]
+            experiment, sent = send_runs(tracker, grid, results, data_root)
+            stamps = _stamps(files := written.files(board))
+            changed = send_leaderboard(tracker, experiment, board, files)[1]
+            unread = bool(changed and board.gallery.unread)
+            state = "" if unread else _state(grid, tracking_uri, stamps)
+            store.write(_sent(grid), lambda file: file.write_text(state))
+    if unread:
+        console.print(board.gallery.note, style="yellow", markup=False, soft_wrap=True)
+    there = f"{len(results) - sent} there already; {changed} of {len(board.table)} rows changed"
+    return f"{grid}: {sent} runs sent, {there}: {tracker.name}"
+
+
+def send_runs(
+    tracker: Tracker, grid: str, results: Iterable[dict[str, Any]], data_root: Path | None = None
+) -> tuple[str, int]:
+    """Send the results that are not there, in the place of older tries; return the experiment's id and their number.
+
+    Each has a picture of the samples that it used most and least, in a grid of at most MOST_PICTURES runs.
+    """
+    results = list(results)
+    several = _several(result["spec"] for result in results)
+    note = f"The runs of the grid `{grid}`."
+    experiment = tracker.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, note)
+    there, count = tracker.runs(experiment, "dpbench.hash"), 0
+    for result in results:
+        content, old = digest(result), there.get(result["hash"], [])
+        whole = [run for run in old if run.data.tags.get(CONTENT) == content and run.info.status != "RUNNING"]
+        if not whole:
+            title = f"{_title(result['spec'])} seed {result['spec']['seed']}{_where(result['spec'], several)}"
+            _send_run(tracker, experiment, grid, result, content, title, data_root, len(results) <= MOST_PICTURES)
+            count += 1
+        _remove(tracker, [run for run in old if run not in whole[:1]])
+    return experiment, count
+
+
+def _remove(tracker: Tracker, runs: Iterable[Run]) -> None:
+    """Delete runs that have no place any more, but none that another machine may be sending."""
+    for run in runs:
+        half_sent_elsewhere = run.info.status == "RUNNING" and run.data.tags.get(SENDER, _sender()) != _sender()
+        if tracker.database or not half_sent_elsewhere:
+            tracker.client.delete_run(run.info.run_id)
+
+
+def _sender() -> str:
+    """Name this results folder on this machine, from which only one process sends at a time."""
+    return digest([socket.gethostname(), str(store.home())])
+
+
+def digest(content: Any) -> str:
+    """A short name for content that can be written as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _several(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Which of dataset and model differ between rows or runs: only these need to be named."""
+    named = {(row["dataset"], row["model"]) for row in rows}
+    return [name for i, name in enumerate(("dataset", "model")) if len({names[i] for names in named}) > 1]
+
+
+def _title(row: dict[str, Any]) -> str:
+    """For instance "orderdp 0.3"."""
+    return f"{row['method']} {row['keep']:g}"
+
+
+def _where(row: dict[str, Any], several: list[str]) -> str:
+    """For instance " on digits, cnn", empty where the grid has one dataset and model."""
+    return f" on {', '.join(row[name] for name in several)}" if several else ""
+
+
+def _send_run(
+    tracker: Tracker,
+    experiment: str,
+    grid: str,
+    result: dict[str, Any],
+    content: str,
+    title: str,
+    data_root: Path | None,
+    pictured: bool,
+) -> None:
+    """Log one run: parameters, metrics, curves, and its files as artifacts. Its status comes last: then it is whole."""
+    spec, started = result["spec"], int(result["started"] * 1000)
+    tags = {"dpbench.hash": result["hash"], "dpbench.grid": grid, SENDER: _sender()}
+    run_id = tracker.client.create_run(experiment, started, tags, fit(title)).info.run_id
+    tags = {CONTENT: content, "status": result["status"], "mlflow.source.name": "dpbench"}
+    if reason := result.get("reason"):
+        tags |= {"dpbench.reason": reason, "mlflow.note.content": f"**{result['status'].capitalize()}:** {reason}"}
+    params = {name: spec[name] for name in ("method", "dataset", "model", "keep", "seed")}
+    params |= {"budget": spec["budget"]["unit"], "hash": result["hash"]} | result["environment"]
+    params |= {f"recipe.{key}": value for key, value in spec["recipe"].items()}
+    params |= {f"method.{key}": value for key, value in result.get("hyperparameters", {}).items()}
+    tracker.log(run_id, tags, params, _metrics(result, started))
+    folder = store.run_folder(result["hash"])
+    for name in ("result.json", "selections.npz", "traceback.txt"):
+        if (folder / name).is_file():
+            tracker.client.log_artifact(run_id, str(folder / name))
+    if pictured and result["status"] == "FINISHED":
+        with suppress(UsageError, RunFailed):  # its data is not here, which the board's note tells
+            if shown := _samples(tracker, run_id, partial(gallery.sheet_of_run, result, data_root)):
+                tracker.log(run_id, {NOTE: shown})
+    status = "FAILED" if result["status"] == "FAILED" else "FINISHED"  # MLflow has no word for a run that diverged
+    tracker.client.set_terminated(run_id, status, int((result.get("ended") or time.time()) * 1000))
+
+
+def _samples(tracker: Tracker, run_id: str, draw: Callable[[Path], bool]) -> str:
+    """Log the picture that `draw` writes, if it does; return the text that shows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "samples.png"
+        if not draw(file):
+            return ""
+        tracker.client.log_artifact(run_id, str(file))
+    return f"Samples used most and least:\n\n{_image(run_id, file.name)}"
+
+
+def _image(run_id: str, name: str) -> str:
+    """Markdown by which the UI shows an artifact."""
+    return f"![{name}](get-artifact?path={quote(name)}&run_uuid={run_id})"
+
+
+def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files: Iterable[Path]) -> tuple[str, int]:
+    """Write the leaderboard's experiment, one run a row; return its id, and how many rows are new or have changed.
+
+    The files are artifacts of one row, which keeps them as long as it is there; the description links to them.
+    """
+    from mlflow.entities import Metric
+
+    rows, whole = records(board.table), formats.plain(board.table)
+    several = _several(rows)
+    visible = [*(f"params.`{name}`" for name in several), *COLUMNS]
+    experiment = tracker.experiment(f"{board.grid.name} leaderboard", visible, "metrics.`order`", True)
+    finished = {place: board.finished(*place) for place in {(row["dataset"], row["model"]) for row in rows}}
+    there, keys, changed = tracker.runs(experiment, "dpbench.row"), [], 0
+    now = int(time.time() * 1000)
+    for order, (row, values) in enumerate(zip(rows, whole, strict=True), 1):
+        params = {name: str(row[name]) for name in ("method", "dataset", "model", "keep", "kind")}
+        curves = _curves(finished[row["dataset"], row["model"]].get((row["method"], row["keep"]), []))
+        name = fit(_title(row) + _where(row, several))
+        key = digest([name, params, curves])  # MLflow cannot take points of a curve back: other curves, another run
+        texts, numbers = _texts(row), {"order": float(order)} | _numbers(row)
+        content, old = digest([PICTURED, texts, numbers, values]), there.pop(key, [])
+        _remove(tracker, old[1:])
+        if old:
+            run_id = old[0].info.run_id
+        else:
+            tags = {"dpbench.row": key, SENDER: _sender()}
+            run_id = tracker.client.create_run(experiment, now, tags, name).info.run_id
+            points = [Metric(f"{curve}_by_epoch", value, now, epoch) for curve, epoch, value in curves]
+            tracker.log(run_id, {}, params, points)
+        keys.append(run_id)
+        if old and old[0].data.tags.get(CONTENT) == content:
+            continue
+        changed += 1
+        shown = _samples(tracker, run_id, partial(gallery.sheet, board, row_of(row)))
+        texts[NOTE] = _note(row, experiment, run_id, runs_experiment, params, shown)
+        tracker.log(run_id, texts, None, [Metric(name, value, now, 0) for name, value in numbers.items()])
+        tracker.client.log_dict(run_id, values, "row.json")
+        tracker.client.set_terminated(run_id, "FINISHED" if row["seeds"] else "FAILED")
+        if row["dataset"] not in board.gallery.unread:  # else it is sent again, until its pictures can be had
+            tracker.log(run_id, {CONTENT: content})  # last: the row is whole
+    for runs in there.values():
+        _remove(tracker, runs)
+    if keys:
+        _attach(tracker, board, experiment, keys, files)
+    return experiment, changed
+
+
+def _curves(results: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
+    """A row's curves as name, epoch and mean over its seeds, for the epochs at which all seeds' values are known."""
+    found = []
+    for name in ROW_CURVES:
+        by_epoch = zip(*(measures.curve(result, name) for result in results), strict=False)
+        means = [round(fmean(values), 6) for values in by_epoch]  # NaN where one of the values is
+        found += [(name, epoch, mean) for epoch, mean in enumerate(means, 1) if not math.isnan(mean)]
+    return found
+
+
+def _note(
+    row: dict[str, Any], experiment: str, run_id: str, runs_experiment: str, params: dict[str, str], shown: str
+) -> str:
+    """A row's description: links to its curves, its runs and the board, why runs are missing, and its picture."""
+    query = " and ".join(f"params.{name} = '{params[name]}'" for name in ("method", "dataset", "model", "keep"))
+    mode = "workflowType=machine_learning"
+    links = [
+        f"[Its curves by epoch, means over seeds](#/experiments/{experiment}/runs/{run_id}/model-metrics?{mode})",
+        f"[The runs of this row](#/experiments/{runs_experiment}/runs?searchFilter={quote(query)}&{mode})",
+        f"[The board, with its page and figures in the description](#/experiments/{experiment}/runs?{VIEWED})",
+    ]
+    return "\n\n".join(filter(None, [" | ".join(links), row["reason"], shown]))
+
+
+def _texts(row: dict[str, Any]) -> dict[str, str]:
+    """A row's tags: what its columns show, and its verdicts."""
+    texts = {
+        "accuracy": columns.accuracy(row),
+        "to random": columns.difference(row, "uniform"),
+        "at its cost": columns.difference(row, verdicts.AT_COST),
+    }
+    verdict = ("verdict_uniform", f"verdict_{verdicts.AT_COST}", "verdict_full", "equivalence_full")
+    return texts | {name: row[name] for name in verdict if row[name]}
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    """A row's metrics, as far as they are known; row.json has all of the row."""
+    digits = {"accuracy_mean": 4}  # the others need no more than fits a narrow column
+    return {name: round(float(row[name]), digits.get(name, 2)) for name in NUMBERS if pd.notna(row[name])}
+
+
+def _attach(tracker: Tracker, board: Board, experiment: str, runs: list[str], files: Iterable[Path]) -> None:
+    """Log the files to the run that has them already, else to the first, and write the description with their link."""
+    old = tracker.client.get_experiment(experiment).tags.get("dpbench.files", "")
+    run = old if old in runs else runs[0]
+    pictures = []
+    for file in files:
+        tracker.client.log_artifact(run, str(file), None if _first(file) else "more")
+        if file.name.startswith("pareto") and file.suffix == ".png":
+            pictures.append(_image(run, file.name))
+    text = describe(board, f"#/experiments/{experiment}/runs/{run}/artifacts", pictures[:1])
+    tracker.client.set_experiment_tag(experiment, "dpbench.files", run)
+    tracker.client.set_experiment_tag(experiment, "mlflow.note.content", text)
+
+
+def _first(file: Path) -> bool:
+    """Whether a file is one that a reader opens first; the others have a folder."""
+    return file.name.startswith("pareto") or file.suffix in (".html", ".md")
+
+
+def describe(board: Board, link: str, pictures: Sequence[str] = ()) -> str:
+    """The leaderboard's description: what it says, its picture and columns, where its files are, and its table."""
+    whole = f"[The whole table]({link}/{quote(board.grid.name)}.md)"
+    said = cut("\n".join(f"- {sentence}" for sentence in summary.headlines(board)), LIMIT // 3, f"\n\n{whole}")
+    meaning = "\n".join(f"- {line}" for line in MEANING)
+    parts = [
+        said,
+        *pictures,
+        meaning,
+        f"[Figures, the page as one HTML file, and tables]({link})",
+        formats.markdown(board),
+    ]
+    return cut("\n\n".join(part for part in parts if part), LIMIT, f"\n\n{whole}")
+
+
+def cut(text: str, limit: int, more: str) -> str:
+    """Leave out the last lines of a text longer than the limit and say `more` instead, within the limit."""
+    return text if len(text) <= limit else text[: max(text.rfind("\n", 0, limit - len(more)), 0)] + more
+
+
+def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:
+    """The run's metrics, with the epoch as step."""
+    from mlflow.entities import Metric
+
+    records = result.get("epochs", [])
+    final = len(records)
+    metrics = [
+        Metric(name, value, timestamp, final)
+        for name, value in result.get("metrics", {}).items()
+        if value is not None and name not in CURVES
+    ]
+    for record in records:
+        for name, value in record.items():
+            if name in CURVES:  # a value that is not known is a gap, lest an older epoch's stand for the run
+                known = math.nan if value is None else value
+                metrics.append(Metric(name, known, timestamp, record["epoch"] + 1))
+            elif name in CURVES_OF_MEANS and value is not None:
+                metrics.append(Metric(f"{name}_by_epoch", value, timestamp, record["epoch"] + 1))
+    return metrics

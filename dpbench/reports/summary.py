@@ -1,0 +1,282 @@
+"""What a board says, in sentences that are computed from it; and the README's blocks and pictures of it, made anew.
+
+python -m dpbench.reports.summary README.md
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from dpbench import catalog
+from dpbench.analysis import board as boards
+from dpbench.analysis import verdicts
+from dpbench.analysis.board import Board
+from dpbench.analysis.stats import ALPHA, MIN_SEEDS
+from dpbench.analysis.table import broken, is_broken, records
+from dpbench.experiments.controls import EXEMPT
+from dpbench.reports.columns import accuracy
+
+Row = dict[str, Any]
+CONTROLS = verdicts.CONTROLS | {verdicts.AT_COST: "random per epoch at its cost"}
+MOST_NAMES = 8  # that a sentence lists
+WIDTH = 120
+SCREEN = 80
+COLOURS = 128  # of a picture
+
+
+def text(board: Board) -> str:
+    """All sentences as a markdown list: first one a keep that sums it up, then what is behind it."""
+    return "\n".join(f"- {sentence}" for sentence in [*headlines(board), *sentences(board)])
+
+
+def headlines(board: Board) -> list[str]:
+    """For each dataset, model and keep: who reaches full training's accuracy, at what cost, and whether random does."""
+    return [_headline(board, part) for part in parts(board)]
+
+
+def parts(board: Board) -> Iterator[pd.DataFrame]:
+    """The rows of each dataset, model and keep below 1."""
+    for (_, _, keep), part in board.table.groupby(["dataset", "model", "keep"], sort=False):
+        if keep < 1:  # type: ignore[operator]
+            yield part
+
+
+def _where(board: Board, part: pd.DataFrame) -> str:
+    """For instance "At keep 0.3", with dataset and model where the board has several."""
+    names = [str(part[name].iloc[0]) for name in ("dataset", "model") if board.table[name].nunique() > 1]
+    at = f"On {', '.join(names)} at" if names else "At"
+    return f"{at} keep {part['keep'].iloc[0]:g}"
+
+
+def suggested(board: Board) -> Row | None:
+    """The row of the first headline: that of the lowest keep of the first dataset and model."""
+    return next((_suggested(_compared_with_full(part), board.grid.delta) for part in parts(board)), None)
+
+
+def _compared_with_full(part: pd.DataFrame) -> list[Row]:
+    return records(part[~is_broken(part) & part["difference_full"].notna()])
+
+
+def _suggested(rows: list[Row], delta: float) -> Row | None:
+    """The cheapest method that reaches full's accuracy within delta, else the nearest one; None without a method."""
+    methods = [row for row in rows if catalog.parse(row["method"])[0] not in EXEMPT]
+    reaching = [row for row in methods if row["difference_full"] >= -delta]
+    if reaching:
+        return min(reaching, key=lambda row: (round(row["cost_with_proxy"], 2), -row["accuracy_mean"]))
+    return max(methods, key=lambda row: row["difference_full"], default=None)
+
+
+def _headline(board: Board, part: pd.DataFrame) -> str:
+    where, delta = _where(board, part), board.grid.delta
+    rows = _compared_with_full(part)
+    row = _suggested(rows, delta)
+    if row is None:
+        return f"{where}, no method is compared with full training."
+    if row["difference_full"] < -delta:
+        return (
+            f"{where}, no method reaches full's accuracy within {delta:g} points; the nearest is {_name(row)} "
+            f"({_short_gap(row, 'full')}) at {_cost(row, board)}; {_random(rows, row, delta)}."
+        )
+    certain = row["equivalence_full"].startswith("equivalent")
+    doubt = "" if certain else f" on average, not for certain ({_short_gap(row, 'full')}),"
+    return (
+        f"{where}, {_name(row)} reaches full's accuracy within {delta:g} points{doubt} at {_cost(row, board)}; "
+        f"{_random(rows, row, delta)}."
+    )
+
+
+def _random(rows: list[Row], row: Row, delta: float) -> str:
+    """How random per epoch does beside a row, at the row's cost where that is another one."""
+    control: str = verdicts.AT_COST if pd.notna(row["control_keep"]) else "uniform_epoch"
+    name = f"random per epoch{' at its cost' if control == verdicts.AT_COST else ''}"
+    said = row[f"verdict_{control}"].split(" ")[0]
+    if said == "better":
+        return f"it is better than {name} ({_short_gap(row, control)})"
+    if said == "worse":
+        return f"{name} is better ({_short_gap(row, control)})"
+    per_epoch = next((one for one in rows if one["method"] == "uniform_epoch"), None)
+    reaches = per_epoch is not None and per_epoch["difference_full"] >= -delta and row["difference_full"] >= -delta
+    if control == "uniform_epoch" and reaches:
+        return f"{name} does as well"
+    if said == "not":
+        return f"it is not separable from {name} ({_short_gap(row, control)})"
+    return f"there is no verdict to {name}"
+
+
+def sentences(board: Board) -> list[str]:
+    """What each keep's rows are to each control, what they cost, and which have seeds that diverged or failed."""
+    found = []
+    for part in parts(board):
+        where, rows = _where(board, part), records(part)
+        found += [f"{where}, {said}." for said in (*_ends(rows), *_compared(rows, board.grid.delta))]
+    bad = [f"{_name(row)} at {row['keep']:g} ({broken(row)})" for row in records(board.table) if broken(row)]
+    if bad:
+        found.append(f"Ranked below all others and compared with nothing: {', '.join(bad)}.")
+    return found
+
+
+def _ends(rows: list[Row]) -> Iterator[str]:
+    """Who is highest and lowest, beside the controls, and who costs least and most."""
+    made = sorted((row for row in rows if row["seeds"] and not broken(row)), key=lambda row: -row["accuracy_mean"])
+    if not made:
+        return
+    top, low = made[0], made[-1]
+    said = f"{_name(top)} has the highest mean, {accuracy(top)} %"
+    gaps = [f"{_gap(top, control)} to {name}" for control, name in CONTROLS.items() if _known(top, control)]
+    said += f" ({'; '.join(gaps)})" if gaps else ""
+    said += f", {_name(low)} the lowest, {accuracy(low)} %" if low is not top else ""
+    controls = [f"{_name(row)} {accuracy(row)}" for row in made if row["method"] in EXEMPT]
+    yield said + (f"; the controls: {', '.join(controls)}" if controls else "")
+    cost = sorted((row for row in made if pd.notna(row["cost_with_proxy"])), key=lambda row: row["cost_with_proxy"])
+    if cost:
+        least, most = (f"{row['cost_with_proxy']:.2f} of full training ({_name(row)})" for row in (cost[0], cost[-1]))
+        yield f"costs with proxy go from {least} to {most}"
+
+
+def _compared(rows: list[Row], delta: float) -> Iterator[str]:
+    """Who is better and who worse than each control, of all that have a verdict; who equivalent to full training."""
+    same, silent = [], []
+    for control, name in CONTROLS.items():
+        compared = [row for row in rows if _known(row, control)]
+        words = [(row, row[f"verdict_{control}"].split(" ")[0]) for row in compared]
+        told = {word: [row for row, one in words if one == word] for word in ("better", "worse", "not")}
+        count = sum(map(len, told.values()))
+        if count and len(told["not"]) == count:
+            same.append(f"{name} ({count} row{'s' * (count > 1)})")
+        elif count:
+            parts = [
+                f"{len(told[word])} of {count} rows {'is' if len(told[word]) == 1 else 'are'} {word} than {name} "
+                f"({_names(told[word], control)})"
+                for word in ("better", "worse")
+                if told[word]
+            ]
+            yield "; ".join(parts) + (f"; {len(told['not'])} not separable from it" if told["not"] else "")
+        elif compared:
+            silent.append(name)
+    if same:
+        yield f"nothing is separable from {', '.join(same)}"
+    if silent:
+        yield f"there is no verdict to {', '.join(silent)}: it needs {MIN_SEEDS} paired seeds"
+    if any(_known(row, "full") for row in rows):
+        equal = [row for row in rows if row["equivalence_full"].startswith("equivalent")]
+        yield f"equivalent to full within {delta:g} points: {_names(equal) if equal else 'none is shown to be'}"
+
+
+def _known(row: Row, control: str) -> bool:
+    return bool(pd.notna(row[f"difference_{control}"]))
+
+
+def _names(rows: list[Row], control: str | None = None) -> str:
+    """Names, each with its difference to a control."""
+    names = [_name(row) + (f" {_gap(row, control)}" if control else "") for row in rows[:MOST_NAMES]]
+    return (", " if control is None else "; ").join(names) + (
+        f" and {len(rows) - MOST_NAMES} more" if len(rows) > MOST_NAMES else ""
+    )
+
+
+def _name(row: Row) -> str:
+    return f"`{row['method']}`"
+
+
+def _short_gap(row: Row, control: str) -> str:
+    """Difference and simultaneous interval."""
+    half, gap = row[f"difference_{control}_ci95"], f"{row[f'difference_{control}']:+.2f}"
+    return gap if pd.isna(half) else f"{gap} ± {half:.2f}"
+
+
+def _gap(row: Row, control: str) -> str:
+    """Difference, simultaneous interval and corrected p."""
+    p, gap = row[f"difference_{control}_p"], _short_gap(row, control)
+    return gap if pd.isna(row[f"difference_{control}_ci95"]) else f"{gap}, p = {p:.2g}"
+
+
+def _cost(row: Row, board: Board) -> str:
+    """Its cost, and how much faster it is where times are comparable."""
+    speed = f" ({row['speedup']:.1f} times faster)" if row["speedup"] > 1 and not board.times_reason else ""
+    return f"{row['cost_with_proxy']:.2f} of the cost{speed}"
+
+
+def decompositions(name: str) -> str:
+    """What the checked-in tests of Figure 4 say: where the decomposition matters, in how many it is not shown to."""
+    stored = files("dpbench.leaderboards") / "results" / name / "figure4.json"
+    found = json.loads(stored.read_text(encoding="utf-8"))
+    matters = [one["text"] for one in found if one["p"] < ALPHA]
+    where = f"it does at {'; '.join(matters)}" if matters else "it matters in none"
+    return f"Of {len(found)} tests the decomposition is not shown to matter in {len(found) - len(matters)}; {where}."
+
+
+BLOCK = re.compile(r"(<!-- (results|table|figure4):([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+PICTURE = re.compile(r"\]\((leaderboards/results/([\w.-]+)/pareto\.png)\)")
+
+
+def rewrite(content: str) -> str:
+    """Return a page with each block `<!-- KIND:GRID -->` ... `<!-- end -->` made anew; results, table or figure4."""
+
+    def block(found: re.Match[str]) -> str:
+        if found[2] == "figure4":
+            made = f"\n{_fill(decompositions(found[3]))}\n"
+        else:
+            board = boards.load_checked_in(found[3])
+            made = _screen(board) if found[2] == "table" else _wrapped(board)
+        return f"{found[1]}{made}\n{found[4]}"
+
+    return BLOCK.sub(block, content)
+
+
+def draw(content: str, folder: Path) -> list[Path]:
+    """Draw the pictures of boards that a page in `folder` refers to, small enough for it; return the files."""
+    from PIL import Image
+
+    from dpbench.reports import figures
+
+    made = []
+    for path, grid in sorted(set(PICTURE.findall(content))):
+        with figures.look():
+            stream = io.BytesIO()
+            drawn = figures.figures(boards.load_checked_in(grid), ["pareto"])
+            next(iter(drawn.values())).savefig(stream)
+        made.append(folder / path)
+        Image.open(stream).convert("RGB").quantize(COLOURS).save(made[-1], optimize=True)
+    return made
+
+
+def _screen(board: Board) -> str:
+    """The terminal's first screen as a block of code."""
+    from dpbench.reports import screen
+
+    console = Console(record=True, file=io.StringIO(), width=SCREEN)
+    console.print(screen.screen(board, SCREEN))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    return "\n".join(["", *(f"    {line}" if line else "" for line in lines), ""])
+
+
+def _wrapped(board: Board) -> str:
+    seeds = sorted({spec.seed for spec in board.cells.values()})
+    head = f"{len(board.table)} rows, {len(seeds)} paired seeds. {board.grid.description}"
+    return "\n".join(["", _fill(head), "", *map(_fill, text(board).splitlines()), ""])
+
+
+def _fill(line: str) -> str:
+    """Break a line as the page's are; a list's item is indented."""
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        path = Path(name)
+        path.write_text(rewrite(path.read_text(encoding="utf-8")), encoding="utf-8")
+        draw(path.read_text(encoding="utf-8"), path.parent)

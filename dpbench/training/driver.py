@@ -1,0 +1,164 @@
+"""A method in a training: when it is asked and told, and what of it is saved, whoever's loop it is.
+
+The runner, the proxy's replay, `PruningSampler` and the conformance battery reach a method through `Driver` alone.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpbench.errors import UsageError
+from dpbench.method import PruningMethod, Selection, Signals, Task
+from dpbench.rng import generator
+from dpbench.training.answers import call, pick_fault, selection_fault, surrogate_fault
+from dpbench.training.rows import Passed, everything, join, order, spread, to_cpu
+
+TOLERANCE = 1e-9  # of a training's progress
+
+
+class Driver:
+    """One method on one of `replicas` ranks, from its setup to the end of a training.
+
+    An epoch is `start`, `order`, for each batch `pick` (if the method picks) and `observe`, and at its end `tell`.
+    A seed gives all ranks the same selections and order; what they observe is gathered through torch.distributed.
+    """
+
+    def __init__(self, method: PruningMethod, task: Task, seed: int, rank: int = 0, replicas: int = 1) -> None:
+        self.method, self.task, self.seed, self.rank, self.replicas = method, task, seed, rank, replicas
+        call(method, "setup", method.setup, task, generator(seed, "method"), fault=self._setup_fault)
+        self.epochs: int = call(method, "epochs", method.epochs, task, fault=_epochs_fault)
+        self.picks = method.picks()
+        decided = method.period == 0 and method.window[0] == 0 and not self.picks
+        self.needs = frozenset() if decided else method.needs  # the signals that the training must compute
+        self.epoch = -1  # the one under way
+        self.selection = everything(task.n)  # of that epoch
+        self.asked: int | None = None  # the epoch of the last select
+        self.answer = self.selection  # and what it chose
+        self._rng = generator(seed, "pick", 0, rank)
+        self._passed: list[Passed] = []  # observed, and not yet told to the method
+
+    def _setup_fault(self, _: None) -> str | None:
+        whole = {"task", "rng"} <= vars(self.method).keys()
+        return None if whole else "did not call super().setup(task, rng); begin it with that line"
+
+    def replay(self, signals: Signals) -> None:
+        """Tell a method that asks for a proxy what a pass of it measured, before the first epoch."""
+        call(self.method, f"observe(epoch={signals.epoch})", self.method.observe, signals)
+
+    def start(self, epoch: int, begin: float, end: float, again: bool = False) -> Selection:
+        """Begin `epoch`, which takes the training from progress `begin` to `end`; return its selection.
+
+        The method is asked every `period` epochs and inside its window only; outside, all samples are used. A training
+        that goes back to an epoch before the last select, or `again` to one that is over, gets a new selection from a
+        method that makes more than one.
+        """
+        if again or epoch != self.epoch:  # else a resume goes on in this epoch
+            self._rng = generator(self.seed, "pick", epoch, self.rank)
+        self.epoch = epoch
+        self.selection = self._select(again, begin, end)
+        return self.selection
+
+    def _select(self, again: bool, begin: float, end: float) -> Selection:
+        method, epoch, period = self.method, self.epoch, self.method.period
+        low, high = method.window
+        if begin < low - TOLERANCE or end > high + TOLERANCE:
+            return everything(self.task.n)
+        if self.asked is None or (period > 0 and (again or not 0 <= epoch - self.asked < period)):
+            self.answer = call(method, f"select(epoch={epoch})", method.select, epoch, fault=self._select_fault)
+            self.asked = epoch
+        return self.answer
+
+    def _select_fault(self, selection: Selection) -> str | None:
+        found = selection_fault(selection, self.task.n)
+        return "selected no samples" if found is None and len(selection.indices) == 0 else found
+
+    def order(self) -> Tensor:
+        """The epoch's samples in the order in which they are trained on: (k,) int64."""
+        return order(self.selection.indices, self.task.n, generator(self.seed, "order", self.epoch))
+
+    def weights(self) -> Tensor | None:
+        """The epoch's weights (n,), 0 for what is not selected; None where all are 1."""
+        return spread(self.selection, self.task.n)
+
+    def surrogate(self) -> Tensor | None:
+        """The weights (n,) of the loss that this epoch's own select minimises, where the method knows them."""
+        if self.asked != self.epoch:
+            return None
+        fault = partial(surrogate_fault, n=self.task.n)
+        return call(self.method, f"surrogate(epoch={self.epoch})", self.method.surrogate, fault=fault)
+
+    def pick(
+        self, rows: Tensor, values: dict[str, Tensor], rng: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Ask which of the forwarded `rows` (b,) go backward: their positions (k,), none maybe, and weights (k,).
+
+        `rng` stands in for the rank's own, for a look that the training must not notice.
+        """
+        signals, fault = join([(rows, values)], self.epoch), partial(pick_fault, b=len(rows))
+        rng = self._rng if rng is None else rng
+        picked = call(self.method, f"pick(epoch={self.epoch})", self.method.pick, signals, rng, fault=fault)
+        weights = None if picked.weights is None else picked.weights.float().to(rows.device)
+        return picked.indices.to(rows.device), weights
+
+    def observe(self, rows: Tensor, values: dict[str, Tensor]) -> None:
+        """Take what was measured on `rows` (b,); an online method is told at once, the others by `tell`."""
+        if values:
+            self._passed.append((rows, values))
+            if self.method.online:
+                self.tell()
+
+    def tell(self) -> None:
+        """Tell the method what all ranks have observed since the last time."""
+        epoch, passed = max(self.epoch, 0), self._passed
+        self._passed = []
+        if self.replicas > 1 and self.needs and (passed or self.epoch >= 0):
+            passed = self._gather(passed, epoch)
+        if passed:
+            call(self.method, f"observe(epoch={epoch})", self.method.observe, join(passed, epoch))
+
+    def _gather(self, passed: list[Passed], epoch: int) -> list[Passed]:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            if not launched():
+                return passed
+            raise UsageError(
+                f"{type(self.method).__name__} learns from all {self.replicas} ranks; call "
+                "torch.distributed.init_process_group before the first epoch ends"
+            )
+        everyone: list[Signals | None] = [None] * self.replicas
+        torch.distributed.all_gather_object(everyone, join(passed, epoch) if passed else None)
+        return [(signals.indices, signals.values) for signals in everyone if signals is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that goes on, in plain values and tensors: of the method, of the epoch under way, and what it awaits."""
+        return {
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "asked": self.asked,
+            "answer": vars(self.answer),
+            "method": self.method.state_dict(),
+            "pick": self._rng.get_state(),
+            "passed": to_cpu(self._passed),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`, of a driver of the same method and task."""
+        state = to_cpu(state)
+        self.seed, self.epoch, self.asked = state["seed"], state["epoch"], state["asked"]
+        self.answer = Selection(**state["answer"])
+        self.method.load_state_dict(state["method"])
+        self._rng.set_state(state["pick"])
+        self._passed = state["passed"]
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun) has started this process as one of several ranks."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def _epochs_fault(epochs: Any) -> str | None:
+    return None if isinstance(epochs, int) and epochs >= 1 else f"returned {epochs!r}; at least 1 is needed"

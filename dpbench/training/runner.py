@@ -1,0 +1,519 @@
+"""One run from its spec to its row: proxy, select, train, pick, observe, evaluate, probes, ledger, checkpoint."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from filelock import Timeout
+from torch import Tensor
+
+import dpbench
+from dpbench import catalog, isolation, optim, store
+from dpbench.data import Data, Loader
+from dpbench.errors import Diverged, MethodFailed, RunFailed, UsageError
+from dpbench.method import PruningMethod, Task
+from dpbench.rng import derive, generator, seeded
+from dpbench.scores import ScoreMethod
+from dpbench.spec import RunSpec, identity_hash
+from dpbench.training import ledger as ledgers
+from dpbench.training import probes, proxy
+from dpbench.training.answers import call
+from dpbench.training.driver import Driver
+from dpbench.training.ledger import Ledger
+from dpbench.training.results import final
+from dpbench.training.rows import batches, mask, to_cpu
+from dpbench.training.signals import RECORD_SIGNALS, check_names
+from dpbench.training.train import Epoch, Learner, evaluate, measure_all, train_epoch
+
+PROBE_BATCH = 512
+REASON = 500  # characters of a failure's message in a result; the whole is in traceback.txt
+MEANS = ["jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_cosine_ci95", "gradient_norm_ratio"]
+MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
+
+OnEpoch: TypeAlias = Callable[[dict[str, Any]], None]
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@lru_cache(maxsize=2)
+def load_data(dataset: str, root: Path | None) -> Data:
+    """A dataset, kept for the next run of this process."""
+    return catalog.load_dataset(dataset).load(root)
+
+
+def fingerprints(datasets: Iterable[str], root: Path | None) -> dict[str, str]:
+    """Each dataset's fingerprint, which a run's spec names; a missing file is told here, before any work."""
+    return {dataset: load_data(dataset, root).fingerprint for dataset in datasets}
+
+
+def data_of(work: RunSpec | proxy.Request, root: Path | None) -> Data:
+    """The data that a run or a proxy training was made for; no other data may answer for them."""
+    data = load_data(work.dataset, root)
+    if data.fingerprint != work.data:
+        made = f"was made for data {work.data}" if work.data else "names no data"
+        raise RunFailed(
+            f"{work.dataset}: this {'run' if isinstance(work, RunSpec) else 'proxy'} {made}, and what is loaded here "
+            f"is {data.fingerprint}; the files are others, or were changed since the command began"
+        )
+    return data
+
+
+@isolation.strict()
+def run(
+    spec: RunSpec,
+    device: torch.device | None = None,
+    data_root: Path | None = None,
+    checkpoint_s: float = 30.0,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Carry a run to its end, or continue it where it stopped; return its result, read again if it was done.
+
+    A failure is a result too: status FAILED with a one-line reason, and the traceback in the run's folder; it is tried
+    again. A training that diverged is final: status DIVERGED with its reason and the epochs up to there.
+    A checkpoint is written at the end of an epoch when the last is `checkpoint_s` seconds old.
+    """
+    folder = store.run_folder(spec.hash)
+    with store.locked(folder / "lock"):
+        finished = final(spec.hash)
+        if finished is not None:
+            return finished
+        result = blank(spec)
+        records: list[dict[str, Any]] = []
+        try:
+            training = _begin(spec, device or default_device(), data_root, folder)
+            records = training.records
+            result |= training.train(checkpoint_s, on_epoch)
+            why = training.diverged()
+            result |= {"status": "DIVERGED", "reason": why} if why else {"status": "FINISHED"}
+        except Diverged as error:
+            result |= {"status": "DIVERGED", "reason": reason(error), "epochs": records}
+        except Exception as error:
+            result |= _report(spec.hash, error)
+        result["ended"] = time.time()
+        store.write_json(folder / "result.json", result)
+        if result["status"] != "FAILED":
+            store.write(folder / "done", lambda file: file.touch())
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            (folder / "traceback.txt").unlink(missing_ok=True)
+        return result
+
+
+def lost(spec: RunSpec, error: BaseException) -> dict[str, Any]:
+    """Write down that a run's worker died; return the result, which is the finished one where it was just written."""
+    folder = store.run_folder(spec.hash)
+    result = blank(spec) | {"status": "FAILED", "reason": reason(error)}
+    try:
+        with store.locked(folder / "lock", timeout=0):
+            finished = final(spec.hash)
+            if finished is not None:
+                return finished
+            result |= _report(spec.hash, error)
+            store.write_json(folder / "result.json", result)
+    except Timeout:
+        pass  # another process carries the run out by now; what it writes counts
+    return result
+
+
+def _report(run_hash: str, error: BaseException) -> dict[str, Any]:
+    """Write a failure's traceback; return status, reason (cut where long), and whether other seeds fail alike."""
+    path = store.run_folder(run_hash) / "traceback.txt"
+    report, text = "".join(traceback.format_exception(error)), reason(error)
+    store.write(path, lambda file: file.write_text(report, encoding="utf-8", errors="replace"))
+    if len(text) > REASON:
+        text = f"{text[:REASON]}... (the whole is in {path.relative_to(store.home())})"
+    return {"status": "FAILED", "reason": text, "repeats": isinstance(error, MethodFailed | UsageError)}
+
+
+def _begin(spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> _Run:
+    """Set a run up, and take it to its checkpoint if there is one; a damaged one is set aside."""
+    begun = _Run(spec, device, data_root, folder)
+    path = folder / "checkpoint.pt"
+    if path.is_file():
+        try:
+            begun.resume(path)
+        except Exception as error:  # torch and methods raise what they like
+            store.set_aside(path, error)
+            begun = _Run(spec, device, data_root, folder)  # the other has taken in a part of it
+    return begun
+
+
+def blank(spec: RunSpec) -> dict[str, Any]:
+    """The part of a result that does not depend on how the run goes."""
+    identity = spec.identity
+    return {
+        "hash": identity_hash(identity),
+        "spec": identity["spec"],
+        "identity": identity,
+        "started": time.time(),
+        "environment": environment(),
+    }
+
+
+def reason(error: BaseException) -> str:
+    """One line for people; the type is named where the message is not ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
+
+
+def diverged(accuracy: float, labels: Tensor, loss: float, trained: Tensor) -> str | None:
+    """Why a training that reached its end counts as diverged, None if it does not.
+
+    It learnt nothing if naming the most frequent of the test `labels` would do as well, and if one constant answer
+    would have had no higher a `loss` on what the last epoch `trained` on (its labels): not below their entropy. The
+    other way to diverge, a loss that is not finite, ends the training: `train_epoch` raises Diverged.
+    """
+    constant = int(labels.bincount().max()) / len(labels)
+    shares = trained.bincount().double() / max(1, len(trained))
+    if accuracy > constant or loss < float(torch.special.entr(shares).sum()):
+        return None
+    return f"test accuracy ended at {accuracy:.1%}; naming the most frequent class has {constant:.1%}"
+
+
+def fixed_scores(method: PruningMethod) -> Tensor | None:
+    """The scores (n,) by which a static method has chosen, None where it has none."""
+    return call(method, "scores", method.scores) if isinstance(method, ScoreMethod) else None
+
+
+def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> Driver:
+    """Set the run's method up and replay the proxy it asks for, which is recorded unless it is there."""
+    method = catalog.load_method(spec.method)
+    method.ready()
+    n = len(data.train)
+    task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels.clone(), spec.data)
+    with ledger.time("select"):
+        driver = Driver(method, task, spec.seed)
+    check_names(method.needs)
+    alone = sorted(method.needs & RECORD_SIGNALS)
+    if alone and (method.proxy is None or method.proxy.at == "steps"):
+        raise UsageError(f"the signal {alone[0]!r} is of a proxy with at='end' or at='epochs'")
+    for request in proxy.requests(spec):
+        try:
+            passes = proxy.obtain(request, data, device, ledger)
+        except Diverged as error:
+            raise Diverged(f"in the proxy {error}") from error
+        with ledger.time("observe"):
+            for signals in passes:
+                driver.replay(signals)
+    return driver
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(self, spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> None:
+        ledgers.reset_peak_memory()
+        self.spec, self.recipe, self.device, self.folder = spec, spec.recipe, device, folder
+        self.data = data_of(spec, data_root)
+        self.n = len(self.data.train)
+        self.full_steps = len(batches(torch.arange(self.n), self.recipe.batch_size))  # of full training, an epoch
+        self.ledger = Ledger()
+        self.records: list[dict[str, Any]] = []
+        self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
+        self.driver = prepare(spec, self.data, device, self.ledger)
+        self.method, self.epochs = self.driver.method, self.driver.epochs
+        self.unit, share = spec.budget.unit, 1.0  # of what is spent, and how much of full training's
+        if self.unit == "epochs" and self.method.budget == "samples":
+            self.unit, share = "samples", self.method.task.keep
+        self.samples = share * self.n * self.recipe.epochs  # spent in units of samples
+        recipe, images = self.recipe, self.data.train.images
+        self.learner = Learner(spec.model, recipe, self.data.shape, self.data.classes, spec.seed, device)
+        self.loader = Loader(self.data.train, images, device, recipe.augment, recipe.pad, recipe.channels_last)
+        self.validation = Loader(self.data.validation, images, device, channels_last=recipe.channels_last)
+        self.test = Loader(self.data.test, images, device, channels_last=recipe.channels_last)
+        picked = recipe.batch_size * self.method.pool  # what `pick` is shown at once
+        parts = probes.draw(
+            self.n, spec.probe.samples, picked if self.driver.picks else 1, generator(spec.seed, "probe")
+        )
+        self.probed = [part.to(device) for part in parts]
+
+    def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
+        """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
+        saved = time.monotonic()
+        while self._progress(len(self.records), 0.0, Epoch()) < 1 - 1e-9:
+            epoch = len(self.records)
+            with seeded(derive(self.spec.seed, "train", epoch), self.device):
+                self.records.append(self._epoch(epoch))
+            if on_epoch is not None:
+                on_epoch(self.records[-1])
+            if time.monotonic() - saved >= checkpoint_s:
+                store.write(self.folder / "checkpoint.pt", self._save)
+                saved = time.monotonic()
+        config = {"hash": self.spec.hash} | self.spec.model_dump(mode="json")
+        scores = None if self.driver.asked is None else fixed_scores(self.method)
+        selections = store.Selections(
+            self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores
+        )
+        store.write_selections(self.folder / "selections.npz", selections)
+        return {
+            "kind": self.method.kind(),
+            "hyperparameters": self.method.hyperparameters(),
+            "samples": {"train": self.n, "validation": len(self.data.validation), "test": len(self.data.test)},
+            "metrics": self._metrics(),
+            "epochs": self.records,
+            "diagnostics": self._diagnostics(),
+        }
+
+    def diverged(self) -> str | None:
+        """Why the training, which has reached its end, counts as diverged."""
+        last, split = self.records[-1], self.data.train
+        return diverged(last["accuracy"], self.data.test.labels, last["loss_train"], split.labels[self.selections[-1]])
+
+    def _fixed_weights(self) -> Tensor | None:
+        """The weights of a static method's selection, in the order in which its samples are stored."""
+        chosen = self.driver.answer
+        if self.method.kind() != "static" or chosen.weights is None:
+            return None
+        return chosen.weights[chosen.indices.argsort()]
+
+    def _progress(self, epoch: int, share: float, done: Epoch) -> float:
+        """The share of the budget that is spent when `share` of an epoch that did `done` is over."""
+        match self.unit:
+            case "steps":
+                return (self.ledger.steps + done.steps) / (self.full_steps * self.recipe.epochs)
+            case "samples":
+                return (self.ledger.backward + done.backward) / self.samples
+            case "time":
+                assert self.spec.budget.seconds is not None
+                now = time.perf_counter() - self.began if share else 0.0
+                return (
+                    sum(self.ledger.seconds[phase] for phase in ("select", "train", "observe")) + now
+                ) / self.spec.budget.seconds
+            case _:
+                return (epoch + share) / self.epochs
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        """One epoch; returns its record."""
+        spec, driver, ledger, device = self.spec, self.driver, self.ledger, self.device
+        before = dict(ledger.seconds)
+        start = self._progress(epoch, 0.0, Epoch())
+        end = start + 1 / self.epochs if self.unit == "epochs" else start
+        with ledger.time("select"):
+            selection = driver.start(epoch, start, end)
+        probe = {}
+        if spec.probe.every and epoch % spec.probe.every == 0:
+            with ledger.time("probe", device):
+                probe = self._probe(epoch)
+        with ledger.time("train", device):
+            self.began = time.perf_counter()
+            self.loader.start_epoch(generator(spec.seed, "augment", epoch))
+            parts = batches(driver.order().to(device), self.recipe.batch_size * driver.method.pool)
+
+            def schedule(step: int, done: Epoch) -> optim.Step | None:
+                progress = self._progress(epoch, step / len(parts), done)
+                return optim.schedule(self.recipe, progress, selection.lr_scale) if progress < 1 else None
+
+            done = train_epoch(
+                self.learner,
+                self.loader,
+                parts,
+                schedule,
+                driver.needs,
+                self._weights(),
+                driver.pick if driver.picks else None,
+                driver.observe,
+            )
+        if driver.needs and selection.refresh is not None and len(selection.refresh):
+            with ledger.time("train", device):
+                refreshed = measure_all(self.learner, self.loader, selection.refresh, driver.needs)
+            done.forward += len(selection.refresh)
+            driver.observe(*refreshed)
+        with ledger.time("observe"):
+            driver.tell()
+        if done.steps == 0 and self.unit in ("steps", "samples"):
+            raise MethodFailed(
+                f"{type(driver.method).__name__} trained on nothing in epoch {epoch}: its budget is never spent"
+            )
+        ledger.forward += done.forward
+        ledger.backward += done.backward
+        ledger.steps += done.steps
+        self.selections.append(torch.cat(done.trained).cpu().sort().values if done.trained else torch.arange(0))
+        with ledger.time("eval", device):
+            accuracy, loss, _ = evaluate(self.learner, self.test)
+            validation, _, _ = evaluate(self.learner, self.validation)
+        return {
+            "epoch": epoch,
+            "accuracy": accuracy,
+            "accuracy_validation": validation,
+            "loss_test": loss,
+            "loss_train": done.loss,
+            "samples_forward": done.forward,
+            "samples_backward": done.backward,
+            "optimizer_steps": done.steps,
+            "prune_ratio": ledgers.saving(done.backward, self.n, 1),
+            **self._stability(),
+            **probe,
+            **{f"time_{phase}_s": seconds - before.get(phase, 0.0) for phase, seconds in ledger.seconds.items()},
+        }
+
+    def _weights(self) -> Tensor | None:
+        """The epoch's weights as (n,) on the device."""
+        weights = self.driver.weights()
+        return None if weights is None else weights.to(self.device)
+
+    def _probe(self, epoch: int) -> dict[str, float]:
+        """Compare the gradient of what is trained on with that of all data, on the probed samples."""
+        chosen = mask(self.driver.selection.indices, self.n).to(self.device)
+        weights = self._weights()
+        weights = chosen.float() if weights is None else weights
+        rng = generator(self.spec.seed, "probe pick", epoch)
+
+        def of_rows(rows: Tensor) -> tuple[Tensor, int]:
+            trained = chosen[rows]
+            if not self.driver.picks:
+                return weights[rows], int(trained.count_nonzero())
+            with torch.no_grad():
+                _, values = self.learner.measure(*self.loader.batch(rows, augment=False), self.method.needs)
+            positions, picked = self.driver.pick(rows, values, rng)
+            result = torch.zeros(len(rows), device=self.device)
+            result[positions] = 1.0 if picked is None else picked
+            return result * weights[rows], int(trained[positions].count_nonzero())
+
+        picks = self.driver.picks
+        chunk = self.recipe.batch_size * self.method.pool if picks else PROBE_BATCH
+        state = self.method.state_dict() if picks else None
+        weighted = self.driver.surrogate()
+        surrogate = None if weighted is None else weighted.float().to(self.device)
+        found = probes.probe_gradient(self.learner, self.loader, self.probed, of_rows, chunk, surrogate)
+        if state is not None:  # `pick` may have changed it
+            self.method.load_state_dict(state)
+        record = {
+            "gradient_cosine": found.cosine,
+            "gradient_cosine_ci95": found.cosine_ci95,
+            "gradient_norm_ratio": found.norm_ratio,
+            "gradient_norm": found.norm,
+        }
+        if surrogate is not None:
+            record["gradient_cosine_surrogate"] = found.cosine_surrogate
+            record["gradient_norm_ratio_surrogate"] = found.norm_ratio_surrogate
+        return record
+
+    def _stability(self) -> dict[str, float]:
+        """How much the last epoch's selection shares with that of the epoch before."""
+        if len(self.selections) < 2:
+            return {}
+        a, b = self.selections[-2:]
+        return {
+            "jaccard_epochs": probes.jaccard(mask(a, self.n), mask(b, self.n)),
+            "jaccard_epochs_chance": probes.jaccard_chance(len(a), len(b), self.n),
+        }
+
+    def _metrics(self) -> dict[str, float]:
+        """The run's numbers; README.md says what each means."""
+        ledger, last = self.ledger, self.records[-1]
+        seconds = ledger.seconds
+        metrics = {
+            "accuracy": last["accuracy"],
+            "accuracy_best_epoch": max(record["accuracy"] for record in self.records),
+            "accuracy_validation": last["accuracy_validation"],
+            "loss_test": last["loss_test"],
+            "prune_ratio": ledgers.saving(ledger.backward, self.n, self.recipe.epochs),
+            "forward_saving": ledgers.saving(ledger.forward, self.n, self.recipe.epochs),
+            "samples_forward": ledger.forward,
+            "samples_backward": ledger.backward,
+            "samples_proxy": ledger.proxy_backward,
+            "samples_proxy_forward": ledger.proxy_forward,
+            "optimizer_steps": ledger.steps,
+            "epochs": len(self.records),
+            **{f"time_{phase}_s": seconds[phase] for phase in ("select", "observe", "train", "eval", "probe", "proxy")},
+            "time_total_s": sum(seconds[phase] for phase in ("select", "observe", "train", "proxy")),
+            "peak_memory_mb": ledgers.peak_memory_mb(),
+        }
+        if self.device.type == "cpu" and np.isfinite(ledger.on_cpu):  # a thread that waits for a GPU is on the CPU
+            metrics["time_on_cpu"] = ledger.on_cpu / sum(seconds.values())
+        if self.device.type == "cuda":
+            metrics["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        norms = [record["gradient_norm"] for record in self.records if "gradient_norm" in record]
+        if norms:
+            metrics["gradient_norm"] = norms[-1]
+        for name in MEANS:
+            values = [record[name] for record in self.records if np.isfinite(record.get(name, np.nan))]
+            if values:
+                metrics[name] = float(np.mean(values))
+        return metrics
+
+    def _diagnostics(self) -> dict[str, Any]:
+        """Which samples were used, and how the classes fared."""
+        uses = torch.zeros(self.n, dtype=torch.int64)
+        coverage = []
+        for selection in self.selections:
+            uses[selection] += 1
+            coverage.append(int(uses.count_nonzero()) / self.n)
+        labels, classes = self.data.train.labels, self.data.classes
+        _, _, correct = evaluate(self.learner, self.test)
+        kept = _by_class(uses / self.recipe.epochs, labels, classes)
+        accuracy = _by_class(correct, self.data.test.labels, classes)
+        noisy = self.data.noisy
+        return {
+            "kept_per_class": kept,
+            "accuracy_per_class": accuracy,
+            "accuracy_worst_class": min(value for value in accuracy if value is not None),
+            "noisy_share": None if noisy is None else float(uses[noisy].sum() / uses.sum()),
+            "coverage": coverage,
+            "uses": {"min": int(uses.min()), "median": float(uses.double().median()), "max": int(uses.max())},
+            "never_used": int((uses == 0).count_nonzero()),
+            "uses_histogram": torch.bincount(uses).tolist(),
+        }
+
+    def _save(self, path: Path) -> None:
+        state = {
+            "hash": self.spec.hash,
+            "model": self.learner.network.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "driver": self.driver.state_dict(),
+            "ledger": self.ledger.state_dict(),
+            "records": self.records,
+            "selections": self.selections,
+        }
+        store.save_state(path, state)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint; any exception if it is damaged, or another run's."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["hash"] != self.spec.hash or len(state["records"]) != len(state["selections"]):
+            raise ValueError("the checkpoint of another run")
+        self.learner.network.load_state_dict(state["model"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.driver.load_state_dict(state["driver"])
+        self.ledger.load_state_dict(state["ledger"])
+        self.records[:] = state["records"]
+        self.selections = to_cpu(state["selections"])
+
+
+def _by_class(values: Tensor, labels: Tensor, classes: int) -> list[float | None]:
+    """The mean of the values in each class, None for a class without a sample."""
+    sums, counts = torch.bincount(labels, values.double(), classes), torch.bincount(labels, minlength=classes)
+    return [total / count if count else None for total, count in zip(sums.tolist(), counts.tolist(), strict=True)]
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit that a result was made with."""
+    root = Path(dpbench.__file__).resolve().parent.parent
+    git = ["git", "-C", str(root)]
+    inside = (root / ".git").exists()
+    commit = (
+        subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if inside else ""
+    )
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout if inside else ""
+    return {
+        "dpbench": dpbench.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "commit": commit + ("-dirty" if changed.strip() else "") if commit else "unknown",
+    }
