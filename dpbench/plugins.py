@@ -44,7 +44,7 @@ def load(name: str, path: str, load: Callable[[], Any], ours: bool) -> Any:
 def check_declared(method: PruningMethod, name: str) -> None:
     """Refuse a method whose attributes are not what the interface says."""
     from dpbench.method import Proxy
-    from dpbench.training.signals import check_names
+    from dpbench.signals import check_names
 
     def whole(value: Any, least: int) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -16,10 +16,10 @@ from torch import Tensor
 from dpbench import catalog, isolation
 from dpbench.errors import DpbenchError, MethodFailed
 from dpbench.method import Signals, Task
+from dpbench.signals import SIGNALS, compute
 from dpbench.training import ledger
 from dpbench.training.driver import Driver
 from dpbench.training.rows import batches
-from dpbench.training.signals import SIGNALS, compute
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from dpbench import catalog, optim, store
 from dpbench.data import Data, Loader
 from dpbench.method import Proxy, Signals, sample
 from dpbench.rng import derive, generator, seeded
+from dpbench.signals import LEARNING_RATE, MEMBER, MODEL_SIGNALS, RECORD_SIGNALS
 from dpbench.spec import PROTOCOL, Recipe, RunSpec, identity_hash, source_digests
 from dpbench.training.ledger import Ledger
 from dpbench.training.rows import Passed, batches, join, order
-from dpbench.training.signals import LEARNING_RATE, MEMBER, MODEL_SIGNALS, RECORD_SIGNALS
 from dpbench.training.train import Learner, measure_all, train_epoch
 
 SIGNAL_FILE = re.compile(r"(?:pass|steps)-\d+-(.+)\.npy")

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from dpbench import signals
 from dpbench.errors import UsageError
 from dpbench.models import head, inputs_of
-from dpbench.training import signals
 from dpbench.training.answers import rows_fault
 from dpbench.training.rows import Passed, join
 

@@ -23,6 +23,7 @@ from dpbench.errors import Diverged, MethodFailed, RunFailed, UsageError
 from dpbench.method import PruningMethod, Task
 from dpbench.rng import derive, generator, seeded
 from dpbench.scores import ScoreMethod
+from dpbench.signals import RECORD_SIGNALS, check_names
 from dpbench.spec import RunSpec, identity_hash
 from dpbench.training import ledger as ledgers
 from dpbench.training import probes, proxy
@@ -31,7 +32,6 @@ from dpbench.training.driver import Driver
 from dpbench.training.ledger import Ledger
 from dpbench.training.results import final
 from dpbench.training.rows import batches, mask, to_cpu
-from dpbench.training.signals import RECORD_SIGNALS, check_names
 from dpbench.training.train import Epoch, Learner, evaluate, measure_all, train_epoch
 
 PROBE_BATCH = 512

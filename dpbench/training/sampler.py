@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from dpbench import catalog
+from dpbench import signals as definitions
 from dpbench.errors import UsageError
 from dpbench.method import PruningMethod, Task
 from dpbench.training import given
-from dpbench.training import signals as definitions
 from dpbench.training.driver import Driver
 from dpbench.training.given import whole
 from dpbench.training.rows import batches, join, mask

@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpbench import catalog, optim
+from dpbench import catalog, optim, signals
 from dpbench.data import Loader
 from dpbench.errors import Diverged
 from dpbench.models import head, inputs_of
 from dpbench.rng import derive, seeded
 from dpbench.spec import Recipe
-from dpbench.training import signals
 from dpbench.training.rows import Passed, batches
 
 EVALUATION_BATCH = 500

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dpbench import PruningMethod, Selection, Signals, Task, load_method
+from dpbench.signals import compute
 from dpbench.training.driver import Driver
-from dpbench.training.signals import compute
 
 N, EPOCHS, BATCH, CLASSES = 60, 8, 10, 4
 DATA = Path(__file__).parent.parent / "data"

@@ -14,10 +14,10 @@ from dpbench.errors import UsageError
 from dpbench.greedy import kronecker_inverse, last_layer
 from dpbench.method import Signals, others
 from dpbench.scores import beta_weights, strata_budgets
+from dpbench.signals import RECORD_SIGNALS, compute
 from dpbench.spec import Recipe, RunSpec
 from dpbench.training.ledger import Ledger
 from dpbench.training.runner import load_data, prepare
-from dpbench.training.signals import RECORD_SIGNALS, compute
 
 EPOCHS, N = 20, 400
 

@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from dpbench import greedy as blocks
 from dpbench.method import Signals
-from dpbench.training.signals import compute
+from dpbench.signals import compute
 
 N = 400
 FROM_ZERO = ["herding", "graph_cut", "facility_location", "glister", "d2", "infomax"]  # no random first pick, no tie

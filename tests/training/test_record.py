@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dpbench import IndexedDataset, record_proxy
 from dpbench.errors import UsageError
-from dpbench.training.signals import MODEL_SIGNALS, SIGNALS, compute, differentiate
+from dpbench.signals import MODEL_SIGNALS, SIGNALS, compute, differentiate
 
 N = 21
 X, Y = torch.randn(N, 6, generator=torch.Generator().manual_seed(0)), torch.arange(N) % 3

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dpbench import IndexedDataset, PruningMethod, PruningSampler, Selection, Signals, load_method
 from dpbench.errors import RunFailed, UsageError
-from dpbench.training.signals import compute
+from dpbench.signals import compute
 
 N, EPOCHS = 103, 4
 

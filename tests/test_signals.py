@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpbench import signals
 from dpbench.errors import UsageError
 from dpbench.models import head
 from dpbench.spec import Recipe
-from dpbench.training import signals
 from dpbench.training.train import Learner
 
 B, C = 12, 5

@@ -9,14 +9,14 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from dpbench.data import Loader, Split
+from dpbench.signals import MODEL_SIGNALS, differentiate
 from dpbench.spec import Recipe
-from dpbench.training.signals import MODEL_SIGNALS, differentiate
 from dpbench.training.train import Learner, measure_all, train_epoch
 
 
 @pytest.fixture(scope="module")
 def gold():
-    return np.load(Path(__file__).parent.parent / "data" / "static.npz")
+    return np.load(Path(__file__).parent / "data" / "static.npz")
 
 
 @pytest.fixture(scope="module")
