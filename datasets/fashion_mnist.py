@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpbench.data import Dataset, Split, UsageError
+from dpbench.data import Dataset, UsageError
+from dpbench.images import Images
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+MOST = 2**26  # bytes of a file, unpacked; the largest has 47 million
 
 
 class FashionMNIST(Dataset):
@@ -22,13 +24,13 @@ class FashionMNIST(Dataset):
 
     validation = 1 / 12
 
-    def read(self, root: Path | None) -> tuple[Split, Split]:
+    def read(self, root: Path | None) -> tuple[Images, Images]:
         return _split(root, "train"), _split(root, "t10k")
 
 
-def _split(root: Path | None, part: str) -> Split:
+def _split(root: Path | None, part: str) -> Images:
     images, labels = _idx(_find(root, f"{part}-images-idx3-ubyte")), _idx(_find(root, f"{part}-labels-idx1-ubyte"))
-    return Split(images[:, None], labels.long())
+    return Images(images[:, None], labels.long())
 
 
 def _find(root: Path | None, name: str) -> Path:
@@ -46,12 +48,11 @@ def _find(root: Path | None, name: str) -> Path:
 
 def _idx(file: Path) -> Tensor:
     """Read an IDX file of unsigned bytes: two zero bytes, type 8, the number of axes, their sizes, the data."""
-    raw = file.read_bytes()
-    if file.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
-            raw = b""  # refused below
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            raw = stream.read(MOST + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raw = b""  # refused below
     axes = raw[3] if len(raw) > 3 and raw[:3] == b"\x00\x00\x08" else 0
     shape = np.frombuffer(raw, ">u4", axes, 4) if len(raw) >= 4 + 4 * axes else np.empty(0, ">u4")
     if axes == 0 or len(raw) != 4 + 4 * axes + int(np.prod(shape, dtype=np.int64)):

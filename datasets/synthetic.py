@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from dpbench.data import Dataset, Split, UsageError, param
+from dpbench.data import Dataset, UsageError, param
+from dpbench.images import Images
 from dpbench.rng import generator
 
 
@@ -22,7 +23,7 @@ class Synthetic(Dataset):
     spread: float = param(1.0, low=0.0)
     data_seed: int = param(0, low=0)
 
-    def read(self, root: Path | None) -> tuple[Split, Split]:
+    def read(self, root: Path | None) -> tuple[Images, Images]:
         if self.classes > self.n:
             raise UsageError(f"synthetic: classes = {self.classes} is more than n = {self.n}")
         rng = generator(self.data_seed, "synthetic")
@@ -34,4 +35,4 @@ class Synthetic(Dataset):
         side = int(self.d**0.5)
         shape = (1, side, side) if side * side == self.d else (1, 1, self.d)
         images = (points * 25 + 128).clamp(0, 255).to(torch.uint8).view(total, *shape)
-        return Split(images[: self.n], labels[: self.n]), Split(images[self.n :], labels[self.n :])
+        return Images(images[: self.n], labels[: self.n]), Images(images[self.n :], labels[self.n :])

@@ -1,45 +1,93 @@
-"""Datasets in memory: uint8 images, a fixed split, and batches augmented and normalised on the device."""
+"""Datasets: labelled samples of any kind, a fixed split of them, and their batches on a device."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, dataclass_transform
+from typing import TYPE_CHECKING, Any, Self, dataclass_transform
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dpbench.errors import UsageError
 from dpbench.method import param, sample
 from dpbench.rng import generator
 
-__all__ = ["Data", "Dataset", "Loader", "Split", "UsageError", "param"]
+if TYPE_CHECKING:
+    from dpbench.spec import Recipe
+
+__all__ = ["Data", "Dataset", "Loader", "Source", "UsageError", "param"]
 
 SPLIT_SEED = 0  # the split is one for all seeds, so that index i is the same sample in every run
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images (n, c, h, w) uint8 with labels (n,) int64."""
+class Source(ABC):
+    """Labelled samples of one kind, of one split; a sample is its row."""
 
-    images: Tensor
-    labels: Tensor
+    labels: Tensor  # (n,) int64, what a sample is to be recognised as
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def fingerprint(self) -> str:
-        """The hash of all images and labels."""
-        return _fingerprint(self.images, self.labels)
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample, as a model takes it."""
 
-    def at(self, indices: Tensor) -> Split:
-        """The samples at `indices`."""
-        return Split(self.images[indices], self.labels[indices])
+    @property
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that the samples are, for the fingerprint."""
+
+    @abstractmethod
+    def at(self, rows: Tensor) -> Self:
+        """The samples at `rows`."""
+
+    @abstractmethod
+    def faults(self, part: str) -> list[str]:
+        """What is wrong with the samples of the split `part`, one line each."""
+
+    @abstractmethod
+    def loader(self, like: Self, recipe: Recipe, device: torch.device, augment: bool) -> Loader:
+        """Batches of the samples as the recipe wants them, normalised as the samples `like` are distributed."""
+
+    def picture(self, row: int) -> Tensor | None:
+        """The sample as an image (c, h, w) uint8, None for a kind that has none."""
+        return None
+
+    def relabelled(self, labels: Tensor) -> Self:
+        """The same samples with other labels; a source is a dataclass."""
+        return replace(self, labels=labels)  # type: ignore[type-var]
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of all samples and labels."""
+        return _fingerprint(*self.tensors)
+
+
+class Loader(ABC):
+    """The samples of a source on a device: row batches in, device tensors out."""
+
+    labels: Tensor  # (n,) on the device
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def start_epoch(self, rng: torch.Generator) -> None:  # noqa: B027 - most kinds are not augmented
+        """Draw the epoch's augmentation of every sample at once, so that a sample's does not depend on the method."""
+
+    @abstractmethod
+    def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
+        """Return the inputs (b, ...) and the labels (b,) of `rows` (b,), on the device."""
+
+    def batches(self, parts: Iterable[Tensor], augment: bool = True) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The rows of each of `parts` with their inputs and labels, in that order; a disk loader reads ahead."""
+        for rows in parts:
+            yield rows, *self.batch(rows, augment)
 
 
 @dataclass(frozen=True)
@@ -49,17 +97,17 @@ class Data:
     `positions` tell which of the dataset's own training samples the n that are left for training are.
     """
 
-    train: Split
-    validation: Split
-    test: Split
+    train: Source
+    validation: Source
+    test: Source
     classes: int
     positions: Tensor  # (n,) int64
     noisy: Tensor | None = None  # (n,) bool
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """One image's (c, h, w)."""
-        return tuple(self.train.images.shape[1:])
+        """The shape of one sample."""
+        return self.train.shape
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,7 +144,7 @@ class Dataset(ABC):
         dataclass(eq=False, kw_only=True)(cls)
 
     @abstractmethod
-    def read(self, root: Path | None) -> tuple[Split, Split]:
+    def read(self, root: Path | None) -> tuple[Source, Source]:
         """Return the training and the test samples; `root` is the user's --data-root, if any.
 
         Raise UsageError with instructions where files are missing.
@@ -118,14 +166,14 @@ class Dataset(ABC):
             noisy = torch.zeros(len(train), dtype=torch.bool)
             noisy[sample(len(train), round(self.label_noise * len(train)), rng)] = True
             shift = torch.randint(1, classes, (len(train),), generator=rng)
-            train = replace(train, labels=torch.where(noisy, (train.labels + shift) % classes, train.labels))
+            train = train.relabelled(torch.where(noisy, (train.labels + shift) % classes, train.labels))
         return Data(train, validation, test, classes, positions, noisy)
 
     def _held_out(self, n: int) -> int:
         """How many of n samples are held out for validation."""
         return max(1, round(self.validation * n))
 
-    def _checked(self, root: Path | None) -> tuple[Split, Split]:
+    def _checked(self, root: Path | None) -> tuple[Source, Source]:
         """The training and test samples; UsageError with one line for each fault of theirs."""
         name = type(self).__name__
         try:
@@ -134,22 +182,24 @@ class Dataset(ABC):
             raise
         except Exception as error:
             raise UsageError(f"{name}.read raised {type(error).__name__}: {' '.join(str(error).split())}") from error
-        if not isinstance(found, tuple | list) or [type(part) for part in found] != [Split, Split]:
+        parts = found if isinstance(found, tuple | list) else [found]
+        if len(parts) != 2 or not isinstance(parts[0], Source) or type(parts[0]) is not type(parts[1]):
             got = [type(part).__name__ for part in found] if isinstance(found, tuple | list) else type(found).__name__
-            raise UsageError(f"{name}.read returned {got}; two Splits are needed, the training and the test samples")
-        samples, test = found
-        faults = _faults("training", samples) + _faults("test", test)
+            raise UsageError(
+                f"{name}.read returned {got}; two sources of one kind are needed, the training and the test samples"
+            )
+        samples, test = parts
+        faults = samples.faults("training") + test.faults("test")
         faults = faults or self._faults_of_both(samples, test)
         if faults:
             raise UsageError(*(f"{name}: {fault}" for fault in faults))
         return samples, test
 
-    def _faults_of_both(self, samples: Split, test: Split) -> list[str]:
+    def _faults_of_both(self, samples: Source, test: Source) -> list[str]:
         """What is wrong with samples that are right each by itself."""
         faults, n = [], len(samples)
-        shapes = [tuple(split.images.shape[1:]) for split in (samples, test)]
-        if shapes[0] != shapes[1]:
-            faults.append(f"training images are of shape {shapes[0]}, test images of shape {shapes[1]}")
+        if samples.shape != test.shape:
+            faults.append(f"training samples are of shape {samples.shape}, test samples of shape {test.shape}")
         labels = torch.cat([samples.labels, test.labels]).unique()
         if len(labels) < 2:
             faults.append(f"all labels are {int(labels[0])}; at least two classes are needed")
@@ -162,92 +212,21 @@ class Dataset(ABC):
         return faults
 
 
-def _faults(part: str, split: Split) -> list[str]:
-    """What is wrong with the images and labels of one split."""
-    faults = []
-    for what, values, dtype, axes, form in (
-        ("images", split.images, torch.uint8, 4, "(n, c, h, w)"),
-        ("labels", split.labels, torch.int64, 1, "(n,)"),
-    ):
-        if not isinstance(values, Tensor):
-            faults.append(f"{part} {what} are {type(values).__name__}; a tensor is needed")
-            continue
-        if values.dtype != dtype:
-            faults.append(f"{part} {what} are {values.dtype}; {dtype} is needed")
-        elif what == "labels" and values.numel() and int(values.min()) < 0:
-            faults.append(f"{part} labels reach down to {int(values.min())}; they begin at 0")
-        if values.dim() != axes:
-            faults.append(f"{part} {what} are of shape {tuple(values.shape)}; {form} is needed")
-        elif 0 in values.shape:
-            faults.append(f"{part} {what} are empty, of shape {tuple(values.shape)}")
-    if not faults and len(split.images) != len(split.labels):
-        faults.append(f"{len(split.images)} {part} images have {len(split.labels)} labels")
+def tensor_faults(what: str, values: Any, dtype: torch.dtype, axes: int, form: str) -> list[str]:
+    """What keeps `values` from being a tensor of `dtype` with so many axes, none of them empty."""
+    if not isinstance(values, Tensor):
+        return [f"{what} are {type(values).__name__}; a tensor is needed"]
+    faults = [] if values.dtype == dtype else [f"{what} are {values.dtype}; {dtype} is needed"]
+    if values.dim() != axes:
+        faults.append(f"{what} are of shape {tuple(values.shape)}; {form} is needed")
+    elif 0 in values.shape:
+        faults.append(f"{what} are empty, of shape {tuple(values.shape)}")
     return faults
 
 
-class Loader:
-    """The samples of one split on a device, in batches, augmented and normalised there.
-
-    `like` are the images whose mean and standard deviation normalise. `augment`: "none", "crop" (a random window
-    of the image padded by `pad` pixels of reflection) or "crop_flip" (and a horizontal flip half of the time).
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        like: Tensor,
-        device: torch.device,
-        augment: str = "none",
-        pad: int = 0,
-        channels_last: bool = False,
-    ) -> None:
-        self.labels = split.labels.to(device)
-        self.size = tuple(split.images.shape[2:])
-        self.augment = augment
-        self.pad = pad if augment != "none" else 0
-        images = split.images
-        if self.pad:
-            images = F.pad(images.float(), (self.pad,) * 4, mode="reflect").to(torch.uint8)
-        self.images = images.to(device)
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
-        std, mean = _std_mean(like)
-        self.scale = (1 / std).view(-1, 1, 1).to(device)
-        self.shift = (-mean / std).view(-1, 1, 1).to(device)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def start_epoch(self, rng: torch.Generator) -> None:
-        """Draw every sample's crop and flip of the epoch at once, so that a sample's do not depend on the method."""
-        n, device = len(self), self.labels.device
-        if self.augment != "none":
-            self.dy, self.dx = torch.randint(2 * self.pad + 1, (2, n), generator=rng).to(device)
-        if self.augment == "crop_flip":
-            self.flip = (torch.rand(n, generator=rng) < 0.5).to(device)
-
-    def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
-        """Return the images (b, c, h, w) in float32 and the labels (b,) of `rows`."""
-        h, w = self.size
-        if self.augment == "none":
-            images = self.images[rows]
-        elif augment:
-            windows = self.images.unfold(2, h, 1).unfold(3, w, 1)
-            images = windows[rows, :, self.dy[rows], self.dx[rows]]
-        else:
-            images = self.images[rows, :, self.pad : self.pad + h, self.pad : self.pad + w]
-        images = images.float().mul_(self.scale).add_(self.shift)
-        if augment and self.augment == "crop_flip":
-            images = torch.where(self.flip[rows].view(-1, 1, 1, 1), images.flip(3), images)
-        return images.contiguous(memory_format=self.format), self.labels[rows]
-
-
-def _std_mean(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of each channel, from its histogram, so that no float copy is made."""
-    counts = torch.stack(
-        [torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])]
-    ).double()
-    counts /= counts.sum(1, keepdim=True)
-    values = torch.arange(256, dtype=torch.float64)
-    mean = counts @ values
-    variance = (counts @ values.square() - mean.square()).clamp(min=0)
-    return variance.sqrt().clamp(min=1.0).float(), mean.float()
+def label_faults(part: str, labels: Any) -> list[str]:
+    """What keeps the labels of the split `part` from being classes (n,) int64."""
+    faults = tensor_faults(f"{part} labels", labels, torch.int64, 1, "(n,)")
+    if not faults and int(labels.min()) < 0:
+        faults.append(f"{part} labels reach down to {int(labels.min())}; they begin at 0")
+    return faults

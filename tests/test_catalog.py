@@ -226,7 +226,7 @@ def test_a_files_class_pickles_into_spawned_workers(plugin: Plugin) -> None:
 HOME_USER = """
 import torch
 from dpbench import catalog
-from dpbench.executors import run_all
+from dpbench.experiments.executors import run_all
 from test_catalog import in_worker
 
 if __name__ == "__main__":
@@ -247,9 +247,9 @@ def test_a_folder_in_dpbench_path_is_a_home(tmp_path: Path) -> None:
         "import torch\nfrom dpbench import PruningMethod, Selection, param\n" + ONE
     )
     (tmp_path / "plugs/datasets/data_at_home.py").write_text(
-        "import torch\nfrom dpbench.data import Dataset, Split\n"
+        "import torch\nfrom dpbench.data import Dataset\nfrom dpbench.images import Images\n"
         "class AtHome(Dataset):\n    def read(self, root):\n"
-        "        split = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)\n"
+        "        split = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)\n"
         "        return split, split\n"
     )
     (tmp_path / "user.py").write_text(HOME_USER)
@@ -264,7 +264,7 @@ def test_a_folder_in_dpbench_path_is_a_home(tmp_path: Path) -> None:
 
 def test_entry_points_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plug_in_of_a_stranger.py").write_text(
-        "import torch\nfrom dpbench import PruningMethod, Selection, param\nfrom dpbench.data import Dataset, Split\n"
+        "import torch\nfrom dpbench import PruningMethod, Selection, param\nfrom dpbench.data import Dataset\n"
         + TWO
         + "class Points(Dataset):\n    def read(self, root):\n        return None, None\n"
         + "def net(shape, classes, size=3):\n    return torch.nn.Linear(size, classes)\n"

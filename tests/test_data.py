@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpbench import catalog
-from dpbench.data import Data, Dataset, Loader, Split
+from dpbench.data import Data, Dataset
 from dpbench.errors import UsageError
+from dpbench.images import ImageLoader, Images
 
 CPU = torch.device("cpu")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -25,14 +26,14 @@ class Numbered(Dataset):
 
     n: int = 500
 
-    def read(self, root: Path | None) -> tuple[Split, Split]:
+    def read(self, root: Path | None) -> tuple[Images, Images]:
         numbers = torch.arange(self.n)
         pixels = torch.stack([numbers // 256, numbers % 256], 1).to(torch.uint8).view(self.n, 1, 1, 2)
-        split = Split(pixels, numbers % 5)
-        return split, Split(pixels[:50], split.labels[:50])
+        split = Images(pixels, numbers % 5)
+        return split, Images(pixels[:50], split.labels[:50])
 
 
-def numbers(split: Split) -> list[int]:
+def numbers(split: Images) -> list[int]:
     return [256 * high + low for high, low in split.images.view(-1, 2).tolist()]
 
 
@@ -82,8 +83,8 @@ def images() -> Tensor:
     return torch.randint(256, (40, 3, 6, 5), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
 
 
-def loader(images: Tensor, **options: object) -> Loader:
-    return Loader(Split(images, torch.arange(len(images))), images, CPU, **options)  # type: ignore[arg-type]
+def loader(images: Tensor, **options: object) -> ImageLoader:
+    return ImageLoader(Images(images, torch.arange(len(images))), images, CPU, **options)  # type: ignore[arg-type]
 
 
 def normalised(images: Tensor, like: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ def test_images_are_normalised_by_channel(images: Tensor) -> None:
     torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.std((0, 2, 3), correction=0), torch.ones(3))
     assert labels.tolist() == list(range(40))
-    some = Loader(Split(images[:4], torch.arange(4)), images, CPU).batch(torch.tensor([3, 1]))
+    some = ImageLoader(Images(images[:4], torch.arange(4)), images, CPU).batch(torch.tensor([3, 1]))
     torch.testing.assert_close(some[0], found[[3, 1]])
 
 
@@ -159,7 +160,7 @@ def made(**changes: Tensor) -> Data:
     splits = {}
     for i, name in enumerate(("train", "validation", "test")):
         images, labels = torch.arange(8 * 4).to(torch.uint8).view(8, 1, 2, 2) + i, torch.arange(8) % 2
-        splits[name] = Split(changes.get(f"{name}_images", images), changes.get(f"{name}_labels", labels))
+        splits[name] = Images(changes.get(f"{name}_images", images), changes.get(f"{name}_labels", labels))
     return Data(**splits, classes=2, positions=changes.get("positions", torch.arange(8)), noisy=changes.get("noisy"))
 
 
@@ -197,34 +198,35 @@ def test_the_layout_in_memory_is_not_in_the_fingerprint() -> None:
 # what a dataset of one's own may get wrong
 
 IMAGES, LABELS = torch.zeros(20, 1, 2, 2, dtype=torch.uint8), torch.arange(20) % 2
-RIGHT = Split(IMAGES, LABELS)
+RIGHT = Images(IMAGES, LABELS)
 
 
 @pytest.mark.parametrize(
     ("found", "faults"),
     [
-        (None, ["Own.read returned NoneType; two Splits are needed, the training and the test samples"]),
-        ((RIGHT,), ["Own.read returned ['Split']; two Splits are needed, the training and the test samples"]),
-        ((Split(IMAGES.float(), LABELS), RIGHT), ["Own: training images are torch.float32; torch.uint8 is needed"]),
-        ((Split(IMAGES[:, 0], LABELS), RIGHT),
+        (None, ["Own.read returned NoneType; two sources of one kind are needed, the training and the test samples"]),
+        ((RIGHT,),
+         ["Own.read returned ['Images']; two sources of one kind are needed, the training and the test samples"]),
+        ((Images(IMAGES.float(), LABELS), RIGHT), ["Own: training images are torch.float32; torch.uint8 is needed"]),
+        ((Images(IMAGES[:, 0], LABELS), RIGHT),
          ["Own: training images are of shape (20, 2, 2); (n, c, h, w) is needed"]),
-        ((RIGHT, Split(IMAGES, LABELS.int())), ["Own: test labels are torch.int32; torch.int64 is needed"]),
-        ((RIGHT, Split(IMAGES, LABELS[:, None])), ["Own: test labels are of shape (20, 1); (n,) is needed"]),
-        ((RIGHT, Split(IMAGES.numpy(), LABELS)), ["Own: test images are ndarray; a tensor is needed"]),
-        ((Split(IMAGES, LABELS[:19]), RIGHT), ["Own: 20 training images have 19 labels"]),
-        ((Split(IMAGES, LABELS - 1), RIGHT), ["Own: training labels reach down to -1; they begin at 0"]),
-        ((Split(IMAGES, LABELS + 1), RIGHT.at(LABELS.nonzero()[:, 0])),
+        ((RIGHT, Images(IMAGES, LABELS.int())), ["Own: test labels are torch.int32; torch.int64 is needed"]),
+        ((RIGHT, Images(IMAGES, LABELS[:, None])), ["Own: test labels are of shape (20, 1); (n,) is needed"]),
+        ((RIGHT, Images(IMAGES.numpy(), LABELS)), ["Own: test images are ndarray; a tensor is needed"]),
+        ((Images(IMAGES, LABELS[:19]), RIGHT), ["Own: 20 training images have 19 labels"]),
+        ((Images(IMAGES, LABELS - 1), RIGHT), ["Own: training labels reach down to -1; they begin at 0"]),
+        ((Images(IMAGES, LABELS + 1), RIGHT.at(LABELS.nonzero()[:, 0])),
          ["Own: labels reach 2, but no sample has 0; label C classes 0..C-1"]),
-        ((Split(IMAGES, 9 * LABELS), RIGHT), ["Own: labels reach 9, but no sample has 2; label C classes 0..C-1"]),
-        ((Split(IMAGES, 0 * LABELS), Split(IMAGES, 0 * LABELS)),
+        ((Images(IMAGES, 9 * LABELS), RIGHT), ["Own: labels reach 9, but no sample has 2; label C classes 0..C-1"]),
+        ((Images(IMAGES, 0 * LABELS), Images(IMAGES, 0 * LABELS)),
          ["Own: all labels are 0; at least two classes are needed"]),
-        ((RIGHT, Split(IMAGES[:0], LABELS[:0])),
+        ((RIGHT, Images(IMAGES[:0], LABELS[:0])),
          ["Own: test images are empty, of shape (0, 1, 2, 2)", "Own: test labels are empty, of shape (0,)"]),
-        ((RIGHT, Split(IMAGES.view(20, 1, 1, 4), LABELS)),
-         ["Own: training images are of shape (1, 2, 2), test images of shape (1, 1, 4)"]),
+        ((RIGHT, Images(IMAGES.view(20, 1, 1, 4), LABELS)),
+         ["Own: training samples are of shape (1, 2, 2), test samples of shape (1, 1, 4)"]),
         ((RIGHT.at(torch.tensor([1])), RIGHT),
          ["Own: 1 of 1 training samples are held out for validation (validation = 0.1); none is left to train on"]),
-        ((Split(IMAGES.float(), LABELS[:, None]), Split(IMAGES, LABELS.float())),
+        ((Images(IMAGES.float(), LABELS[:, None]), Images(IMAGES, LABELS.float())),
          ["Own: training images are torch.float32; torch.uint8 is needed",
           "Own: training labels are of shape (20, 1); (n,) is needed",
           "Own: test labels are torch.float32; torch.int64 is needed"]),

@@ -28,13 +28,14 @@ CPU = torch.device("cpu")
 DATASET = """
 import numpy as np
 import torch
-from dpbench.data import Dataset, Split
+from dpbench.data import Dataset
+from dpbench.images import Images
 from .ident_reading import read
 
 class Ident(Dataset):
     def read(self, root):
         images, labels = read(root)
-        return Split(images[:60], labels[:60]), Split(images[60:], labels[60:])
+        return Images(images[:60], labels[:60]), Images(images[60:], labels[60:])
 """
 READING = """
 import numpy as np

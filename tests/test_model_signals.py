@@ -8,10 +8,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from dpbench.data import Loader, Split
+from dpbench.images import ImageLoader, Images
 from dpbench.signals import MODEL_SIGNALS, differentiate
 from dpbench.spec import Recipe
-from dpbench.training.train import Learner, measure_all, train_epoch
+from dpbench.training.pace import Pace
+from dpbench.training.train import Learner, Recorder, measure_all, train_epoch
+from dpbench.training.workload import Classification
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +97,16 @@ def test_deepfool_agrees_with_deepcore(gold, network, images):
 
 def test_they_are_measured_in_passes_and_not_in_training_steps():
     recipe = Recipe(epochs=1, batch_size=8, lr=0.1)
-    learner = Learner("mlp[width=8]", recipe, (1, 4, 4), 3, 0, torch.device("cpu"))
+    learner = Learner("mlp[width=8]", recipe, Classification(3, recipe), (1, 4, 4), 0, torch.device("cpu"))
     rng = torch.Generator().manual_seed(0)
-    data = Split(torch.randint(256, (20, 1, 4, 4), generator=rng).byte(), torch.arange(20) % 3)
-    loader = Loader(data, data.images, learner.device)
+    data = Images(torch.randint(256, (20, 1, 4, 4), generator=rng).byte(), torch.arange(20) % 3)
+    loader = ImageLoader(data, data.images, learner.device)
     needs = frozenset({*MODEL_SIGNALS, "loss"})
     loader.start_epoch(rng)
-    steps = []
-    train_epoch(
-        learner, loader, [torch.arange(8)], lambda step, done: (0.1, 0.9), needs, observe=lambda _, v: steps.append(v)
-    )
-    assert [values.keys() for values in steps] == [{"loss"}]
+    guide, pace = Recorder(needs), Pace(recipe, 1)
+    pace.start(0)
+    train_epoch(learner, loader, [torch.arange(8)], pace, guide)
+    assert [values.keys() for _, values in guide.passed] == [{"loss"}]
     rows, values = measure_all(learner, loader, torch.arange(20), needs)
     assert values.keys() == needs
     assert all(len(value) == len(rows) and not value.requires_grad for value in values.values())

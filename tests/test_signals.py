@@ -12,6 +12,7 @@ from dpbench.errors import UsageError
 from dpbench.models import head
 from dpbench.spec import Recipe
 from dpbench.training.train import Learner
+from dpbench.training.workload import Classification
 
 B, C = 12, 5
 
@@ -82,7 +83,8 @@ def test_loss_is_the_training_criterion(labels: Tensor, logits: Tensor) -> None:
 
 @pytest.mark.parametrize("model", ["mlp[width=6]", "cnn[width=2]", "resnet18"])
 def test_grad_norm_and_embedding_of_a_network(model: str, labels: Tensor) -> None:
-    learner = Learner(model, Recipe(epochs=1, batch_size=4, lr=0.1), (1, 4, 4), C, 0, torch.device("cpu"))
+    recipe = Recipe(epochs=1, batch_size=4, lr=0.1)
+    learner = Learner(model, recipe, Classification(C, recipe), (1, 4, 4), 0, torch.device("cpu"))
     images = torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(2))
     learner.model.eval()
     names = frozenset(signals.SIGNALS)

@@ -130,6 +130,9 @@ def make(results: Iterable[dict[str, Any]], root: Path | None, room: int = ROOM)
             if any((store.run_folder(run["hash"]) / "selections.npz").is_file() for run in runs):
                 unread.append(dataset)
             continue
+        if data.train.picture(0) is None:
+            notes.append(f"No pictures of {dataset}: its samples are no images.")
+            continue
         drawn = _Drawn(data, room // len(datasets))
         suspicion, shown, left_out = Suspicion(), 0, 0
         for found in usage.of_results(runs):
@@ -170,7 +173,9 @@ class _Drawn:
         """The tile of a training sample, which is drawn if it is new."""
         if index not in self.tiles:
             self.tiles[index] = len(self.tiles)
-            self.images.append(_thumbnail(self.data.train.images[index]))
+            picture = self.data.train.picture(index)
+            assert picture is not None
+            self.images.append(_thumbnail(picture))
             self.room -= self.images[-1].size * 4 // 3
         return self.tiles[index]
 

@@ -12,6 +12,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+
+@dataclass
+class Epoch:
+    """What an epoch did: exact counts, the samples sent backward, and the losses of its batches."""
+
+    forward: int = 0
+    backward: int = 0
+    steps: int = 0
+    trained: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+
+    def add(self, rows: Tensor, loss: Tensor) -> None:
+        """Count a step along the gradient of `loss` on `rows`, which were sent forward and backward."""
+        self.forward += len(rows)
+        self.backward += len(rows)
+        self.steps += 1
+        self.trained.append(rows)
+        self.losses.append(loss.detach())
+
+    @property
+    def loss(self) -> float:
+        """Mean of the batches' training losses; NaN when no step was made."""
+        return float(torch.stack(self.losses).mean()) if self.losses else float("nan")
 
 
 @dataclass
@@ -25,6 +50,12 @@ class Ledger:
     proxy_backward: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     on_cpu: float = 0.0  # seconds of them for which the thread had a CPU; NaN where a proxy's are not known
+
+    def add(self, done: Epoch) -> None:
+        """Count what an epoch did."""
+        self.forward += done.forward
+        self.backward += done.backward
+        self.steps += done.steps
 
     @contextmanager
     def time(self, phase: str, device: torch.device | None = None) -> Iterator[None]:

@@ -82,8 +82,8 @@ def probe_gradient(
     for number, part in enumerate(parts):
         for rows in batches(part, chunk):
             weight, trained = weights(rows)
-            images, labels = loader.batch(rows, augment=False)
-            losses = learner.losses(learner.forward(images, compiled=False), labels)
+            inputs, labels = loader.batch(rows, augment=False)
+            losses = learner.workload.losses(learner.forward(inputs, compiled=False), labels)
             count += trained
             of_kinds = [losses, losses * weight] + ([] if surrogate is None else [losses * surrogate[rows]])
             for kind, weighted in enumerate(of_kinds):

@@ -21,15 +21,17 @@ import numpy as np
 import torch
 from filelock import Timeout
 
-from dpbench import catalog, optim, store
-from dpbench.data import Data, Loader
+from dpbench import catalog, store
+from dpbench.data import Data
 from dpbench.method import Proxy, Signals, sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.signals import LEARNING_RATE, MEMBER, MODEL_SIGNALS, RECORD_SIGNALS
 from dpbench.spec import PROTOCOL, Recipe, RunSpec, identity_hash, source_digests
 from dpbench.training.ledger import Ledger
-from dpbench.training.rows import Passed, batches, join, order
-from dpbench.training.train import Learner, measure_all, train_epoch
+from dpbench.training.pace import Pace
+from dpbench.training.rows import batches, join, order
+from dpbench.training.train import Learner, Recorder, measure_all, train_epoch
+from dpbench.training.workload import workload
 
 SIGNAL_FILE = re.compile(r"(?:pass|steps)-\d+-(.+)\.npy")
 
@@ -175,30 +177,24 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
     """Train for as many epochs as the longest request and save what each wants."""
     first = wanted[0]
     recipe, seed = first.recipe, derive(first.seed, "proxy", first.run)
-    learner = Learner(first.model, recipe, data.shape, data.classes, seed, device)
+    learner = Learner(first.model, recipe, workload(data, recipe), data.shape, seed, device)
     split = data.train if first.proxy.data == "train" else data.validation
-    loader = Loader(split, data.train.images, device, recipe.augment, recipe.pad, recipe.channels_last)
-    recorded = Loader(data.train, data.train.images, device, channels_last=recipe.channels_last)
+    loader = split.loader(data.train, recipe, device, augment=True)
+    recorded = data.train.loader(data.train, recipe, device, augment=False)
     n, everything = len(recorded), torch.arange(len(recorded))
     size = round(first.proxy.share * len(loader))
     trained = sample(len(loader), max(1, size), generator(seed, "members"))
     member = torch.zeros(n).index_fill_(0, trained, 1.0) if first.proxy.data == "train" else torch.zeros(n)
-    in_steps = _needs([request for request in wanted if request.proxy.at == "steps"])
-    steps: list[Passed] = []
+    steps = Recorder(_needs([request for request in wanted if request.proxy.at == "steps"]))
+    pace = Pace(recipe, recipe.epochs)
     for epoch in range(max(request.epochs[-1] for request in wanted) + 1):
         begin, on_cpu = time.perf_counter(), time.thread_time()
         loader.start_epoch(generator(seed, "augment", epoch))
         rows = order(trained, len(loader), generator(seed, "order", epoch)).to(device)
         parts = batches(rows, recipe.batch_size)
+        pace.start(epoch)
         with seeded(derive(seed, "train", epoch), device):
-            done = train_epoch(
-                learner,
-                loader,
-                parts,
-                lambda step, _: optim.schedule(recipe, (epoch + step / len(parts)) / recipe.epochs),  # noqa: B023
-                needs=in_steps,
-                observe=lambda *passed: steps.append(passed),
-            )
+            done = train_epoch(learner, loader, parts, pace, steps)
         cost: dict[str, Any] = {"backward": done.backward, "train_s": time.perf_counter() - begin}
         cost["on_cpu_s"] = time.thread_time() - on_cpu
         asking = [request for request in wanted if epoch in request.epochs]
@@ -212,9 +208,9 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
             cost[name]["on_cpu_s"] = time.thread_time() - on_cpu
             values |= measured
         written = [_add_cost(first.folder, epoch, cost), *_save(passing, Signals(everything, values, epoch))]
-        if in_steps:
-            written += _save([r for r in asking if r.proxy.at == "steps"], join(steps, epoch))
-            steps.clear()
+        if steps.needs:
+            written += _save([r for r in asking if r.proxy.at == "steps"], join(steps.passed, epoch))
+            steps.passed.clear()
         sums = _sums(first.folder, epoch)
         store.write_json(sums, _read_sums(sums) | {path.name: _sum(path) for path in written})
 

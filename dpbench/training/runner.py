@@ -17,22 +17,24 @@ from filelock import Timeout
 from torch import Tensor
 
 import dpbench
-from dpbench import catalog, isolation, optim, store
-from dpbench.data import Data, Loader
+from dpbench import catalog, isolation, store
+from dpbench.data import Data
 from dpbench.errors import Diverged, MethodFailed, RunFailed, UsageError
 from dpbench.method import PruningMethod, Task
 from dpbench.rng import derive, generator, seeded
 from dpbench.scores import ScoreMethod
 from dpbench.signals import RECORD_SIGNALS, check_names
-from dpbench.spec import RunSpec, identity_hash
+from dpbench.spec import Budget, RunSpec, identity_hash
 from dpbench.training import ledger as ledgers
 from dpbench.training import probes, proxy
 from dpbench.training.answers import call
 from dpbench.training.driver import Driver
 from dpbench.training.ledger import Ledger
+from dpbench.training.pace import Pace
 from dpbench.training.results import final
 from dpbench.training.rows import batches, mask, to_cpu
-from dpbench.training.train import Epoch, Learner, evaluate, measure_all, train_epoch
+from dpbench.training.train import Learner, evaluate, measure_all, train_epoch
+from dpbench.training.workload import workload
 
 PROBE_BATCH = 512
 REASON = 500  # characters of a failure's message in a result; the whole is in traceback.txt
@@ -167,20 +169,6 @@ def reason(error: BaseException) -> str:
     return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
 
 
-def diverged(accuracy: float, labels: Tensor, loss: float, trained: Tensor) -> str | None:
-    """Why a training that reached its end counts as diverged, None if it does not.
-
-    It learnt nothing if naming the most frequent of the test `labels` would do as well, and if one constant answer
-    would have had no higher a `loss` on what the last epoch `trained` on (its labels): not below their entropy. The
-    other way to diverge, a loss that is not finite, ends the training: `train_epoch` raises Diverged.
-    """
-    constant = int(labels.bincount().max()) / len(labels)
-    shares = trained.bincount().double() / max(1, len(trained))
-    if accuracy > constant or loss < float(torch.special.entr(shares).sum()):
-        return None
-    return f"test accuracy ended at {accuracy:.1%}; naming the most frequent class has {constant:.1%}"
-
-
 def fixed_scores(method: PruningMethod) -> Tensor | None:
     """The scores (n,) by which a static method has chosen, None where it has none."""
     return call(method, "scores", method.scores) if isinstance(method, ScoreMethod) else None
@@ -217,31 +205,40 @@ class _Run:
         self.spec, self.recipe, self.device, self.folder = spec, spec.recipe, device, folder
         self.data = data_of(spec, data_root)
         self.n = len(self.data.train)
-        self.full_steps = len(batches(torch.arange(self.n), self.recipe.batch_size))  # of full training, an epoch
         self.ledger = Ledger()
         self.records: list[dict[str, Any]] = []
         self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
         self.driver = prepare(spec, self.data, device, self.ledger)
         self.method, self.epochs = self.driver.method, self.driver.epochs
-        self.unit, share = spec.budget.unit, 1.0  # of what is spent, and how much of full training's
-        if self.unit == "epochs" and self.method.budget == "samples":
-            self.unit, share = "samples", self.method.task.keep
-        self.samples = share * self.n * self.recipe.epochs  # spent in units of samples
-        recipe, images = self.recipe, self.data.train.images
-        self.learner = Learner(spec.model, recipe, self.data.shape, self.data.classes, spec.seed, device)
-        self.loader = Loader(self.data.train, images, device, recipe.augment, recipe.pad, recipe.channels_last)
-        self.validation = Loader(self.data.validation, images, device, channels_last=recipe.channels_last)
-        self.test = Loader(self.data.test, images, device, channels_last=recipe.channels_last)
+        self.pace = self._pace()
+        recipe, train = self.recipe, self.data.train
+        self.workload = workload(self.data, recipe)
+        self.learner = Learner(spec.model, recipe, self.workload, self.data.shape, spec.seed, device)
+        self.loader = train.loader(train, recipe, device, augment=True)
+        self.validation, self.test = (
+            split.loader(train, recipe, device, augment=False) for split in (self.data.validation, self.data.test)
+        )
         picked = recipe.batch_size * self.method.pool  # what `pick` is shown at once
         parts = probes.draw(
             self.n, spec.probe.samples, picked if self.driver.picks else 1, generator(spec.seed, "probe")
         )
         self.probed = [part.to(device) for part in parts]
 
+    def _pace(self) -> Pace:
+        """The budget in what it counts; a method may ask for a budget of samples, keep of those of full training."""
+        recipe, budget, samples = self.recipe, self.spec.budget, self.n * self.recipe.epochs
+        share = 1.0
+        if budget.unit == "epochs" and self.method.budget == "samples":
+            budget, share = Budget(unit="samples"), self.method.task.keep
+        steps = len(batches(torch.arange(self.n), recipe.batch_size)) * recipe.epochs
+        pace = Pace(recipe, self.epochs, budget, share * samples, steps)
+        pace.ledger = self.ledger
+        return pace
+
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
         saved = time.monotonic()
-        while self._progress(len(self.records), 0.0, Epoch()) < 1 - 1e-9:
+        while self.pace.progress(len(self.records)) < 1 - 1e-9:
             epoch = len(self.records)
             with seeded(derive(self.spec.seed, "train", epoch), self.device):
                 self.records.append(self._epoch(epoch))
@@ -267,8 +264,8 @@ class _Run:
 
     def diverged(self) -> str | None:
         """Why the training, which has reached its end, counts as diverged."""
-        last, split = self.records[-1], self.data.train
-        return diverged(last["accuracy"], self.data.test.labels, last["loss_train"], split.labels[self.selections[-1]])
+        last, trained = self.records[-1], self.data.train.labels[self.selections[-1]]
+        return self.workload.unlearnt(last["accuracy"], self.data.test.labels, last["loss_train"], trained)
 
     def _fixed_weights(self) -> Tensor | None:
         """The weights of a static method's selection, in the order in which its samples are stored."""
@@ -277,28 +274,12 @@ class _Run:
             return None
         return chosen.weights[chosen.indices.argsort()]
 
-    def _progress(self, epoch: int, share: float, done: Epoch) -> float:
-        """The share of the budget that is spent when `share` of an epoch that did `done` is over."""
-        match self.unit:
-            case "steps":
-                return (self.ledger.steps + done.steps) / (self.full_steps * self.recipe.epochs)
-            case "samples":
-                return (self.ledger.backward + done.backward) / self.samples
-            case "time":
-                assert self.spec.budget.seconds is not None
-                now = time.perf_counter() - self.began if share else 0.0
-                return (
-                    sum(self.ledger.seconds[phase] for phase in ("select", "train", "observe")) + now
-                ) / self.spec.budget.seconds
-            case _:
-                return (epoch + share) / self.epochs
-
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """One epoch; returns its record."""
         spec, driver, ledger, device = self.spec, self.driver, self.ledger, self.device
         before = dict(ledger.seconds)
-        start = self._progress(epoch, 0.0, Epoch())
-        end = start + 1 / self.epochs if self.unit == "epochs" else start
+        start = self.pace.progress(epoch)
+        end = start + 1 / self.epochs if self.pace.budget.unit == "epochs" else start
         with ledger.time("select"):
             selection = driver.start(epoch, start, end)
         probe = {}
@@ -306,24 +287,10 @@ class _Run:
             with ledger.time("probe", device):
                 probe = self._probe(epoch)
         with ledger.time("train", device):
-            self.began = time.perf_counter()
+            self.pace.start(epoch, selection.lr_scale)
             self.loader.start_epoch(generator(spec.seed, "augment", epoch))
             parts = batches(driver.order().to(device), self.recipe.batch_size * driver.method.pool)
-
-            def schedule(step: int, done: Epoch) -> optim.Step | None:
-                progress = self._progress(epoch, step / len(parts), done)
-                return optim.schedule(self.recipe, progress, selection.lr_scale) if progress < 1 else None
-
-            done = train_epoch(
-                self.learner,
-                self.loader,
-                parts,
-                schedule,
-                driver.needs,
-                self._weights(),
-                driver.pick if driver.picks else None,
-                driver.observe,
-            )
+            done = train_epoch(self.learner, self.loader, parts, self.pace, driver, self._weights())
         if driver.needs and selection.refresh is not None and len(selection.refresh):
             with ledger.time("train", device):
                 refreshed = measure_all(self.learner, self.loader, selection.refresh, driver.needs)
@@ -331,13 +298,11 @@ class _Run:
             driver.observe(*refreshed)
         with ledger.time("observe"):
             driver.tell()
-        if done.steps == 0 and self.unit in ("steps", "samples"):
+        if done.steps == 0 and self.pace.budget.unit in ("steps", "samples"):
             raise MethodFailed(
                 f"{type(driver.method).__name__} trained on nothing in epoch {epoch}: its budget is never spent"
             )
-        ledger.forward += done.forward
-        ledger.backward += done.backward
-        ledger.steps += done.steps
+        ledger.add(done)
         self.selections.append(torch.cat(done.trained).cpu().sort().values if done.trained else torch.arange(0))
         with ledger.time("eval", device):
             accuracy, loss, _ = evaluate(self.learner, self.test)

@@ -28,7 +28,7 @@ from static import guards, in_fresh_process, large_selections, scores, static_se
 from torch import Tensor
 
 from dpbench import catalog
-from dpbench.data import Loader, Split
+from dpbench.images import ImageLoader, Images
 from dpbench.method import Signals, Task
 from dpbench.spec import Budget, Probe, Recipe, RunSpec
 from dpbench.training import ledger, runner
@@ -46,7 +46,7 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def bare_epoch(data: Split, model: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+def bare_epoch(data: Images, model: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
     """What anyone would write: shuffle, slice, normalise, forward, backward, step."""
     model.train()
     for rows in torch.randperm(len(data))[:count].split(RECIPE.batch_size):
@@ -57,7 +57,7 @@ def bare_epoch(data: Split, model: torch.nn.Module, optimizer: torch.optim.Optim
         optimizer.step()
 
 
-def bare_loop(data: Split, backward: int) -> float:
+def bare_loop(data: Images, backward: int) -> float:
     """Seconds of a plain PyTorch training that sends as many samples backward."""
     model = catalog.load_model("cnn", tuple(data.images.shape[1:]), 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -99,7 +99,7 @@ def loader_against_torchvision() -> list[Row]:
 
     n, batch = 4096, 128
     images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8)
-    split = Split(images, torch.randint(0, 10, (n,)))
+    split = Images(images, torch.randint(0, 10, (n,)))
 
     class Pictures(Dataset[tuple[Tensor, int]]):
         transform = transforms.Compose(
@@ -118,7 +118,7 @@ def loader_against_torchvision() -> list[Row]:
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             return self.transform(Image.fromarray(self.arrays[index])), int(split.labels[index])
 
-    loader = Loader(split, images, torch.device("cpu"), "crop_flip", 4)
+    loader = ImageLoader(split, images, torch.device("cpu"), "crop_flip", 4)
 
     def ours() -> None:
         loader.start_epoch(torch.Generator().manual_seed(0))

@@ -15,14 +15,16 @@ from filelock import FileLock
 from torch import Tensor
 
 from dpbench import optim, store
-from dpbench.data import Loader
 from dpbench.errors import RunFailed
+from dpbench.images import ImageLoader
 from dpbench.rng import derive, generator
-from dpbench.spec import RunSpec
+from dpbench.spec import Recipe, RunSpec
 from dpbench.training import proxy, runner
-from dpbench.training.ledger import Ledger
+from dpbench.training.ledger import Epoch, Ledger
+from dpbench.training.pace import Pace
 from dpbench.training.rows import batches, order
-from dpbench.training.train import Learner, measure_all, train_epoch
+from dpbench.training.train import Learner, Recorder, measure_all, train_epoch
+from dpbench.training.workload import workload
 
 Spec = Callable[..., RunSpec]
 CPU = torch.device("cpu")
@@ -51,6 +53,16 @@ def record(spec: RunSpec) -> list[proxy.Request]:
     return wanted
 
 
+class Slowing(Pace):
+    """The recipe's schedule over its epochs."""
+
+    def __init__(self, recipe: Recipe, epoch: int) -> None:
+        self.recipe, self.epoch = recipe, epoch
+
+    def at(self, share: float, done: Epoch) -> optim.Step | None:
+        return optim.schedule(self.recipe, (self.epoch + share) / self.recipe.epochs)
+
+
 def reference(
     spec: RunSpec, run: int, epochs: int, on: str = "train", rows: Tensor | None = None
 ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
@@ -60,25 +72,20 @@ def reference(
         derive(spec.seed, "proxy", run),
         frozenset({"loss", "margin"}),
     )
-    learner = Learner(spec.model, spec.recipe, data.shape, data.classes, seed, CPU)
-    loader = Loader(data.train if on == "train" else data.validation, data.train.images, CPU)
-    recorded, n = Loader(data.train, data.train.images, CPU), len(loader)
+    learner = Learner(spec.model, spec.recipe, workload(data, spec.recipe), data.shape, seed, CPU)
+    loader = ImageLoader(data.train if on == "train" else data.validation, data.train.images, CPU)
+    recorded, n = ImageLoader(data.train, data.train.images, CPU), len(loader)
     found = []
     for epoch in range(epochs):
         loader.start_epoch(generator(seed, "augment", epoch))
         trained = torch.arange(n) if rows is None else rows
         parts = batches(order(trained, n, generator(seed, "order", epoch)), spec.recipe.batch_size)
 
-        def rate(step: int, done: Any, epoch: int = epoch, parts: list[Tensor] = parts) -> optim.Step:
-            return optim.schedule(spec.recipe, (epoch + step / len(parts)) / spec.recipe.epochs)
-
-        steps = {name: torch.empty(n) for name in names}
-
-        def keep(rows: Tensor, values: dict[str, Tensor], steps: dict[str, Tensor] = steps) -> None:
+        steps, guide = {name: torch.empty(n) for name in names}, Recorder(names)
+        train_epoch(learner, loader, parts, Slowing(spec.recipe, epoch), guide)
+        for seen, values in guide.passed:
             for name in names:
-                steps[name][rows] = values[name]
-
-        train_epoch(learner, loader, parts, rate, needs=names, observe=keep)
+                steps[name][seen] = values[name]
         found.append((steps, measure_all(learner, recorded, torch.arange(len(recorded)), names)[1]))
     return found
 
@@ -225,7 +232,7 @@ def test_kill_9_leaves_a_usable_record(home: Path, spec: Spec, monkeypatch: pyte
     wanted = spec("aum[proxy_epochs=150]", epochs=150)
     [request] = proxy.requests(wanted)
     code = (
-        "import sys; from dpbench import proxy, runner; from dpbench.spec import RunSpec; import torch\n"
+        "import sys; from dpbench.training import proxy, runner; from dpbench.spec import Recipe, RunSpec; import torch\n"
         "wanted = RunSpec.model_validate_json(sys.argv[1])\n"
         "proxy.record(proxy.requests(wanted), runner.load_data(wanted.dataset, None), torch.device('cpu'))"
     )

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpbench import catalog, store
-from dpbench.data import Dataset, Loader, Split
+from dpbench.data import Dataset
 from dpbench.errors import RunFailed
+from dpbench.images import ImageLoader, Images
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.spec import Recipe, RunSpec
@@ -25,6 +26,7 @@ from dpbench.training import probes, runner
 from dpbench.training.ledger import Ledger
 from dpbench.training.rows import mask
 from dpbench.training.train import Learner, evaluate
+from dpbench.training.workload import workload
 
 Spec = Callable[..., RunSpec]
 Run = Callable[..., dict[str, Any]]
@@ -164,7 +166,7 @@ def test_weights_and_lr_scale_scale_the_step(spec: Spec, trained: Callable[[RunS
 def test_the_first_step_is_the_closed_form(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
     plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "schedule": "cosine"}
     inner = trained(spec("made:Weighted[weight=0.7]", epochs=1, batch_size=1000, lr=0.3, **plain))
-    fresh = Learner(inner.spec.model, inner.recipe, inner.data.shape, inner.data.classes, 0, CPU)
+    fresh = Learner(inner.spec.model, inner.recipe, workload(inner.data, inner.recipe), inner.data.shape, 0, CPU)
     images, labels = inner.loader.batch(torch.arange(N))
     F.cross_entropy(fresh.model(images), labels).backward()
     for before, after in zip(fresh.network.parameters(), inner.learner.network.parameters(), strict=True):
@@ -236,7 +238,7 @@ def test_pick_that_sends_nothing_backward_trains_nothing(
     spec: Spec, run: Run, trained: Callable[[RunSpec], Any]
 ) -> None:
     inner = trained(spec("made:PickNone", epochs=2))
-    fresh = Learner(inner.spec.model, inner.recipe, inner.data.shape, inner.data.classes, 0, CPU)
+    fresh = Learner(inner.spec.model, inner.recipe, workload(inner.data, inner.recipe), inner.data.shape, 0, CPU)
     before = torch.cat([p.detach().flatten() for p in fresh.network.parameters()])
     assert torch.equal(parameters(inner), before)
     metrics = run(spec("made:PickNone", epochs=2))["metrics"]
@@ -285,13 +287,13 @@ def test_augmentation_is_new_each_epoch_and_shared_by_the_methods_of_a_seed(
     spec: Spec, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shifts: list[tuple[int, ...]] = []
-    start = Loader.start_epoch
+    start = ImageLoader.start_epoch
 
-    def watch(self: Loader, rng: torch.Generator) -> None:
+    def watch(self: ImageLoader, rng: torch.Generator) -> None:
         start(self, rng)
         shifts.append(tuple(self.dx.tolist()))
 
-    monkeypatch.setattr(Loader, "start_epoch", watch)
+    monkeypatch.setattr(ImageLoader, "start_epoch", watch)
     for method, seed in (("full", 0), ("uniform", 0), ("full", 1)):
         assert run(spec(method, seed=seed, augment="crop", pad=1))["status"] != "FAILED"
     assert shifts[:EPOCHS] == shifts[EPOCHS : 2 * EPOCHS]
@@ -414,7 +416,7 @@ def test_probes_do_not_disturb_the_training(spec: Spec, run: Run, method: str, m
         assert torch.equal(a, b)
 
 
-def each_gradient(learner: Learner, loader: Loader, rows: Tensor) -> Tensor:
+def each_gradient(learner: Learner, loader: ImageLoader, rows: Tensor) -> Tensor:
     """(b, p) gradients in evaluation mode, one backward pass each."""
     learner.model.eval()
     found = []
@@ -457,7 +459,7 @@ def test_gradient_probe_against_one_backward_pass_a_sample(
     assert parts == ([N] if samples == 1000 else [20] * 2 if "Pick" in method else [2] * 16)
     rows = torch.cat(inner.probed)
     assert len(rows.unique()) == len(rows)
-    learner = Learner(found.model, found.recipe, inner.data.shape, inner.data.classes, 0, CPU)
+    learner = Learner(found.model, found.recipe, workload(inner.data, found.recipe), inner.data.shape, 0, CPU)
     gradient = each_gradient(learner, inner.loader, rows)
     chosen = torch.ones(len(rows), dtype=torch.bool)
     if method == "uniform":
@@ -484,7 +486,7 @@ def test_gradient_probe_against_one_backward_pass_a_sample(
 def test_a_probe_divides_by_all_that_are_trained_on(spec: Spec, trained: Callable[[RunSpec], Any]) -> None:
     inner = trained(spec(epochs=1))
     rows, weight = torch.arange(6), torch.tensor([0.0, 2.0, 1.0, 0.0, 0.0, 0.0])
-    few = Loader(inner.data.train.at(rows), inner.data.train.images, CPU)
+    few = ImageLoader(inner.data.train.at(rows), inner.data.train.images, CPU)
     found = probes.probe_gradient(inner.learner, few, [rows], lambda part: (weight[part], 3), chunk=6)
     gradient = each_gradient(inner.learner, few, rows)
     expected = compare(gradient.mean(0), (weight[:, None] * gradient).sum(0) / 3)
@@ -816,18 +818,6 @@ def test_a_training_that_learnt_nothing_has_diverged(spec: Spec, run: Run, monke
     assert (store.run_folder(result["hash"]) / "done").exists()
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "loss", "is_so"),
-    [(3 / 7, 1.1, True), (3 / 7, float("nan"), True), (4 / 7, 1.1, False), (3 / 7, 0.68, False), (0.0, 0.7, True)],
-)
-def test_diverged_is_no_better_than_one_answer_for_all(accuracy: float, loss: float, is_so: bool) -> None:
-    labels, trained = torch.tensor([0, 1, 1, 1, 2, 2, 2]), torch.tensor([0, 0, 1, 1])  # 3 of 7; an entropy of ln 2
-    found = runner.diverged(accuracy, labels, loss, trained)
-    assert (found is not None) == is_so
-    if is_so:
-        assert found == f"test accuracy ended at {accuracy:.1%}; naming the most frequent class has 42.9%"
-
-
 @pytest.mark.parametrize("unit", ["steps", "samples"])
 def test_a_budget_that_cannot_be_spent_fails(spec: Spec, run: Run, unit: str) -> None:
     reason = run(spec("made:PickNone", budget={"unit": unit}))["reason"]
@@ -913,10 +903,10 @@ def test_a_class_without_samples_has_no_accuracy_and_no_share_kept() -> None:
 class OneMissing(Dataset):
     """Three classes, of which the test samples have two."""
 
-    def read(self, root: Path | None) -> tuple[Split, Split]:
+    def read(self, root: Path | None) -> tuple[Images, Images]:
         images, labels = torch.arange(60).to(torch.uint8).view(60, 1, 1, 1) * 4, torch.arange(60) % 3
         seen = labels < 2
-        return Split(images, labels), Split(images[seen], labels[seen])
+        return Images(images, labels), Images(images[seen], labels[seen])
 
 
 def test_the_worst_class_is_one_that_the_test_samples_have(

@@ -503,7 +503,7 @@ def test_epochs_of_nothing_are_refused() -> None:
         list(
             PruningSampler("uniform_epoch", n=10, epochs=2, batch_size=2, keep=0.1, rank=0, replicas=4, drop_last=True)
         )
-    with pytest.raises(RunFailed, match=r"^Chooses\.select\(epoch=0\) selected no samples \(test_loop"):
+    with pytest.raises(RunFailed, match=r"^Chooses\.select\(epoch=0\) selected no samples \(test_sampler"):
         list(PruningSampler(Chooses(empty=True), n=10, epochs=2, batch_size=2))
 
 

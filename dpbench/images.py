@@ -1,0 +1,121 @@
+"""Images in memory: uint8 pixels, augmented and normalised on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpbench.data import Loader, Source, label_faults, tensor_faults
+
+if TYPE_CHECKING:
+    from dpbench.spec import Recipe
+
+
+@dataclass(frozen=True)
+class Images(Source):
+    """Images (n, c, h, w) uint8 with labels (n,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One image's (c, h, w)."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Images and labels."""
+        return self.images, self.labels
+
+    def at(self, rows: Tensor) -> Images:
+        """The samples at `rows`."""
+        return Images(self.images[rows], self.labels[rows])
+
+    def picture(self, row: int) -> Tensor:
+        """The image of a sample."""
+        return self.images[row]
+
+    def faults(self, part: str) -> list[str]:
+        """What is wrong with the images and labels of the split `part`."""
+        found = tensor_faults(f"{part} images", self.images, torch.uint8, 4, "(n, c, h, w)")
+        found += label_faults(part, self.labels)
+        if not found and len(self.images) != len(self.labels):
+            found.append(f"{len(self.images)} {part} images have {len(self.labels)} labels")
+        return found
+
+    def loader(self, like: Source, recipe: Recipe, device: torch.device, augment: bool) -> ImageLoader:
+        """Batches as the recipe wants them, normalised by the images `like`."""
+        assert isinstance(like, Images)
+        return ImageLoader(
+            self, like.images, device, recipe.augment if augment else "none", recipe.pad, recipe.channels_last
+        )
+
+
+class ImageLoader(Loader):
+    """Images on a device, in batches, augmented and normalised there.
+
+    `like` are the images whose mean and standard deviation normalise. `augment`: "none", "crop" (a random window
+    of the image padded by `pad` pixels of reflection) or "crop_flip" (and a horizontal flip half of the time).
+    """
+
+    def __init__(
+        self,
+        source: Images,
+        like: Tensor,
+        device: torch.device,
+        augment: str = "none",
+        pad: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        self.labels = source.labels.to(device)
+        self.size = tuple(source.images.shape[2:])
+        self.augment = augment
+        self.pad = pad if augment != "none" else 0
+        images = source.images
+        if self.pad:
+            images = F.pad(images.float(), (self.pad,) * 4, mode="reflect").to(torch.uint8)
+        self.images = images.to(device)
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        std, mean = _std_mean(like)
+        self.scale = (1 / std).view(-1, 1, 1).to(device)
+        self.shift = (-mean / std).view(-1, 1, 1).to(device)
+
+    def start_epoch(self, rng: torch.Generator) -> None:
+        """Draw every sample's crop and flip of the epoch at once, so that a sample's do not depend on the method."""
+        n, device = len(self), self.labels.device
+        if self.augment != "none":
+            self.dy, self.dx = torch.randint(2 * self.pad + 1, (2, n), generator=rng).to(device)
+        if self.augment == "crop_flip":
+            self.flip = (torch.rand(n, generator=rng) < 0.5).to(device)
+
+    def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
+        """Return the images (b, c, h, w) in float32 and the labels (b,) of `rows`."""
+        h, w = self.size
+        if self.augment == "none":
+            images = self.images[rows]
+        elif augment:
+            windows = self.images.unfold(2, h, 1).unfold(3, w, 1)
+            images = windows[rows, :, self.dy[rows], self.dx[rows]]
+        else:
+            images = self.images[rows, :, self.pad : self.pad + h, self.pad : self.pad + w]
+        images = images.float().mul_(self.scale).add_(self.shift)
+        if augment and self.augment == "crop_flip":
+            images = torch.where(self.flip[rows].view(-1, 1, 1, 1), images.flip(3), images)
+        return images.contiguous(memory_format=self.format), self.labels[rows]
+
+
+def _std_mean(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of each channel, from its histogram, so that no float copy is made."""
+    counts = torch.stack(
+        [torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])]
+    ).double()
+    counts /= counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64)
+    mean = counts @ values
+    variance = (counts @ values.square() - mean.square()).clamp(min=0)
+    return variance.sqrt().clamp(min=1.0).float(), mean.float()
