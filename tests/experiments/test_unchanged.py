@@ -33,7 +33,7 @@ class Mine(Base):
 """
 CODE = (  # without figures and MLflow
     "import sys; sys.argv = ['dpbench', *sys.argv[1:]]\nfrom dpbench.reports import files as report, send\n"
-    "from dpbench.cli import main\nreport.files = lambda board: []; send.send = lambda *given: ''\ntry:\n    main()\n"
+    "from dpbench.cli.app import main\nreport.files = lambda board: []; send.send = lambda *given: ''\ntry:\n    main()\n"
     "except SystemExit as end:\n    assert not end.code, end.code\nprint('torch' in sys.modules)\n"
 )
 
