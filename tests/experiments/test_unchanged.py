@@ -33,7 +33,8 @@ class Mine(Base):
 """
 CODE = (  # without figures and MLflow
     "import sys; sys.argv = ['dpbench', *sys.argv[1:]]\nfrom dpbench.reports import files as report, send\n"
-    "from dpbench.cli.app import main\nreport.files = lambda board: []; send.send = lambda *given: ''\ntry:\n    main()\n"
+    "from dpbench.cli.app import main\nreport.files = lambda board: []\nsend.send = lambda *given: ''\n"
+    "try:\n    main()\n"
     "except SystemExit as end:\n    assert not end.code, end.code\nprint('torch' in sys.modules)\n"
 )
 

@@ -232,7 +232,7 @@ def test_kill_9_leaves_a_usable_record(home: Path, spec: Spec, monkeypatch: pyte
     wanted = spec("aum[proxy_epochs=150]", epochs=150)
     [request] = proxy.requests(wanted)
     code = (
-        "import sys; from dpbench.training import proxy, runner; from dpbench.spec import Recipe, RunSpec; import torch\n"
+        "import sys, torch; from dpbench.training import proxy, runner; from dpbench.spec import RunSpec\n"
         "wanted = RunSpec.model_validate_json(sys.argv[1])\n"
         "proxy.record(proxy.requests(wanted), runner.load_data(wanted.dataset, None), torch.device('cpu'))"
     )
