@@ -118,7 +118,7 @@ def test_the_wheel_has_everything_in_its_place(wheel: Path) -> None:
     assert {"dpbench/methods/orderdp.py", "dpbench/datasets/digits.py", "dpbench/leaderboards/quick.yaml"} <= set(names)
     assert {name.split("/")[0] for name in names} == {"dpbench", f"dpbench-{dpbench.__version__}.dist-info"}
     inside = [str(file.relative_to(ROOT)) for file in python_files("dpbench", "methods", "datasets")]
-    inside += [str(file.relative_to(ROOT)) for file in (ROOT / "dpbench" / "page").iterdir()]
+    inside += [str(file.relative_to(ROOT)) for file in (ROOT / "dpbench" / "reports" / "page").iterdir()]
     assert {name if name.startswith("dpbench/") else f"dpbench/{name}" for name in inside} <= set(names)
 
 

@@ -248,7 +248,8 @@ def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, 
 
 def test_a_board_without_changes_is_shown_without_torch_mlflow_and_seaborn(own_copy: Path) -> None:
     code = (
-        "import sys; sys.argv = ['dpbench', 'leaderboard', 'tiny']\nfrom dpbench.cli import main\ntry:\n    main()\n"
+        "import sys; sys.argv = ['dpbench', 'leaderboard', 'tiny']\nfrom dpbench.cli.app import main\n"
+        "try:\n    main()\n"
         "except SystemExit as end:\n    assert not end.code\n"
         "print('loaded:', [name for name in ('torch', 'mlflow', 'seaborn') if name in sys.modules])\n"
     )
@@ -358,7 +359,7 @@ def test_a_broken_plug_in_is_listed_with_its_error(dpbench: Callable[..., Said],
 
 def test_help_teaches_and_imports_neither_torch_nor_mlflow() -> None:
     code = (
-        "import sys; sys.argv = ['dpbench', '--help']\nfrom dpbench.cli import main\ntry:\n    main()\n"
+        "import sys; sys.argv = ['dpbench', '--help']\nfrom dpbench.cli.app import main\ntry:\n    main()\n"
         "except SystemExit as end:\n    assert not end.code\n"
         "print('IMPORTED', [m for m in ('torch', 'mlflow', 'pandas', 'scipy') if m in sys.modules])"
     )

@@ -106,7 +106,10 @@ def ends_well(
     def reached(*_: Any, **__: Any) -> Any:
         raise RunFailed(REACHED)
 
-    for work in ("grid.run_grid", "subsets.choose", "tuned.run", "conformance.check", "theorems.run", "ui.serve"):
+    for work in (
+        "experiments.grid.run_grid", "experiments.subsets.choose", "training.conformance.check",
+        "reports.study.run", "reports.ui.serve", "orderdp.experiments.run",
+    ):  # fmt: skip
         monkeypatch.setattr(f"dpbench.{work}", reached)
     monkeypatch.setattr("dpbench.reports.tracking.Tracker", lambda *_: None)
     monkeypatch.chdir(tmp_path)

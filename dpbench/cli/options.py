@@ -1,0 +1,81 @@
+"""The options and checks that several commands share."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpbench.cli import complete
+from dpbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from dpbench.reports.screen import Wanted
+
+
+def grid_name(name: str | None) -> str | None:
+    """Check what names a grid's files."""
+    from dpbench.spec import check_name
+
+    try:
+        return name and check_name(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def wanted_columns(wide: bool, columns: str | None, sort: str | None, every: bool, notes: bool) -> Wanted:
+    """What is to be shown; a column that there is not is told before any work."""
+    from dpbench.reports.screen import Wanted
+
+    names = tuple(name.strip() for name in (columns or "").split(",") if name.strip())
+    return Wanted(wide, names, sort or "", every, notes)
+
+
+def check_keep(share: float) -> None:
+    if not 0 < share <= 1:
+        raise UsageError(f"--keep {share:g} is outside (0, 1]; it is the share of the samples that is kept")
+
+
+def check_writable(option: str, output: Path) -> None:
+    """Try it before any work, in the nearest folder there is: permissions do not tell all."""
+    try:
+        if output.is_dir():
+            raise UsageError(f"{option} {output} is a folder; give the path of a file")
+        if output.exists() and not output.is_file():
+            return  # a pipe or a device, written in place
+        folder = next(parent for parent in output.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        where = error.filename or output.parent
+        reason = f"cannot be written ({error.strerror}: {where}); give a path in a folder that you may write to"
+        raise UsageError(f"{option} {output}: {reason}") from None
+
+
+def single_threaded(threads: int) -> None:
+    """Workers inherit this: numerical libraries that spin on shared cores slow each other down many times."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+
+
+Wide = Annotated[bool, typer.Option("--wide", help="Show all columns.")]
+Columns = Annotated[
+    str | None, typer.Option("--columns", help="Show these columns: a,b,...", autocompletion=complete.columns)
+]
+Sort = Annotated[
+    str | None,
+    typer.Option("--sort", help="Sort by this column, the best first; -NAME the worst.", autocompletion=complete.sort),
+]
+Every = Annotated[bool, typer.Option("--all", help="Show all rows, however many.")]
+Notes = Annotated[bool, typer.Option("--notes", help="Show all that is to know about the rows.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", help="MLflow server or database. Default: MLFLOW_TRACKING_URI, else SQLite."),
+]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")]
+RunHere = Annotated[
+    str, typer.Argument(help="A grid that was run here.", callback=grid_name, autocompletion=complete.run_grid)
+]

@@ -1,0 +1,236 @@
+"""`dpbench run`: the grid that the options describe, run or continued, and its leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpbench.cli import complete
+from dpbench.cli.options import (
+    Columns,
+    DataRoot,
+    Every,
+    Notes,
+    Sort,
+    TrackingUri,
+    Wide,
+    check_keep,
+    grid_name,
+    single_threaded,
+    wanted_columns,
+)
+from dpbench.cli.terminal import err, out, program, size, tell_what_next
+from dpbench.errors import RunFailed, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dpbench.spec import Grid
+
+MUCH = 1e8  # bytes of proxy records that are worth a line
+
+
+def run(
+    grid: Annotated[
+        str | None, typer.Argument(help="A built-in grid, or a file.yaml.", autocompletion=complete.grid)
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="A method: name, name[key=value,...], file.py or file.py:Class. Adds to GRID.",
+            autocompletion=complete.method,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", help="Run only these methods of GRID, and what is added.", autocompletion=complete.method
+        ),
+    ] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="A subset to train on, as another method: a file of `dpbench subset`, or a list of positions among "
+            "the dataset's own training samples, .npy or text.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="Instead of GRID's.", autocompletion=complete.dataset)
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Instead of GRID's.", autocompletion=complete.model)
+    ] = None,
+    keep: Annotated[
+        list[float] | None, typer.Option("--keep", help="Share of the samples kept, in (0, 1]. Instead of GRID's.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Number of seeds. Instead of GRID's.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Parallel runs. Default: one a core, one on a GPU.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of each run.")] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.", autocompletion=complete.device),
+    ] = None,
+    cell_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--cell-timeout", min=1, max=1e8, help="Seconds after which a run is killed and has failed. Default: a day."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Name of a grid made from options. Default: custom.", callback=grid_name),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    data_root: DataRoot = None,
+    wide: Wide = False,
+    columns: Columns = None,
+    sort: Sort = None,
+    every: Every = False,
+    notes: Notes = False,
+) -> None:
+    """Run a grid, or continue it, and print its leaderboard.
+
+    Without GRID the options describe a grid of their own with the recipe of `quick`:
+
+    - `dpbench run quick`
+    - `dpbench run quick --only orderdp --only uniform --jobs 1`
+    - `dpbench run --method my_method.py --method uniform --keep 0.3 --keep 0.5 --seeds 3 --name mine`
+    - `dpbench run --from subset.npz --method uniform --seeds 3`
+    """
+    from dpbench.analysis import board as boards
+    from dpbench.experiments import grid as grids
+    from dpbench.experiments import unchanged
+    from dpbench.reports import screen, send, tracking
+
+    wanted = wanted_columns(wide, columns, sort, every, notes)
+    of = {"method": method, "only": only, "dataset": dataset, "model": model, "keep": keep, "seeds": seeds}
+    command = unchanged.command(grid, **of, name=name, data_root=data_root)
+    known = None if files or device else unchanged.find(command)
+    if known:
+        tracking.check(tracking_uri)
+        asked_name, cells = known
+    else:
+        asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
+        on = _device(device)
+        single_threaded(threads)
+        tracking.check(tracking_uri)
+        timeout = cell_timeout or grids.CELL_TIMEOUT_S
+        data = None if files else unchanged.data(asked.datasets, data_root)
+        asked_name, cells = asked.name, list(grids.run_grid(asked, err, jobs, threads, on, data_root, timeout))
+        unchanged.remember(command, asked_name, cells, data)
+    board = boards.load(asked_name, data_root)
+    out.print(screen.screen(board, out.width, wanted))
+    if not known:
+        _tell_of_records()
+    results = board.results | board.controls
+    failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
+    tell_what_next(board, tracking_uri)
+    send.publish(board, tracking_uri, err)
+    if failed:
+        raise RunFailed(
+            f"{len(failed)} of {len(cells)} runs failed; the others are kept, the same command tries these again"
+        )
+
+
+def _grid(
+    name: str | None,
+    methods: list[str],
+    only: list[str],
+    files: list[Path],
+    dataset: list[str] | None,
+    model: list[str] | None,
+    keep: list[float] | None,
+    seeds: int | None,
+    own_name: str | None,
+    data_root: Path | None,
+) -> Grid:
+    """Build the grid that the options describe."""
+    from dpbench import catalog
+    from dpbench.spec import canonical, change_grid, load_grid
+
+    if name is None and not methods and not files:
+        raise UsageError("name a grid (try: dpbench run quick), or give at least one --method or --from")
+    if name is None and only:
+        raise UsageError("--only restricts a GRID; without one, list the methods by --method")
+    if name is not None and own_name is not None:
+        raise UsageError("--name is for a grid made from options; a GRID has its name")
+    base = load_grid(name or "quick")
+    if files:
+        subsets = _subsets(files, dataset or (base.datasets if name else None), data_root)
+        methods = methods + list(subsets)
+        if name is None:
+            keep = keep or list(subsets.values())
+    added = [canonical(text) for text in methods]
+    chosen = list(dict.fromkeys([canonical(text) for text in (base.methods if name else [])] + added))
+    if only:
+        wanted = [canonical(text) for text in only]
+        absent = [text for text in wanted if text not in chosen]
+        if absent:
+            raise UsageError(f"--only {absent[0]}: not in the grid {base.name}; it has {', '.join(chosen)}")
+        chosen = list(dict.fromkeys(wanted + added))
+    changes: dict[str, Any] = {
+        "name": base.name if name else (own_name or "custom"),
+        "methods": chosen,
+        "datasets": list(dict.fromkeys(dataset or (base.datasets if name else ["digits"]))),
+        "models": list(dict.fromkeys(model or base.models)),
+        "keep": list(dict.fromkeys(keep or base.keep)),
+        "seeds": base.seeds if seeds is None else seeds,
+    }
+    for share in changes["keep"]:
+        check_keep(share)
+    if changes["seeds"] < 1:
+        raise UsageError(f"--seeds {changes['seeds']}: at least 1 is needed")
+    for text in changes["datasets"]:
+        catalog.load_dataset(text)
+    for text in changes["models"]:
+        catalog.check_model(text)
+    return change_grid(base, changes)
+
+
+def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | None) -> dict[str, float]:
+    """Take files of subsets in; return each one's method and the share of the samples that it keeps."""
+    from dpbench import catalog
+    from dpbench.experiments import subsets
+    from dpbench.training import runner
+
+    if len(datasets or ["digits"]) > 1:
+        raise UsageError(f"--from is for one dataset, not for {', '.join(datasets or [])}; say which by --dataset")
+    dataset = datasets[0] if datasets else "digits"
+    taken = {}
+    for file in files:
+        method, left_out = subsets.take_in(file, dataset, runner.load_data(dataset, data_root))
+        taken[method] = catalog.load_method(method).keep or 1.0
+        if left_out:
+            err.print(
+                f"{file}: {left_out} of its samples are held out for validation here and left out", style="yellow"
+            )
+    return taken
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name, else the default one, if it can be used."""
+    import torch
+
+    from dpbench.training import runner
+
+    try:
+        device = torch.device(name) if name else runner.default_device()
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _tell_of_records() -> None:
+    """Say what proxy records take, where that is worth a line."""
+    from dpbench.training import proxy
+
+    taken = sum(record.size for record in proxy.records())
+    if taken >= MUCH:
+        out.print(f"Proxy records take {size(taken)}; they may go:  [bold]{program()} cache clear[/]", soft_wrap=True)
