@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run test lint bench
+.PHONY: help setup run test lint bench docs
 
 help:
 	@echo "make run    run the quick grid and print its leaderboard"
 	@echo "make test   run the test suite"
 	@echo "make lint   check style and types"
 	@echo "make bench  measure performance against its targets"
+	@echo "make docs   rewrite what is computed in README.md and docs/"
 	@echo "make setup  make the environment in .venv"
 
 # The stamp is newer than pyproject.toml when the environment has what it asks for.
@@ -33,3 +34,6 @@ lint: setup
 
 bench: setup
 	$(BIN)/python tests/benchmarks/run.py
+
+docs: setup
+	$(BIN)/python -m dpbench.reports.summary

@@ -34,7 +34,7 @@ def python_files(*folders: str) -> list[Path]:
 
 def test_top_level_is_what_the_design_names() -> None:
     found = {name.split("/")[0] for name in listed()}
-    folders = {"dpbench", "methods", "datasets", "leaderboards", "tests"}
+    folders = {"dpbench", "methods", "datasets", "leaderboards", "docs", "tests"}
     files = {"pyproject.toml", "README.md", "LICENSE", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"}
     assert {name for name in found if not name.startswith(".")} == folders | files
     assert (ROOT / ".ci" / "run").is_file()

@@ -1,45 +1,117 @@
-"""The README's plugin is a plugin, and the commands it names exist."""
+"""README.md and docs/*.md: the code runs, the commands parse, the links lead somewhere, the results are computed."""
 
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
+import pytest
+import typer
 from benchmarks import power
 
+import dpbench
 from dpbench import catalog
-from dpbench.cli.app import app
+from dpbench.cli.app import Misused, app
 from dpbench.reports import summary
 from dpbench.training import conformance
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
+PAGES = summary.pages()
+TEXTS = {page.name: page.read_text() for page in PAGES}
+README = TEXTS["README.md"]
+STANDS_FOR = {"GRID": "quick", "METHOD": "el2n", "NAME": "el2n", "D": "digits", "K": "0.3", "E": "0.9", "N": "30"}
+COMMANDS = typer.main.get_command(app)
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def test_the_plugin_conforms(tmp_path: Path, unplug: None) -> None:
-    code = re.search(r"```python\n(import torch.*?)```", TEXT, re.S)
-    assert code is not None
+def code(first_line: str) -> str:
+    """The README's block of Python that begins with this line."""
+    [found] = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if block.startswith(first_line)]
+    return str(found)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every dpbench command of a page, in code blocks and in the text."""
+    text = re.sub(r"```.*?```", "", text, flags=re.S)
+    lines = re.findall(r"^    (?:\w+=\S+ )?(?:\S*/)?dpbench (.*)$", text, re.M)
+    spans = re.findall(r"`(?:\S*/)?dpbench ([^`]+)`", re.sub(r"^    .*$", "", text, flags=re.M))
+    return [[STANDS_FOR.get(word, word) for word in shlex.split(line, comments=True)] for line in lines + spans]
+
+
+def parse(arguments: list[str]) -> None:
+    """Raise if dpbench takes no such command line. A bare name needs only be a command's; options of all are known."""
+    command = COMMANDS
+    while arguments and hasattr(command, "commands"):
+        if arguments[0] in ("--help", "--install-completion"):
+            return
+        assert arguments[0] in command.commands, arguments
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    if arguments:
+        command.make_context("dpbench", list(arguments))
+
+
+def test_the_method_conforms(tmp_path: Path, unplug: None) -> None:
     file = tmp_path / "hardest.py"
-    file.write_text(code[1])
+    file.write_text(code("import torch"))
     assert not any(conformance.check(catalog.resolve(str(file))).values())
 
 
-def test_commands_exist() -> None:
-    named = set(re.findall(r"(?:`|    )dpbench ([a-z]+)\b", TEXT))
-    known = {command.name or command.callback.__name__.rstrip("_") for command in app.registered_commands}
-    known |= {group.name for group in app.registered_groups}
-    assert named <= known | {"entry"}, named - known
+def test_the_dataset_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "mine.py").write_text(code("import numpy"))
+    monkeypatch.setattr(dpbench, "__path__", [*dpbench.__path__, str(tmp_path)])
+    rng = np.random.default_rng(0)
+    parts = {f"{part}_x": rng.integers(0, 256, (20, 1, 8, 8), dtype=np.uint8) for part in ("train", "test")}
+    np.savez(tmp_path / "mine.npz", train_y=np.arange(20) % 2, test_y=np.arange(20) % 2, **parts)
+    data = catalog.load_dataset("mine").load(tmp_path)
+    assert (len(data.train), len(data.test), data.classes) == (18, 20, 2)
 
 
-def test_what_it_says_of_results_is_computed_from_the_boards() -> None:
-    assert summary.rewrite(TEXT) == TEXT, "run python -m dpbench.reports.summary README.md"
-    assert power.power() in TEXT, "run python tests/benchmarks/power.py"
-    assert len(summary.BLOCK.findall(TEXT)) == 7
+@each_page
+def test_commands_parse(page: Path) -> None:
+    for arguments in commands(TEXTS[page.name]):
+        parse(arguments)
+
+
+def test_commands_are_found_and_wrong_ones_refused() -> None:
+    assert len([line for text in TEXTS.values() for line in commands(text)]) > 40
+    text = "    A=b dpbench run quick --keep 0.3  # so\nand `dpbench show NAME`\n```\n    dpbench no\n```\n"
+    assert commands(text) == [["run", "quick", "--keep", "0.3"], ["show", "el2n"]]
+    with pytest.raises(AssertionError):
+        parse(["runs", "quick"])
+    for wrong in (["run", "--keeps", "0.3"], ["run", "--keep", "much"], ["show", "el2n", "k_center"]):
+        with pytest.raises(Misused):
+            parse(wrong)
+
+
+@each_page
+def test_what_is_computed_is_up_to_date(page: Path) -> None:
+    assert summary.rewrite(TEXTS[page.name]) == TEXTS[page.name], "run python -m dpbench.reports.summary"
+
+
+def test_what_is_computed_is_there() -> None:
+    blocks = {name: [found[1:3] for found in summary.BLOCK.findall(text)] for name, text in TEXTS.items()}
+    assert blocks["README.md"] == [("few", "quick"), ("headline", "quick")]
+    boards = ["quick", "dynamic_quick", "static_quick", "fashion_mnist"]
+    assert [name for kind, name in blocks["results.md"] if kind == "results"] == boards
+    assert power.power() in TEXTS["statistics.md"], "run python tests/benchmarks/power.py"
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", TEXTS[page.name]):
+        path, _, heading = target.partition("#")
+        if not path.startswith("http"):
+            assert (page.parent / path).exists(), target
+            assert not heading or f"\n## {heading}\n" in (page.parent / path).read_text(), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    assert {page.name for page in PAGES if page.parent != ROOT} == set(re.findall(r"\]\(docs/(\w+\.md)\)", README))
+    assert len(README.splitlines()) <= 120
 
 
 def test_one_word_for_one_verdict() -> None:
-    for file in [*ROOT.glob("dpbench/*.py"), *ROOT.glob("dpbench/page/*"), ROOT / "README.md"]:
+    for file in [*ROOT.glob("dpbench/**/*.py"), *ROOT.glob("dpbench/reports/page/*"), *PAGES]:
         assert "undecided" not in file.read_text(), file
-
-
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert target.startswith("http") or (ROOT / target).exists(), target

@@ -1,6 +1,6 @@
-"""What a board says, in sentences that are computed from it; and the README's blocks and pictures of it, made anew.
+"""What a board says, in sentences computed from it; and the parts of the documentation that are computed.
 
-python -m dpbench.reports.summary README.md
+`python -m dpbench.reports.summary` rewrites those parts in README.md and docs/*.md, or in the files that it is given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.stats import ALPHA, MIN_SEEDS
 from dpbench.analysis.table import broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
-from dpbench.reports.columns import accuracy
+from dpbench.reports.columns import accuracy, named
 
 Row = dict[str, Any]
 CONTROLS = verdicts.CONTROLS | {verdicts.AT_COST: "random per epoch at its cost"}
 MOST_NAMES = 8  # that a sentence lists
 WIDTH = 120
 SCREEN = 80
+SHORT = ("method", "keep", "accuracy", "to_full", "to_random", "cost_with_proxy", "seeds")  # columns of a short table
 COLOURS = 128  # of a picture
 
 
@@ -216,24 +217,13 @@ def decompositions(name: str) -> str:
     return f"Of {len(found)} tests the decomposition is not shown to matter in {len(found) - len(matters)}; {where}."
 
 
-BLOCK = re.compile(r"(<!-- (results|table|figure4):([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-PICTURE = re.compile(r"\]\((leaderboards/results/([\w.-]+)/pareto\.png)\)")
+BLOCK = re.compile(r"(<!-- ([a-z]\w*):([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PICTURE = re.compile(r"\]\(((?:\.\./)*leaderboards/results/([\w.-]+)/pareto\.png)\)")
 
 
 def rewrite(content: str) -> str:
-    """Return a page with each block `<!-- KIND:GRID -->` ... `<!-- end -->` made anew; results, table or figure4."""
-
-    def block(found: re.Match[str]) -> str:
-        if found[2] == "figure4":
-            made = f"\n{_fill(decompositions(found[3]))}\n"
-        else:
-            board = boards.load_checked_in(found[3])
-            made = _screen(board) if found[2] == "table" else _wrapped(board)
-        return f"{found[1]}{made}\n{found[4]}"
-
-    return BLOCK.sub(block, content)
+    """Return a page with each block `<!-- KIND:NAME -->` ... `<!-- end -->` made anew; KIND is one of BLOCKS."""
+    return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]](found[3])}\n{found[4]}", content)
 
 
 def draw(content: str, folder: Path) -> list[Path]:
@@ -251,6 +241,19 @@ def draw(content: str, folder: Path) -> list[Path]:
         made.append(folder / path)
         Image.open(stream).convert("RGB").quantize(COLOURS).save(made[-1], optimize=True)
     return made
+
+
+def _few(board: Board) -> str:
+    """The controls at the lowest keep, then its two methods of highest mean accuracy, as a markdown table."""
+    columns = named(SHORT)
+    first = next(parts(board)).iloc[0]
+    rows = [row for row in records(board.table) if all(row[name] == first[name] for name in ("dataset", "model"))]
+    controls = [row for row in rows if row["method"] in verdicts.CONTROLS and row["keep"] in (first["keep"], 1)]
+    controls.sort(key=lambda row: str(row["method"]))
+    methods = [row for row in rows if catalog.parse(row["method"])[0] not in EXEMPT and row["keep"] == first["keep"]]
+    lines = [[" ".join(column.header.split()) for column in columns], ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [[column.cell(row) for column in columns] for row in [*controls, *methods[:2]]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _screen(board: Board) -> str:
@@ -275,8 +278,22 @@ def _fill(line: str) -> str:
     return textwrap.fill(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
+BLOCKS: dict[str, Callable[[str], str]] = {  # what stands in a block of each kind, from the name in its marker
+    "few": lambda grid: _few(boards.load_checked_in(grid)),
+    "headline": lambda grid: _fill(headlines(boards.load_checked_in(grid))[0]),
+    "table": lambda grid: _screen(boards.load_checked_in(grid)),
+    "results": lambda grid: _wrapped(boards.load_checked_in(grid)),
+    "figure4": lambda grid: f"\n{_fill(decompositions(grid))}\n",
+}
+
+
+def pages() -> list[Path]:
+    """The documentation: README.md and docs/*.md of the checkout."""
+    root = Path(__file__).parents[2]
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        path = Path(name)
-        path.write_text(rewrite(path.read_text(encoding="utf-8")), encoding="utf-8")
-        draw(path.read_text(encoding="utf-8"), path.parent)
+    for page in [Path(name) for name in sys.argv[1:]] or pages():
+        page.write_text(rewrite(page.read_text(encoding="utf-8")), encoding="utf-8")
+        draw(page.read_text(encoding="utf-8"), page.parent)

@@ -375,7 +375,7 @@ class _Run:
         }
 
     def _metrics(self) -> dict[str, float]:
-        """The run's numbers; README.md says what each means."""
+        """The run's numbers; docs/numbers.md says what each means."""
         ledger, last = self.ledger, self.records[-1]
         seconds = ledger.seconds
         metrics = {
