@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -33,6 +34,7 @@ MOST_NAMES = 8  # that a sentence lists
 WIDTH = 120
 SCREEN = 80
 SHORT = ("method", "keep", "accuracy", "to_full", "to_random", "cost_with_proxy", "seeds")  # columns of a short table
+ROOT = Path(__file__).parents[2]  # of the checkout
 COLOURS = 128  # of a picture
 
 
@@ -218,12 +220,41 @@ def decompositions(name: str) -> str:
 
 
 BLOCK = re.compile(r"(<!-- ([a-z]\w*):([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+REFERENCE = re.compile(r"\[`([\w.]+)`,(\s)([\w/]+\.py):\d+\]\(\.\./\3#L\d+\)")
 PICTURE = re.compile(r"\]\(((?:\.\./)*leaderboards/results/([\w.-]+)/pareto\.png)\)")
 
 
 def rewrite(content: str) -> str:
-    """Return a page with each block `<!-- KIND:NAME -->` ... `<!-- end -->` made anew; KIND is one of BLOCKS."""
-    return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]](found[3])}\n{found[4]}", content)
+    """Return a page with each block `<!-- KIND:NAME -->` ... `<!-- end -->` made anew; KIND is one of BLOCKS.
+
+    A reference [`name`, file.py:1](../file.py#L1) gets the line where the name is defined.
+    """
+    content = BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]](found[3])}\n{found[4]}", content)
+    return REFERENCE.sub(_reference, content)
+
+
+def _reference(found: re.Match[str]) -> str:
+    name, space, file = found.groups()
+    line = defined(ast.parse((ROOT / file).read_text(encoding="utf-8")), name)
+    return f"[`{name}`,{space}{file}:{line}](../{file}#L{line})"
+
+
+def defined(module: ast.Module, name: str) -> int:
+    """The line where a function, a class, a class's member or a constant is defined; LookupError if it is not."""
+    node: ast.AST = module
+    for part in name.split("."):
+        for inner in getattr(node, "body", []):
+            if isinstance(inner, ast.FunctionDef | ast.ClassDef):
+                names = [inner.name]
+            else:
+                targets = getattr(inner, "targets", [getattr(inner, "target", None)])
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            if part in names:
+                node = inner
+                break
+        else:
+            raise LookupError(f"no {name} is defined")
+    return node.lineno  # type: ignore[attr-defined]
 
 
 def draw(content: str, folder: Path) -> list[Path]:
@@ -289,8 +320,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {  # what stands in a block of each ki
 
 def pages() -> list[Path]:
     """The documentation: README.md and docs/*.md of the checkout."""
-    root = Path(__file__).parents[2]
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,19 @@ def test_blocks_are_rewritten_and_all_else_is_left(monkeypatch: pytest.MonkeyPat
     assert written.startswith("Before\n<!-- results:made -->\n")
     assert written.endswith("<!-- end -->\nafter\n")
     assert max(map(len, written.splitlines())) <= summary.WIDTH
+
+
+def test_a_reference_gets_the_line_where_its_name_is_defined() -> None:
+    lines = (summary.ROOT / "dpbench/method.py").read_text().splitlines()
+    found = summary.rewrite("See [`Task.k`,\ndpbench/method.py:7](../dpbench/method.py#L7).")
+    number = int(found.partition("#L")[2].removesuffix(")."))
+    assert lines[number - 1].strip() == "def k(self) -> int:"
+    assert found == f"See [`Task.k`,\ndpbench/method.py:{number}](../dpbench/method.py#L{number})."
+    module = ast.parse("import os\nA: int = 1\nB = 2\n@final\nclass C:\n    d = 1\n    def e(self): ...\n")
+    assert [summary.defined(module, name) for name in ("A", "B", "C", "C.d", "C.e")] == [2, 3, 5, 6, 7]
+    for missing in ("os", "C.f", "D"):
+        with pytest.raises(LookupError, match=f"no {missing} is defined"):
+            summary.defined(module, missing)
 
 
 def test_the_pages_pictures_are_small_and_drawn_from_the_boards(
