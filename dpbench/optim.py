@@ -1,14 +1,15 @@
-"""The optimizer of a recipe, and its learning rate and momentum as functions of the progress of the training."""
+"""The optimizers, and their learning rate and momentum as functions of the progress of the training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from math import cos, pi
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import nn
+if TYPE_CHECKING:  # a recipe is read without torch, which takes seconds to import
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
 
-if TYPE_CHECKING:
     from dpbench.spec import Recipe
 
 
@@ -19,15 +20,39 @@ class Step(NamedTuple):
     momentum: float
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD as the recipe says; its learning rate and momentum are set at every step."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum[1],
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
+def sgd(parameters: Iterator[Parameter], recipe: Recipe) -> Optimizer:
+    """Stochastic gradient descent with momentum."""
+    from torch.optim import SGD
+
+    decay = recipe.weight_decay
+    return SGD(parameters, recipe.lr, recipe.momentum[1], nesterov=recipe.nesterov, weight_decay=decay)
+
+
+def adamw(parameters: Iterator[Parameter], recipe: Recipe) -> Optimizer:
+    """AdamW; the schedule's momentum is its first beta, as in torch's OneCycleLR, and the second is 0.999."""
+    from torch.optim import AdamW
+
+    return AdamW(parameters, recipe.lr, (recipe.momentum[1], 0.999), weight_decay=recipe.weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[[Iterator[Parameter], Recipe], Optimizer]] = {"sgd": sgd, "adamw": adamw}
+
+
+def known(name: str) -> str:
+    """Return the name of an optimizer; ValueError for one that there is not."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
+    return name
+
+
+def set_step(optimizer: Optimizer, at: Step) -> None:
+    """Set what the schedule says for the next step; momentum is the first beta where an optimizer has betas."""
+    for group in optimizer.param_groups:
+        group["lr"] = at.learning_rate
+        if "betas" in group:
+            group["betas"] = (at.momentum, group["betas"][1])
+        else:
+            group["momentum"] = at.momentum
 
 
 def schedule(recipe: Recipe, progress: float, scale: float = 1.0) -> Step:

@@ -24,10 +24,11 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
-from dpbench import catalog, plain_yaml, source
+from dpbench import catalog, optim, plain_yaml, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 
@@ -63,7 +64,7 @@ class Recipe(_Model):
     """How a model is trained.
 
     `momentum` belongs to the schedule: `onecycle` cycles it over a range [low, high], by default torch's 0.85 to 0.95;
-    `cosine` has one number, by default 0.9. One number is a constant in either.
+    `cosine` has one number, by default 0.9. One number is a constant in either. `nesterov` is for sgd.
     """
 
     epochs: int = Field(ge=1, le=1_000_000)
@@ -79,6 +80,12 @@ class Recipe(_Model):
     amp: bool = False
     channels_last: bool = False
     compile: bool = False
+    optimizer: Annotated[str, AfterValidator(optim.known)] = "sgd"
+
+    @model_serializer(mode="wrap")
+    def _hashed_as_before(self, dump: Any) -> dict[str, Any]:
+        """Leave the default optimizer out, so that runs from before there were others keep their names."""
+        return {key: value for key, value in dump(self).items() if (key, value) != ("optimizer", "sgd")}
 
     @model_validator(mode="before")
     @classmethod
@@ -215,9 +222,8 @@ class Grid(_Model):
     recipe: Recipe
     budget: Budget = Budget()
     probe: Probe = Probe()
-    tuned: dict[
-        str, Annotated[int, Field(ge=1)]
-    ] = {}  # trials that chose a method's parameters, as `dpbench tune` does
+    # trials that chose a method's parameters, as `dpbench tune` does
+    tuned: dict[str, Annotated[int, Field(ge=1)]] = {}
 
     @model_validator(mode="after")
     def _affordable(self) -> Grid:

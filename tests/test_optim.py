@@ -1,4 +1,4 @@
-"""The schedules against torch's and the closed form, and the optimizer's step against its formula."""
+"""The schedules against torch's and the closed form, and the optimizers' steps against formula and torch."""
 
 import math
 
@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from dpbench.optim import optimizer, schedule
+from dpbench import optim
+from dpbench.optim import schedule
 from dpbench.spec import Recipe
 
 
@@ -97,7 +98,7 @@ def test_beyond_the_end_the_rate_stays(name: str) -> None:
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_steps_are_those_of_the_formula(nesterov: bool) -> None:
     model = nn.Linear(2, 1, bias=False)
-    sgd = optimizer(model, recipe(momentum=0.9, nesterov=nesterov, weight_decay=0.01))
+    sgd = optim.sgd(model.parameters(), recipe(momentum=0.9, nesterov=nesterov, weight_decay=0.01))
     weight, velocity = model.weight.detach().clone().double(), torch.zeros(1, 2, dtype=torch.float64)
     for step in range(1, 4):
         model.weight.grad = torch.full((1, 2), float(step))
@@ -106,3 +107,27 @@ def test_steps_are_those_of_the_formula(nesterov: bool) -> None:
         velocity = 0.9 * velocity + gradient
         weight = weight - 0.2 * (gradient + 0.9 * velocity if nesterov else velocity)
     torch.testing.assert_close(model.weight.double(), weight, rtol=1e-6, atol=1e-6)
+
+
+def test_adamw_is_torchs_with_onecycle_cycling_its_first_beta() -> None:
+    ours, theirs = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    mine = optim.adamw(ours.parameters(), recipe(optimizer="adamw", weight_decay=0.01))
+    reference = torch.optim.AdamW(theirs.parameters(), lr=1.0, weight_decay=0.01)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(reference, max_lr=0.2, total_steps=10)
+    for step in range(3):
+        rate, beta = reference.param_groups[0]["lr"], reference.param_groups[0]["betas"][0]
+        optim.set_step(mine, optim.Step(rate, beta))
+        for model in (ours, theirs):
+            model.weight.grad = torch.full((1, 2), step - 0.5)
+        mine.step()
+        reference.step()
+        cycle.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+
+
+def test_an_optimizer_is_one_of_those_known_and_the_default_one_changes_no_hash() -> None:
+    assert "optimizer" not in recipe().model_dump()
+    assert Recipe(**recipe(optimizer="adamw").model_dump()).optimizer == "adamw"
+    with pytest.raises(ValidationError, match="unknown optimizer 'adam'; known: sgd, adamw"):
+        recipe(optimizer="adam")

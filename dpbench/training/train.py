@@ -73,7 +73,7 @@ class Learner:
         self.network = network.to(memory_format=torch.channels_last) if recipe.channels_last else network
         self.head = head(self.network)
         self.model: nn.Module = torch.compile(self.network) if recipe.compile else self.network  # type: ignore[assignment]
-        self.optimizer = optim.optimizer(self.network, recipe)
+        self.optimizer = optim.OPTIMIZERS[recipe.optimizer](self.network.parameters(), recipe)
         self.differentiated = (0, 0)  # samples that signals which differentiate the model sent forward and backward
 
     def forward(self, inputs: Tensor, compiled: bool = True) -> Tensor:
@@ -95,8 +95,7 @@ class Learner:
 
     def step(self, loss: Tensor, at: optim.Step) -> None:
         """One optimizer step along the gradient of `loss`, at the schedule's learning rate and momentum."""
-        for group in self.optimizer.param_groups:
-            group["lr"], group["momentum"] = at
+        optim.set_step(self.optimizer, at)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
