@@ -101,7 +101,7 @@ def _write_in_place(path: Path, save: Callable[[Path], Any]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON; NaN becomes null, so that every reader can read it."""
-    text = json.dumps(_finite(content), indent=1, allow_nan=False)
+    text = json.dumps(finite(content), indent=1, allow_nan=False)
     write(path, lambda file: file.write_text(text))
 
 
@@ -114,11 +114,12 @@ def save_state(path: Path, state: Any) -> None:
     path.write_bytes(whole.getbuffer())
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for each NaN and infinity in it, for which JSON has no word."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

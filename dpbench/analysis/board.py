@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import math
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -25,11 +22,11 @@ from dpbench.analysis.stats import MIN_DATASETS, MIN_METHODS
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
 from dpbench.spec import Grid, RunSpec
-from dpbench.training.results import check
+from dpbench.training import results
+from dpbench.training.results import RunResult, is_finished
 
 MACHINE = ("machine", "device", "threads")  # what is recorded of it
 QUIET = 0.9  # the share of its time that a run must have had a CPU, lest it count as one on a shared machine
-DIGITS = 6  # significant digits of per-epoch records in a results file; accuracies and a run's metrics stay exact
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,10 @@ class Board:
 
     grid: Grid
     cells: dict[str, RunSpec]
-    results: dict[str, dict[str, Any]]
+    results: dict[str, RunResult]
     overlap: Overlap
     checked_in: bool = False
-    controls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    controls: dict[str, RunResult] = field(default_factory=dict)
     data_root: Path | None = None
     pictures: Gallery | None = None
 
@@ -80,11 +77,11 @@ class Board:
     @property
     def times_reason(self) -> str:
         """Why the runs' wall times are not comparable; empty where each had its CPU to itself, on like machines."""
-        finished = [result for result in self.results.values() if result["status"] == "FINISHED"]
+        finished = [result for result in self.results.values() if is_finished(result)]
         if len({tuple(result["environment"].get(name) for name in MACHINE) for result in finished}) > 1:
             return "times not comparable: the runs were made on different machines"
-        shares = [result["metrics"].get("time_on_cpu") for result in finished]
-        if None in shares:
+        shares = [result["metrics"].get("time_on_cpu", math.nan) for result in finished]
+        if any(map(math.isnan, shares)):
             return "times not comparable: it is not known whether the machine was shared"
         return "times not comparable: the machine was shared" if min(shares, default=1.0) < QUIET else ""
 
@@ -98,14 +95,14 @@ class Board:
             return f"No test over datasets: it needs at least {MIN_DATASETS} of them, this grid has {count}."
         return f"No test over datasets: no keep has {MIN_METHODS} methods with runs on all {count} of them."
 
-    def finished(self, dataset: str, model: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    def finished(self, dataset: str, model: str) -> dict[tuple[str, float], list[RunResult]]:
         """The finished runs of a dataset and model by method and keep, in the grid's order; of whole rows only."""
         broken = verdicts.broken(self.results.values())
-        found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+        found: dict[tuple[str, float], list[RunResult]] = {}
         for key, spec in self.cells.items():
             result = self.results.get(key)
             here = (spec.dataset, spec.model) == (dataset, model) and spec.row not in broken
-            if here and result and result["status"] == "FINISHED":
+            if here and is_finished(result):
                 found.setdefault((spec.method, spec.keep), []).append(result)
         return found
 
@@ -118,9 +115,9 @@ def load(name: str, data_root: Path | None = None) -> Board:
         if not _packed(name).is_file():
             raise
         return load_checked_in(name)
-    results = grids.results(cells)
-    alike = overlap.cached(results.values(), store.home() / "overlap" / f"{name}.json")
-    return Board(grid, cells, results, alike, controls=grids.results(controls), data_root=data_root)
+    made = grids.results(cells)
+    alike = overlap.cached(made.values(), store.home() / "overlap" / f"{name}.json")
+    return Board(grid, cells, made, alike, controls=grids.results(controls), data_root=data_root)
 
 
 def load_checked_in(name: str) -> Board:
@@ -145,34 +142,22 @@ def pack(board: Board, pictures: bool = False) -> bytes:
         "dpbench": __version__,
         "grid": board.grid.model_dump(),
         "cells": {key: spec.model_dump() for key, spec in board.cells.items()},
-        "results": {key: _shortened(result) for key, result in board.results.items()},
-        "controls": {key: _shortened(result) for key, result in board.controls.items()},
+        "results": board.results,
+        "controls": board.controls,
         "overlap": overlap.written(board.overlap),
-    } | ({"pictures": board.gallery.model_dump(mode="json")} if pictures else {})
-    return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
-
-
-def _shortened(result: dict[str, Any]) -> dict[str, Any]:
-    """Per-epoch records without digits that nobody reads."""
-
-    def short(name: str, value: Any) -> Any:
-        exact = name.startswith("accuracy") or not isinstance(value, float)
-        return value if exact else float(f"{value:.{DIGITS}g}")
-
-    records = [{name: short(name, value) for name, value in record.items()} for record in result.get("epochs", [])]
-    return result | {"epochs": records}
+    }
+    return results.pack(content | ({"pictures": board.gallery.model_dump(mode="json")} if pictures else {}))
 
 
 def unpack(packed: bytes) -> Board:
     """Read what `pack` wrote."""
-    with gzip.open(BytesIO(packed)) as stream:
-        content = store.load_json(store.bounded(stream, store.MOST_UNPACKED))
+    content = results.unpack(packed)
     return Board(
         Grid.model_validate(content["grid"]),
         {key: RunSpec.model_validate(spec) for key, spec in content["cells"].items()},
-        {key: check(result, key) for key, result in content["results"].items()},
+        content["results"],
         overlap.read(content["overlap"]),
         checked_in=True,
-        controls={key: check(result, key) for key, result in content.get("controls", {}).items()},
+        controls=content["controls"],
         pictures=Gallery.model_validate(content["pictures"]) if "pictures" in content else None,
     )

@@ -14,6 +14,7 @@ from dpbench.analysis.stats import MIN_SEEDS
 from dpbench.errors import UsageError
 from dpbench.experiments.controls import DECOMPOSED, EXEMPT, OFF_COST
 from dpbench.spec import Row, RunSpec, row_of
+from dpbench.training.results import RunResult, is_finished
 
 if TYPE_CHECKING:
     from dpbench.method import Proxy
@@ -31,7 +32,7 @@ class Finding:
 
 
 def lint(
-    cells: dict[str, RunSpec], results: dict[str, dict[str, Any]], table: pd.DataFrame, tuned: dict[str, int]
+    cells: dict[str, RunSpec], results: dict[str, RunResult], table: pd.DataFrame, tuned: dict[str, int]
 ) -> list[Finding]:
     """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order.
 
@@ -39,11 +40,11 @@ def lint(
     """
     planned: dict[Row, set[int]] = {}
     of_group: dict[tuple[str, str, float], set[int]] = {}
-    finished: dict[Row, list[dict[str, Any]]] = {}
+    finished: dict[Row, list[RunResult]] = {}
     for key, spec in cells.items():
         planned.setdefault(spec.row, set()).add(spec.seed)
         of_group.setdefault(_group(spec.row), set()).add(spec.seed)
-        if results.get(key, {}).get("status") == "FINISHED":
+        if is_finished(results.get(key)):
             finished.setdefault(spec.row, []).append(results[key])
     found = list(_of_grid(table, [result for part in finished.values() for result in part]))
     trials = {
@@ -74,7 +75,7 @@ def _group(row: Row) -> tuple[str, str, float]:
     return (row[0], row[1], row[3])
 
 
-def _of_grid(table: pd.DataFrame, finished: list[dict[str, Any]]) -> Iterator[Finding]:
+def _of_grid(table: pd.DataFrame, finished: list[RunResult]) -> Iterator[Finding]:
     for (dataset, model), part in table.groupby(["dataset", "model"], sort=False):
         for control, name in (("full", "full training"), ("uniform", "random")):
             if control not in set(part["method"]):
@@ -123,7 +124,7 @@ def _of_runs(line: dict[str, Any], planned: set[int], others: set[int]) -> Itera
         yield "few seeds", f"{line['seeds']} of the {MIN_SEEDS} seeds that a verdict needs."
 
 
-def _of_method(line: dict[str, Any], finished: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _of_method(line: dict[str, Any], finished: list[RunResult]) -> Iterator[tuple[str, str]]:
     """How a method departs from what the others do."""
     for result in finished:
         records, metrics = result.get("epochs", []), result["metrics"]
@@ -175,7 +176,7 @@ def _proxy(method: str) -> Proxy | None:
         return None
 
 
-def counts_as_keep(result: dict[str, Any]) -> str | None:
+def counts_as_keep(result: RunResult) -> str | None:
     """The parameter of a finished run that lies below its keep and so counts as that, which is uniform sampling."""
     spec = result["spec"]
     name = DECOMPOSED.get(catalog.parse(spec["method"])[0])

@@ -23,7 +23,7 @@ from dpbench.analysis.overlap import Overlap
 from dpbench.analysis.usage import Suspicion, Usage
 from dpbench.errors import RunFailed, UsageError
 from dpbench.spec import Row, RunSpec
-from dpbench.training.results import Count, Number
+from dpbench.training.results import Count, Number, RunResult, is_finished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,13 +108,13 @@ class Gallery(_Part):
     note: str = ""
 
 
-def make(results: Iterable[dict[str, Any]], root: Path | None, room: int = ROOM) -> Gallery:
+def make(results: Iterable[RunResult], root: Path | None, room: int = ROOM) -> Gallery:
     """Gather the pictures of all rows whose runs' selections are in this home, and whose data can be loaded."""
     from dpbench.training import runner
 
-    datasets: dict[str, list[dict[str, Any]]] = {}
+    datasets: dict[str, list[RunResult]] = {}
     for result in results:
-        if result["status"] == "FINISHED":
+        if is_finished(result):
             datasets.setdefault(result["spec"]["dataset"], []).append(result)
     sheets: dict[str, Sheet] = {}
     rows: list[Picked] = []
@@ -294,7 +294,7 @@ def sheet(board: Board, row: Row, file: Path) -> bool:
     return picked is not None
 
 
-def sheet_of_run(result: dict[str, Any], root: Path | None, file: Path) -> bool:
+def sheet_of_run(result: RunResult, root: Path | None, file: Path) -> bool:
     """The same of one run; UsageError or RunFailed where its data cannot be had."""
     from dpbench.training import runner
 

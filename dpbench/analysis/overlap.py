@@ -18,7 +18,7 @@ from dpbench import source, store
 from dpbench.errors import RunFailed
 from dpbench.spec import Row, row_of
 from dpbench.store import Selections
-from dpbench.training.results import read_selections
+from dpbench.training.results import RunResult, is_finished, read_selections
 
 PAIR = ["dataset", "model", "keep", "method", "other"]
 MOST_EPOCHS = 20  # between methods: as many epochs, evenly spaced, tell as much as all of them
@@ -32,11 +32,11 @@ class Overlap:
     methods: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*PAIR, "jaccard", "chance"]))
 
 
-def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
+def of_results(results: Iterable[RunResult]) -> Overlap:
     """Compare the stored selections of finished runs; a run without them, or with a damaged file, is left out."""
     masks: dict[Row, dict[int, NDArray[np.bool_]]] = {}
     for result in results:
-        selections = read_selections(result) if result["status"] == "FINISHED" else None
+        selections = read_selections(result) if is_finished(result) else None
         if selections is not None:
             masks.setdefault(row_of(result["spec"]), {})[result["spec"]["seed"]] = _masks(selections)
     seeds = {}
@@ -47,7 +47,7 @@ def of_results(results: Iterable[dict[str, Any]]) -> Overlap:
     return Overlap(seeds, _methods(masks))
 
 
-def cached(results: Iterable[dict[str, Any]], path: Path) -> Overlap:
+def cached(results: Iterable[RunResult], path: Path) -> Overlap:
     """As `of_results`; what was found is kept in `path` for as long as the runs and their selections are the same."""
     results = list(results)
     state = [(r["hash"], r["status"], store.stamp(store.run_folder(r["hash"]) / "selections.npz")) for r in results]

@@ -17,6 +17,7 @@ from dpbench.errors import UsageError
 from dpbench.experiments import controls
 from dpbench.spec import Row, RunSpec
 from dpbench.training import measures
+from dpbench.training.results import RunResult, is_finished
 
 KEYS = ["dataset", "model", "method", "keep"]
 AVERAGED = [  # metrics of which a row shows the mean over seeds
@@ -50,10 +51,10 @@ DERIVED += ["gradient_norm_r"]
 
 def table(
     cells: dict[str, RunSpec],
-    results: dict[str, dict[str, Any]],
+    results: dict[str, RunResult],
     delta: float = 0.5,
     overlap: Overlap | None = None,
-    at_cost: dict[str, dict[str, Any]] | None = None,
+    at_cost: dict[str, RunResult] | None = None,
 ) -> pd.DataFrame:
     """One row a dataset, model, method and keep, ranked by mean accuracy within dataset, model and keep.
 
@@ -98,9 +99,9 @@ def _ranks(frame: pd.DataFrame, whole: pd.Series) -> pd.Series:
     return within.where(whole, within + ahead).astype("Int64")
 
 
-def _row(row: Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], overlap: Overlap) -> dict[str, Any]:
+def _row(row: Row, runs: list[tuple[RunSpec, RunResult | None]], overlap: Overlap) -> dict[str, Any]:
     """Summarise the runs of one row."""
-    finished = [result for _, result in runs if result is not None and result["status"] == "FINISHED"]
+    finished = [result for _, result in runs if is_finished(result)]
     diverged, failed = (
         [result for _, result in runs if result is not None and result["status"] == status]
         for status in ("DIVERGED", "FAILED")
@@ -132,13 +133,13 @@ def _row(row: Row, runs: list[tuple[RunSpec, dict[str, Any] | None]], overlap: O
     }
 
 
-def _step(finished: list[dict[str, Any]]) -> float:
+def _step(finished: list[RunResult]) -> float:
     """The spacing of accuracies, 0 where the number of test samples is not recorded."""
     tested = finished[0].get("samples", {}).get("test")
     return 1 / tested if tested else 0.0
 
 
-def _add_costs(frame: pd.DataFrame, groups: dict[Row, list[str]], results: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _add_costs(frame: pd.DataFrame, groups: dict[Row, list[str]], results: dict[str, RunResult]) -> pd.DataFrame:
     """Add speed-ups over full training, the time to random's accuracy, and the Pareto front of accuracy and cost.
 
     Rows with seeds that diverged or failed reach no accuracy in time and are not on the front.
@@ -152,11 +153,7 @@ def _add_costs(frame: pd.DataFrame, groups: dict[Row, list[str]], results: dict[
     goals = frame[["dataset", "model", "keep"]].join(random.rename("goal"), on=["dataset", "model", "keep"])["goal"]
     times = []
     for row, goal, fair in zip(frame[KEYS].itertuples(index=False, name=None), goals, whole, strict=True):
-        runs = (
-            []
-            if not fair
-            else [results[key] for key in groups[row] if results.get(key, {}).get("status") == "FINISHED"]
-        )
+        runs = [] if not fair else [results[key] for key in groups[row] if is_finished(results.get(key))]
         times.append(measures.seconds_to(runs, goal))
     frame["time_to_random_s"] = times
     frame["pareto"] = False

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from dpbench.analysis.table import spreadsheet_safe
 from dpbench.catalog import parse
 from dpbench.errors import RunFailed
 from dpbench.spec import Row, RunSpec, row_of
-from dpbench.training.results import read_selections
+from dpbench.training.results import RunResult, is_finished, read_selections
 
 if TYPE_CHECKING:
     from dpbench.data import Data
@@ -70,11 +70,11 @@ class Usage:
         return (rankdata(values) - 0.5) / len(values)
 
 
-def of_results(results: Iterable[dict[str, Any]]) -> Iterator[Usage]:
+def of_results(results: Iterable[RunResult]) -> Iterator[Usage]:
     """The usage of each row with finished runs whose selections are here, one row in memory at a time."""
-    rows: dict[Row, list[dict[str, Any]]] = {}
+    rows: dict[Row, list[RunResult]] = {}
     for result in results:
-        if result["status"] == "FINISHED":
+        if is_finished(result):
             rows.setdefault(row_of(result["spec"]), []).append(result)
     for row, runs in rows.items():
         found = _of_row(row, runs)
@@ -82,7 +82,7 @@ def of_results(results: Iterable[dict[str, Any]]) -> Iterator[Usage]:
             yield found
 
 
-def _of_row(row: Row, runs: list[dict[str, Any]]) -> Usage | None:
+def _of_row(row: Row, runs: list[RunResult]) -> Usage | None:
     times: list[Values] = []
     scores: list[Values] = []
     epochs: list[int] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import pandas as pd
 from dpbench.analysis import stats
 from dpbench.experiments import controls
 from dpbench.spec import Row, row_of
+from dpbench.training.results import RunResult, is_finished
 
 CONTROLS = {"uniform": "random", "uniform_epoch": "random per epoch", "full": "full"}
 AT_COST = "control"  # names the columns of the comparison at realised cost
@@ -19,7 +19,7 @@ GROUP = ["dataset", "model", "keep"]
 ROW = ["dataset", "model", "method", "keep"]
 
 
-def broken(results: Iterable[dict[str, Any]]) -> dict[Row, str]:
+def broken(results: Iterable[RunResult]) -> dict[Row, str]:
     """Say of each row with seeds that diverged or failed how many: the others alone would flatter it."""
     seeds: dict[Row, Counter[str]] = {}
     for result in results:
@@ -38,7 +38,7 @@ def broken_text(diverged: int, failed: int, total: int) -> str:
     return ", ".join(part.format("" if i else of) for i, part in enumerate(parts))
 
 
-def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def runs_frame(results: Iterable[RunResult]) -> pd.DataFrame:
     """One line a run of each row that is whole: ROW, seed, hash, accuracy in points, and `step`, their spacing.
 
     A row with seeds that diverged or failed has no line, so that no comparison is made by the seeds that are left.
@@ -48,7 +48,7 @@ def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     lines = []
     for result in results:
         row = row_of(result["spec"])
-        if result["status"] == "FINISHED" and row not in left_out:
+        if is_finished(result) and row not in left_out:
             tested = result.get("samples", {}).get("test")
             line = dict(zip(ROW, row, strict=True)) | {"seed": result["spec"]["seed"], "hash": result["hash"]}
             accuracy = 100 * result["metrics"]["accuracy"]
@@ -57,9 +57,9 @@ def runs_frame(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def table(
-    results: Iterable[dict[str, Any]],
+    results: Iterable[RunResult],
     delta: float,
-    at_cost: Iterable[dict[str, Any]] = (),
+    at_cost: Iterable[RunResult] = (),
     keeps: dict[Row, float] | None = None,
 ) -> pd.DataFrame:
     """Return one line a row of the leaderboard, indexed by ROW: difference to each control, verdicts, rank interval.

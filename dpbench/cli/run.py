@@ -129,7 +129,7 @@ def run(
     if not known:
         _tell_of_records()
     results = board.results | board.controls
-    failed = [key for key in cells if results.get(key, {}).get("status") == "FAILED"]
+    failed = [key for key in cells if (one := results.get(key)) and one["status"] == "FAILED"]
     tell_what_next(board, tracking_uri)
     send.publish(board, tracking_uri, err)
     if failed:

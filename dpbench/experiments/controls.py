@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import Any
 
 from dpbench import catalog
 from dpbench.spec import Row, RunSpec
 from dpbench.training import measures
+from dpbench.training.results import RunResult, is_finished
 
 METHOD = "uniform_epoch"
 EXEMPT = {"full", "full_short", "uniform", METHOD}  # they are controls themselves
@@ -15,7 +15,7 @@ DECOMPOSED = {"orderdp": "explore", "orderdp_step": "explore"}  # at one keep: e
 OFF_COST = 0.02  # a realised cost this far from the requested keep makes random at that keep an unfair control
 
 
-def keeps(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> dict[Row, float]:
+def keeps(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[Row, float]:
     """Return the share, to 0.01, at which random per epoch costs what a row did, for each row that needs this control.
 
     The cost is that of its finished runs, forward + 2 backward over that of full training, the proxy left out. What
@@ -27,8 +27,8 @@ def keeps(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> dict
         cells[key].row for key in cells.keys() & results.keys() if results[key]["status"] in ("DIVERGED", "FAILED")
     }
     for key, spec in cells.items():
-        result = results.get(key, {"status": "MISSING"})
-        if result["status"] != "FINISHED" or spec.budget.unit != "epochs":
+        result = results.get(key)
+        if not is_finished(result) or spec.budget.unit != "epochs":
             continue
         cost = measures.of_run(result)["cost"]
         if cost is not None and catalog.parse(spec.method)[0] not in EXEMPT:
@@ -38,12 +38,12 @@ def keeps(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> dict
     return {row: keep for row, keep in found.items() if 0 < keep < 1}
 
 
-def plan(cells: dict[str, RunSpec], results: dict[str, dict[str, Any]]) -> dict[str, RunSpec]:
+def plan(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[str, RunSpec]:
     """Return the runs of these controls by hash: one for each finished seed, shared by rows of equal cost."""
     shares = keeps(cells, results)
     found = [
         spec.model_copy(update={"method": METHOD, "keep": shares[spec.row]})
         for key, spec in cells.items()
-        if spec.row in shares and results.get(key, {}).get("status") == "FINISHED"
+        if spec.row in shares and is_finished(results.get(key))
     ]
     return {spec.hash: spec for spec in dict.fromkeys(found)}

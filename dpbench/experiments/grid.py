@@ -20,7 +20,7 @@ from dpbench.experiments import controls
 from dpbench.experiments.executors import run_all
 from dpbench.experiments.progress import Running
 from dpbench.spec import Grid, RunSpec
-from dpbench.training.results import is_done, read_result
+from dpbench.training.results import RunResult, is_done, read_result
 
 if TYPE_CHECKING:  # torch takes seconds to import, and whoever shows a board does without
     import torch
@@ -44,7 +44,7 @@ class Job:
         """A short name for people."""
         return self.work.title if isinstance(self.work, RunSpec) else f"a proxy of seed {self.work[0].seed}"
 
-    def __call__(self) -> dict[str, Any] | None:
+    def __call__(self) -> RunResult | None:
         """Do it, in a worker."""
         import torch
 
@@ -165,7 +165,7 @@ def last() -> str:
     raise UsageError(f"no grid was run under {store.home()}; name one by --grid, or try: dpbench run quick")
 
 
-def results(cells: dict[str, RunSpec]) -> dict[str, dict[str, Any]]:
+def results(cells: dict[str, RunSpec]) -> dict[str, RunResult]:
     """The results that are there, by hash, the failed ones too; not those of other runs than the cells are."""
     found = {key: read_result(key) for key in cells}
     return {

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dpbench import store
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
 from dpbench.spec import RunSpec
-from dpbench.training.results import check, check_selections, is_done, read_result
+from dpbench.training.results import RunResult, check, check_selections, is_done, read_result
 
 FILES = {  # what is taken of a run, and the most bytes it may have; no checkpoint: that is a run's own business
     "result.json": store.MOST_JSON,
@@ -102,7 +101,7 @@ def _files(run: Path) -> dict[str, bytes]:
     return {name: store.read_stranger(run / name, most) for name, most in FILES.items() if name in there}
 
 
-def _differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def _differing(ours: RunResult, theirs: RunResult) -> list[str]:
     """The status, or two metrics, that should be equal and are not, accuracy first."""
     a, b = ({"status": one["status"]} | one.get("metrics", {}) for one in (ours, theirs))
     names = sorted({*a, *b}, key=lambda name: (name != "status", name != "accuracy", name))

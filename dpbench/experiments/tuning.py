@@ -34,8 +34,8 @@ from dpbench.experiments.controls import DECOMPOSED
 from dpbench.experiments.executors import run_all
 from dpbench.rng import derive
 from dpbench.spec import Grid, RunSpec, canonical, identity_hash
-from dpbench.training import measures, runner
-from dpbench.training.results import is_done
+from dpbench.training import account, measures, runner
+from dpbench.training.results import EpochRecord, RunResult, is_done
 
 SEED = 1000  # the first seed of tuning; a grid's seeds start at 0, so that final figures come from fresh seeds
 KEEP = FloatDistribution(0.05, 1.0)  # where two objectives search it
@@ -232,7 +232,7 @@ def open_study(plan: Plan, seed: int = 0) -> optuna.Study:
         if path is not None and isinstance(error, OSError):
             with store.told(path):  # a full disk, a folder that is not to be written to
                 raise
-        text = f"cannot keep the study in {plan.storage or path}: {runner.reason(error)}"
+        text = f"cannot keep the study in {plan.storage or path}: {account.reason(error)}"
         raise UsageError(redact(text)) from None
 
 
@@ -313,13 +313,13 @@ def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[flo
     params = {name: _suggest(trial, name, where) for name, where in plan.space(keep).items()}
     trial.set_user_attr("method", plan.text(params))
     trial.set_user_attr("keep", keep)
-    results: list[dict[str, Any]] = []
+    results: list[RunResult] = []
     spent = 0
     reported = 0
 
-    def watch(record: dict[str, Any]) -> None:
+    def watch(record: EpochRecord) -> None:
         nonlocal spent, reported
-        spent += record["samples_backward"]
+        spent += int(record["samples_backward"])
         if not plan.two_objectives:  # Optuna prunes by one objective only
             trial.report(record["accuracy_validation"], reported)
             reported += 1
@@ -369,7 +369,7 @@ def _suggest(trial: Trial, name: str, where: BaseDistribution) -> Any:
     return min(max(float(f"{value:.{DIGITS}g}"), where.low), where.high)
 
 
-def _run(spec: RunSpec, plan: Plan, watch: runner.OnEpoch) -> dict[str, Any]:
+def _run(spec: RunSpec, plan: Plan, watch: runner.OnEpoch) -> RunResult:
     """Carry out a run, or read it again and show `watch` its epochs."""
     done = is_done(spec.hash)
     result = runner.run(spec, torch.device(plan.device), plan.data_root, on_epoch=watch)

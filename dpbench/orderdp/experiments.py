@@ -20,6 +20,7 @@ from dpbench import store
 from dpbench.orderdp import theory, two_forms
 from dpbench.orderdp.page import page
 from dpbench.orderdp.theory import Floats, Ints
+from dpbench.training.results import RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -638,7 +639,7 @@ def run(
     folder: Path,
     effort: Effort,
     told: Callable[[str], None] = lambda name: None,
-    results: Collection[dict[str, Any]] = (),
+    results: Collection[RunResult] = (),
 ) -> Numbers:
     """Do every study; write theory.json, a figure for each, and the page README.md. Return the numbers.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from dpbench.analysis.table import csv
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
 from dpbench.spec import row_of
+from dpbench.training.results import RunResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ class Statement:
         )
 
 
-def frame(results: Iterable[dict[str, Any]], method: str = METHOD) -> pd.DataFrame:
+def frame(results: Iterable[RunResult], method: str = METHOD) -> pd.DataFrame:
     """One line a finished run of a form of OrderDP with no parameter but explore; explore below keep is left out.
 
     So is a decomposition with seeds that diverged or failed, as it would cost all others these seeds.

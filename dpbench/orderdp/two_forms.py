@@ -10,6 +10,7 @@ import pandas as pd
 from dpbench.analysis import stats
 from dpbench.analysis.table import records
 from dpbench.orderdp.figure4 import CELL, frame
+from dpbench.training.results import RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ STALE, FRESH = "orderdp", "orderdp_step"  # candidates once an epoch by the loss
 DELTA = 0.5  # points of accuracy within which the two may be called equivalent
 
 
-def compare(results: Collection[dict[str, Any]]) -> dict[str, Any] | None:
+def compare(results: Collection[RunResult]) -> dict[str, Any] | None:
     """Paired differences, stale less fresh, at every decomposition that both have with at least two seeds.
 
     All of them are one family. `held`: equivalent in accuracy everywhere within DELTA;

@@ -327,7 +327,9 @@ def kept_per_class(part: Part) -> Figure:
     finished = part.board.finished(part.dataset, part.model)
     for keep in part.panels:
         rows = {
-            method: np.mean(np.array([result["diagnostics"]["kept_per_class"] for result in results], float), axis=0)
+            method: np.mean(
+                np.array([result["diagnostics"]["kept_per_class"] for result in results], np.float64), axis=0
+            )
             for (method, share), results in finished.items()
             if share == keep and all("diagnostics" in result for result in results)
         }

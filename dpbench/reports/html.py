@@ -18,6 +18,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.table import KEYS, broken, records
 from dpbench.reports import summary
 from dpbench.training import measures
+from dpbench.training.results import RunResult
 
 DIGITS = 6  # significant digits of a shown number
 LONGEST_CURVE = 60  # points of a row's curve
@@ -112,12 +113,14 @@ def _runs(
     runs: list[list[Any]] = [[] for _ in position]
     settings: list[dict[str, Any]] = []
     for key, spec in board.cells.items():
-        result = board.results.get(key, {"status": "MISSING"})
+        result = board.results.get(key)
         setting = spec.model_dump(include={"recipe", "budget", "probe"})
         if setting not in settings:
             settings.append(setting)
-        status, accuracy = result["status"], result.get("metrics", {}).get("accuracy")
-        run = [spec.seed, key, status, _short(accuracy), result.get("reason", ""), settings.index(setting)]
+        said = ["MISSING", None, ""]
+        if result is not None:
+            said = [result["status"], _short(result.get("metrics", {}).get("accuracy")), result.get("reason", "")]
+        run = [spec.seed, key, *said, settings.index(setting)]
         runs[position[spec.row]].append(run)
     return [sorted(part, key=lambda run: run[0]) for part in runs], settings
 
@@ -126,7 +129,7 @@ def _curves(
     board: Board, position: dict[tuple[str, str, str, float], int]
 ) -> tuple[list[list[int]], list[dict[str, Any]]]:
     """Mean curves of each row by name, as the index of its epochs and the values; and the lists of epochs, from 1."""
-    found: list[list[dict[str, Any]]] = [[] for _ in position]
+    found: list[list[RunResult]] = [[] for _ in position]
     for key, spec in board.cells.items():
         if key in board.results:
             found[position[spec.row]].append(board.results[key])

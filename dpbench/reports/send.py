@@ -28,6 +28,7 @@ from dpbench.reports import files as written
 from dpbench.reports.tracking import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, default_uri, fit
 from dpbench.spec import row_of
 from dpbench.training import measures
+from dpbench.training.results import RunResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -111,7 +112,7 @@ def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path 
 
 
 def send_runs(
-    tracker: Tracker, grid: str, results: Iterable[dict[str, Any]], data_root: Path | None = None
+    tracker: Tracker, grid: str, results: Iterable[RunResult], data_root: Path | None = None
 ) -> tuple[str, int]:
     """Send the results that are not there, in the place of older tries; return the experiment's id and their number.
 
@@ -171,7 +172,7 @@ def _send_run(
     tracker: Tracker,
     experiment: str,
     grid: str,
-    result: dict[str, Any],
+    result: RunResult,
     content: str,
     title: str,
     data_root: Path | None,
@@ -263,7 +264,7 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
     return experiment, changed
 
 
-def _curves(results: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
+def _curves(results: list[RunResult]) -> list[tuple[str, int, float]]:
     """A row's curves as name, epoch and mean over its seeds, for the epochs at which all seeds' values are known."""
     found = []
     for name in ROW_CURVES:
@@ -343,7 +344,7 @@ def cut(text: str, limit: int, more: str) -> str:
     return text if len(text) <= limit else text[: max(text.rfind("\n", 0, limit - len(more)), 0)] + more
 
 
-def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:
+def _metrics(result: RunResult, timestamp: int) -> list[Metric]:
     """The run's metrics, with the epoch as step."""
     from mlflow.entities import Metric
 
@@ -354,11 +355,10 @@ def _metrics(result: dict[str, Any], timestamp: int) -> list[Metric]:
         for name, value in result.get("metrics", {}).items()
         if value is not None and name not in CURVES
     ]
-    for record in records:
+    for epoch, record in enumerate(records, 1):
         for name, value in record.items():
-            if name in CURVES:  # a value that is not known is a gap, lest an older epoch's stand for the run
-                known = math.nan if value is None else value
-                metrics.append(Metric(name, known, timestamp, record["epoch"] + 1))
-            elif name in CURVES_OF_MEANS and value is not None:
-                metrics.append(Metric(f"{name}_by_epoch", value, timestamp, record["epoch"] + 1))
+            if name in CURVES:  # NaN is a gap, lest an older epoch's value stand for the run
+                metrics.append(Metric(name, value, timestamp, epoch))
+            elif name in CURVES_OF_MEANS and not math.isnan(value):
+                metrics.append(Metric(f"{name}_by_epoch", value, timestamp, epoch))
     return metrics

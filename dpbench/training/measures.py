@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from dpbench.training.results import Diagnostics, RunResult
+
 LAST = 0.2  # the share of the epochs that counts as the end of training
 
 
-def of_run(result: dict[str, Any]) -> dict[str, float | None]:
+def of_run(result: RunResult) -> dict[str, float | None]:
     """Measures of a finished run; None where it is not known or never happened."""
-    spent, seen = result["metrics"], result.get("diagnostics", {})
+    spent, seen = result["metrics"], result.get("diagnostics", Diagnostics())
     forward, backward = spent.get("samples_forward"), spent.get("samples_backward")
     full = 3 * _samples(seen) * result["spec"]["recipe"]["epochs"]  # forward + 2 backward of all samples in all epochs
     cost = with_proxy = None
@@ -35,15 +36,14 @@ def of_run(result: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def _samples(diagnostics: dict[str, Any]) -> int:
+def _samples(diagnostics: Diagnostics) -> int:
     """The number of training samples: each is in one bin of the histogram of uses."""
     return sum(diagnostics.get("uses_histogram", []))
 
 
-def curve(result: dict[str, Any], name: str) -> list[float]:
+def curve(result: RunResult, name: str) -> list[float]:
     """One value an epoch, NaN where it was not measured."""
-    values = [record.get(name) for record in result.get("epochs", [])]
-    return [math.nan if value is None else value for value in values]
+    return [record.get(name, math.nan) for record in result.get("epochs", [])]
 
 
 def _spread_last(accuracy: Sequence[float]) -> float:
@@ -65,20 +65,20 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
     return float(stats.pearsonr(a[order], b[order]).statistic)
 
 
-def pooled_gradient_norm_r(results: Sequence[dict[str, Any]]) -> float:
+def pooled_gradient_norm_r(results: Sequence[RunResult]) -> float:
     """Pearson's r of gradient norm and accuracy over the epochs of all runs."""
     norms, accuracies = ([x for r in results for x in curve(r, name)] for name in ("gradient_norm", "accuracy"))
     return pearson(norms, accuracies)
 
 
-def seconds_by_epoch(result: dict[str, Any]) -> list[float]:
+def seconds_by_epoch(result: RunResult) -> list[float]:
     """The time spent until the end of each epoch: proxy, select, train and observe."""
     phases = [curve(result, f"time_{phase}_s") for phase in ("select", "train", "observe")]
     epochs = [float(np.nansum(times)) for times in zip(*phases, strict=True)]
     return [result["metrics"].get("time_proxy_s", 0.0) + total for total in itertools.accumulate(epochs)]
 
 
-def seconds_to(results: Sequence[dict[str, Any]], accuracy: float) -> float:
+def seconds_to(results: Sequence[RunResult], accuracy: float) -> float:
     """Mean time until the test accuracy is first reached; NaN unless every run reaches it."""
     times = []
     for result in results:

@@ -1,93 +1,148 @@
-"""What the folder of a run holds, checked as it is read: the result, whether it is final, and the selections."""
+"""A run's result, typed: what it consists of, how it is written and read, and the selections beside it."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import math
 from functools import partial
-from typing import Annotated, Any, Literal
+from io import BytesIO
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypeGuard, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from dpbench import store
 from dpbench.spec import RunSpec, identity_hash
 from dpbench.store import Selections
 
+VERSION: Literal[1] = 1  # of a result and of a packed board, in the file; those from before say none
+DIGITS = 6  # significant digits of per-epoch records in a packed board; accuracies and a run's metrics stay exact
+
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow")
+def _numbered(record: Any) -> Any:
+    if not isinstance(record, dict) or type(number := record.get("epoch")) is not int or number < 0:
+        raise ValueError("an epoch without its number")
+    return record
 
 
-class _Epoch(_Part):
-    __pydantic_extra__: dict[str, Number | None]
-    epoch: Count
+def _is_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    RunSpec.model_validate(spec)
+    return spec
 
 
-class _Diagnostics(_Part):
-    kept_per_class: list[Number | None] = []
-    accuracy_per_class: list[Number | None] = []
-    coverage: list[Number] = []
-    uses_histogram: list[Count] = []
-    accuracy_worst_class: Number | None = None
-    noisy_share: Number | None = None
-    never_used: Count | None = None
+# "epoch", its number from 0, and the values that `measures` declares for an epoch; NaN is what is not known.
+EpochRecord: TypeAlias = Annotated[dict[str, Annotated[float, Field(strict=True)]], BeforeValidator(_numbered)]
+Status: TypeAlias = Literal["FINISHED", "DIVERGED", "FAILED"]
 
 
-class _Result(_Part):
-    """A result as it is written by the runner."""
+class Diagnostics(TypedDict, total=False):
+    """Which samples were used, and how the classes fared; a class without a sample has null."""
 
-    hash: str = Field(pattern=r"^[0-9a-f]{16}$")
-    spec: RunSpec
-    status: Literal["FINISHED", "DIVERGED", "FAILED"]
-    reason: str = ""
+    kept_per_class: list[Number | None]
+    accuracy_per_class: list[Number | None]
+    accuracy_worst_class: Number | None
+    noisy_share: Number | None
+    coverage: list[Number]  # by epoch, the share of the samples that were used by then
+    uses: dict[str, Number]
+    never_used: Count | None
+    uses_histogram: list[Count]  # at i the samples that were used in i epochs
+
+
+class Failure(TypedDict):
+    """How a run failed; `repeats` where other seeds would fail alike."""
+
+    status: Status
+    reason: str
+    repeats: bool
+
+
+class Trained(TypedDict, total=False):
+    """What a training that reached its end adds to a result; the records are there of one that diverged, too."""
+
+    kind: str
+    hyperparameters: dict[str, Any]
+    samples: dict[str, Count]
+    metrics: dict[str, Number]  # by the name of the measure, as far as they are known
+    epochs: list[EpochRecord]
+    diagnostics: Diagnostics
+
+
+class RunResult(Trained):
+    """A run's result; what is not required may be absent, also because the file is an old one."""
+
+    version: NotRequired[Literal[1]]
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    spec: Annotated[dict[str, Any], AfterValidator(_is_spec)]
+    status: Status
+    reason: NotRequired[str]
+    repeats: NotRequired[bool]
     started: Number
-    ended: Number | None = None
-    kind: str = ""
-    identity: dict[str, Any] | None = None
+    ended: NotRequired[Number]
+    identity: NotRequired[dict[str, Any]]
     environment: dict[str, Any]
-    hyperparameters: dict[str, Any] = {}
-    samples: dict[str, Count] = {}
-    metrics: dict[str, Number | None] = {}
-    epochs: list[_Epoch] = []
-    diagnostics: _Diagnostics | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> _Result:
-        if self.status != "FINISHED":
-            if not self.reason:
-                raise ValueError(f"{self.status} without a reason")
-            return self
-        for name in ("accuracy", "prune_ratio"):
-            if self.metrics.get(name) is None:
-                raise ValueError(f"FINISHED without {name}")
-        return self
 
 
-def check(content: Any, run_hash: str) -> dict[str, Any]:
-    """Return a run's result without metrics that are null; ValueError unless it is one, and of this run."""
+_RESULT = TypeAdapter(RunResult)
+
+
+def is_finished(result: RunResult | None) -> TypeGuard[RunResult]:
+    """Whether there is a result, and its training reached the end of the budget without diverging."""
+    return result is not None and result["status"] == "FINISHED"
+
+
+def check(content: Any, run_hash: str) -> RunResult:
+    """Return a run's result, in which nulls are no metrics and NaN in epochs; ValueError unless it is of this run."""
+    if isinstance(content, dict):
+        content = content | {name: _without_nulls(content[name]) for name in ("metrics", "epochs") if name in content}
     try:
-        parsed = _Result.model_validate(content)
+        _RESULT.validate_python(content)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "it"
         raise ValueError(f"{where}: {problem['msg']}") from None
-    if parsed.hash != run_hash:
-        raise ValueError(f"it is the result of the run {parsed.hash}")
-    own = parsed.identity
-    if own is not None and (identity_hash(own) != run_hash or own.get("spec") != content["spec"]):
+    result = cast(RunResult, content)  # as it stands: a count stays an integer
+    if result["status"] != "FINISHED" and not result.get("reason"):
+        raise ValueError(f"{result['status']} without a reason")
+    missing = {"accuracy", "prune_ratio"} - result.get("metrics", {}).keys()
+    if result["status"] == "FINISHED" and missing:
+        raise ValueError(f"FINISHED without {min(missing)}")
+    if result["hash"] != run_hash:
+        raise ValueError(f"it is the result of the run {result['hash']}")
+    own = result.get("identity")
+    if own is not None and (identity_hash(own) != run_hash or own.get("spec") != result["spec"]):
         raise ValueError("what it says of itself is not what its hash is of")
-    metrics = {name: value for name, value in content.get("metrics", {}).items() if value is not None}
-    result: dict[str, Any] = content | ({"metrics": metrics} if "metrics" in content else {})
     return result
 
 
-def read_result(run_hash: str) -> dict[str, Any] | None:
+def _without_nulls(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: value for name, value in part.items() if value is not None}
+    if isinstance(part, list):
+        return [_nan_for_null(record) if isinstance(record, dict) else record for record in part]
+    return part
+
+
+def _nan_for_null(record: dict[str, Any]) -> dict[str, Any]:
+    if None not in record.values():
+        return record
+    return {name: math.nan if value is None else value for name, value in record.items()}
+
+
+def write(result: RunResult) -> None:
+    """Write a run's result into its folder."""
+    store.write_json(store.run_folder(result["hash"]) / "result.json", result)
+
+
+def read_result(run_hash: str) -> RunResult | None:
     """A run's result, None where there is none; a bad one is set aside, and its run is made again."""
     return store.read_json(store.run_folder(run_hash) / "result.json", partial(check, run_hash=run_hash))
 
 
-def final(run_hash: str) -> dict[str, Any] | None:
+def final(run_hash: str) -> RunResult | None:
     """The result of a run that was carried to its end, None for others; the mark `done` is written last."""
     if not (store.run_folder(run_hash) / "done").is_file():
         return None
@@ -100,7 +155,7 @@ def is_done(run_hash: str) -> bool:
     return final(run_hash) is not None
 
 
-def read_selections(result: dict[str, Any]) -> Selections | None:
+def read_selections(result: RunResult) -> Selections | None:
     """What a run has trained on, None where that is not there; a bad file is set aside, and its run is made again."""
     folder = store.run_folder(result["hash"])
     path = folder / "selections.npz"
@@ -111,7 +166,7 @@ def read_selections(result: dict[str, Any]) -> Selections | None:
     return found
 
 
-def check_selections(source: Any, result: dict[str, Any]) -> Selections:
+def check_selections(source: Any, result: RunResult) -> Selections:
     """Read the selections of this run; ValueError for others, and for more than the run can have."""
     n, epochs = result.get("samples", {}).get("train"), len(result.get("epochs", []))
     room = store.MOST_UNPACKED if n is None else 8 * n * (epochs + 3) + 8 * epochs + 2**20
@@ -123,3 +178,32 @@ def check_selections(source: Any, result: dict[str, Any]) -> Selections:
     if found.config.get("hash", result["hash"]) != result["hash"]:
         raise ValueError(f"the selections of the run {found.config['hash']}")
     return found
+
+
+def pack(content: dict[str, Any]) -> bytes:
+    """Compress what a board consists of, `results` and `controls` by hash; the same content gives the same bytes."""
+    short = {part: {key: _shortened(one) for key, one in content[part].items()} for part in ("results", "controls")}
+    text = json.dumps(store.finite({"version": VERSION} | content | short), separators=(",", ":"), allow_nan=False)
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def unpack(packed: bytes) -> dict[str, Any]:
+    """Read what `pack` wrote, its results checked."""
+    with gzip.open(BytesIO(packed)) as stream:
+        content = store.load_json(store.bounded(stream, store.MOST_UNPACKED))
+    if content.get("version", VERSION) != VERSION:
+        raise ValueError(f"version {content['version']}, which this dpbench does not know")
+    for part in ("results", "controls"):
+        content[part] = {key: check(one, key) for key, one in content.get(part, {}).items()}
+    return cast(dict[str, Any], content)
+
+
+def _shortened(result: RunResult) -> RunResult:
+    """Per-epoch records without digits that nobody reads."""
+
+    def short(name: str, value: float) -> float:
+        exact = name.startswith("accuracy") or not isinstance(value, float)
+        return value if exact else float(f"{value:.{DIGITS}g}")
+
+    records = [{name: short(name, value) for name, value in record.items()} for record in result.get("epochs", [])]
+    return result | {"epochs": records}

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import time
-import traceback
 from collections.abc import Callable, Iterable
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
 import torch
 from filelock import Timeout
 from torch import Tensor
 
-import dpbench
 from dpbench import catalog, isolation, store
 from dpbench.data import Data
 from dpbench.errors import Diverged, MethodFailed, RunFailed, UsageError
@@ -24,24 +19,21 @@ from dpbench.method import PruningMethod, Task
 from dpbench.rng import derive, generator, seeded
 from dpbench.scores import ScoreMethod
 from dpbench.signals import RECORD_SIGNALS, check_names
-from dpbench.spec import Budget, RunSpec, identity_hash
+from dpbench.spec import Budget, RunSpec
+from dpbench.training import account, probes, proxy, results
 from dpbench.training import ledger as ledgers
-from dpbench.training import probes, proxy
 from dpbench.training.answers import call
 from dpbench.training.driver import Driver
 from dpbench.training.ledger import Ledger
 from dpbench.training.pace import Pace
-from dpbench.training.results import final
+from dpbench.training.results import EpochRecord, RunResult, final
 from dpbench.training.rows import batches, mask, to_cpu
 from dpbench.training.train import Learner, evaluate, measure_all, train_epoch
 from dpbench.training.workload import workload
 
 PROBE_BATCH = 512
-REASON = 500  # characters of a failure's message in a result; the whole is in traceback.txt
-MEANS = ["jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_cosine_ci95", "gradient_norm_ratio"]
-MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
 
-OnEpoch: TypeAlias = Callable[[dict[str, Any]], None]
+OnEpoch: TypeAlias = Callable[[EpochRecord], None]
 
 
 def default_device() -> torch.device:
@@ -79,7 +71,7 @@ def run(
     data_root: Path | None = None,
     checkpoint_s: float = 30.0,
     on_epoch: OnEpoch | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Carry a run to its end, or continue it where it stopped; return its result, read again if it was done.
 
     A failure is a result too: status FAILED with a one-line reason, and the traceback in the run's folder; it is tried
@@ -91,8 +83,8 @@ def run(
         finished = final(spec.hash)
         if finished is not None:
             return finished
-        result = blank(spec)
-        records: list[dict[str, Any]] = []
+        result = account.blank(spec)
+        records: list[EpochRecord] = []
         try:
             training = _begin(spec, device or default_device(), data_root, folder)
             records = training.records
@@ -100,11 +92,11 @@ def run(
             why = training.diverged()
             result |= {"status": "DIVERGED", "reason": why} if why else {"status": "FINISHED"}
         except Diverged as error:
-            result |= {"status": "DIVERGED", "reason": reason(error), "epochs": records}
+            result |= {"status": "DIVERGED", "reason": account.reason(error), "epochs": records}
         except Exception as error:
-            result |= _report(spec.hash, error)
+            result |= account.failed(spec.hash, error)
         result["ended"] = time.time()
-        store.write_json(folder / "result.json", result)
+        results.write(result)
         if result["status"] != "FAILED":
             store.write(folder / "done", lambda file: file.touch())
             (folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -112,30 +104,20 @@ def run(
         return result
 
 
-def lost(spec: RunSpec, error: BaseException) -> dict[str, Any]:
+def lost(spec: RunSpec, error: BaseException) -> RunResult:
     """Write down that a run's worker died; return the result, which is the finished one where it was just written."""
     folder = store.run_folder(spec.hash)
-    result = blank(spec) | {"status": "FAILED", "reason": reason(error)}
+    result = account.blank(spec) | {"status": "FAILED", "reason": account.reason(error)}
     try:
         with store.locked(folder / "lock", timeout=0):
             finished = final(spec.hash)
             if finished is not None:
                 return finished
-            result |= _report(spec.hash, error)
-            store.write_json(folder / "result.json", result)
+            result |= account.failed(spec.hash, error)
+            results.write(result)
     except Timeout:
         pass  # another process carries the run out by now; what it writes counts
     return result
-
-
-def _report(run_hash: str, error: BaseException) -> dict[str, Any]:
-    """Write a failure's traceback; return status, reason (cut where long), and whether other seeds fail alike."""
-    path = store.run_folder(run_hash) / "traceback.txt"
-    report, text = "".join(traceback.format_exception(error)), reason(error)
-    store.write(path, lambda file: file.write_text(report, encoding="utf-8", errors="replace"))
-    if len(text) > REASON:
-        text = f"{text[:REASON]}... (the whole is in {path.relative_to(store.home())})"
-    return {"status": "FAILED", "reason": text, "repeats": isinstance(error, MethodFailed | UsageError)}
 
 
 def _begin(spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> _Run:
@@ -149,24 +131,6 @@ def _begin(spec: RunSpec, device: torch.device, data_root: Path | None, folder: 
             store.set_aside(path, error)
             begun = _Run(spec, device, data_root, folder)  # the other has taken in a part of it
     return begun
-
-
-def blank(spec: RunSpec) -> dict[str, Any]:
-    """The part of a result that does not depend on how the run goes."""
-    identity = spec.identity
-    return {
-        "hash": identity_hash(identity),
-        "spec": identity["spec"],
-        "identity": identity,
-        "started": time.time(),
-        "environment": environment(),
-    }
-
-
-def reason(error: BaseException) -> str:
-    """One line for people; the type is named where the message is not ours."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
 
 
 def fixed_scores(method: PruningMethod) -> Tensor | None:
@@ -206,7 +170,7 @@ class _Run:
         self.data = data_of(spec, data_root)
         self.n = len(self.data.train)
         self.ledger = Ledger()
-        self.records: list[dict[str, Any]] = []
+        self.records: list[EpochRecord] = []
         self.selections: list[Tensor] = []  # the samples sent backward, sorted, by epoch
         self.driver = prepare(spec, self.data, device, self.ledger)
         self.method, self.epochs = self.driver.method, self.driver.epochs
@@ -235,7 +199,7 @@ class _Run:
         pace.ledger = self.ledger
         return pace
 
-    def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> dict[str, Any]:
+    def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> results.Trained:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
         saved = time.monotonic()
         while self.pace.progress(len(self.records)) < 1 - 1e-9:
@@ -253,13 +217,15 @@ class _Run:
             self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores
         )
         store.write_selections(self.folder / "selections.npz", selections)
+        metrics = account.metrics(self.records, self.ledger, self.n, self.recipe.epochs, self.device)
+        _, _, correct = evaluate(self.learner, self.test)
         return {
             "kind": self.method.kind(),
             "hyperparameters": self.method.hyperparameters(),
             "samples": {"train": self.n, "validation": len(self.data.validation), "test": len(self.data.test)},
-            "metrics": self._metrics(),
+            "metrics": metrics,
             "epochs": self.records,
-            "diagnostics": self._diagnostics(),
+            "diagnostics": account.diagnostics(self.selections, self.data, self.recipe.epochs, correct),
         }
 
     def diverged(self) -> str | None:
@@ -274,7 +240,7 @@ class _Run:
             return None
         return chosen.weights[chosen.indices.argsort()]
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
+    def _epoch(self, epoch: int) -> EpochRecord:
         """One epoch; returns its record."""
         spec, driver, ledger, device = self.spec, self.driver, self.ledger, self.device
         before = dict(ledger.seconds)
@@ -317,7 +283,7 @@ class _Run:
             "samples_backward": done.backward,
             "optimizer_steps": done.steps,
             "prune_ratio": ledgers.saving(done.backward, self.n, 1),
-            **self._stability(),
+            **account.stability(self.selections, self.n),
             **probe,
             **{f"time_{phase}_s": seconds - before.get(phase, 0.0) for phase, seconds in ledger.seconds.items()},
         }
@@ -364,73 +330,6 @@ class _Run:
             record["gradient_norm_ratio_surrogate"] = found.norm_ratio_surrogate
         return record
 
-    def _stability(self) -> dict[str, float]:
-        """How much the last epoch's selection shares with that of the epoch before."""
-        if len(self.selections) < 2:
-            return {}
-        a, b = self.selections[-2:]
-        return {
-            "jaccard_epochs": probes.jaccard(mask(a, self.n), mask(b, self.n)),
-            "jaccard_epochs_chance": probes.jaccard_chance(len(a), len(b), self.n),
-        }
-
-    def _metrics(self) -> dict[str, float]:
-        """The run's numbers; docs/numbers.md says what each means."""
-        ledger, last = self.ledger, self.records[-1]
-        seconds = ledger.seconds
-        metrics = {
-            "accuracy": last["accuracy"],
-            "accuracy_best_epoch": max(record["accuracy"] for record in self.records),
-            "accuracy_validation": last["accuracy_validation"],
-            "loss_test": last["loss_test"],
-            "prune_ratio": ledgers.saving(ledger.backward, self.n, self.recipe.epochs),
-            "forward_saving": ledgers.saving(ledger.forward, self.n, self.recipe.epochs),
-            "samples_forward": ledger.forward,
-            "samples_backward": ledger.backward,
-            "samples_proxy": ledger.proxy_backward,
-            "samples_proxy_forward": ledger.proxy_forward,
-            "optimizer_steps": ledger.steps,
-            "epochs": len(self.records),
-            **{f"time_{phase}_s": seconds[phase] for phase in ("select", "observe", "train", "eval", "probe", "proxy")},
-            "time_total_s": sum(seconds[phase] for phase in ("select", "observe", "train", "proxy")),
-            "peak_memory_mb": ledgers.peak_memory_mb(),
-        }
-        if self.device.type == "cpu" and np.isfinite(ledger.on_cpu):  # a thread that waits for a GPU is on the CPU
-            metrics["time_on_cpu"] = ledger.on_cpu / sum(seconds.values())
-        if self.device.type == "cuda":
-            metrics["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
-        norms = [record["gradient_norm"] for record in self.records if "gradient_norm" in record]
-        if norms:
-            metrics["gradient_norm"] = norms[-1]
-        for name in MEANS:
-            values = [record[name] for record in self.records if np.isfinite(record.get(name, np.nan))]
-            if values:
-                metrics[name] = float(np.mean(values))
-        return metrics
-
-    def _diagnostics(self) -> dict[str, Any]:
-        """Which samples were used, and how the classes fared."""
-        uses = torch.zeros(self.n, dtype=torch.int64)
-        coverage = []
-        for selection in self.selections:
-            uses[selection] += 1
-            coverage.append(int(uses.count_nonzero()) / self.n)
-        labels, classes = self.data.train.labels, self.data.classes
-        _, _, correct = evaluate(self.learner, self.test)
-        kept = _by_class(uses / self.recipe.epochs, labels, classes)
-        accuracy = _by_class(correct, self.data.test.labels, classes)
-        noisy = self.data.noisy
-        return {
-            "kept_per_class": kept,
-            "accuracy_per_class": accuracy,
-            "accuracy_worst_class": min(value for value in accuracy if value is not None),
-            "noisy_share": None if noisy is None else float(uses[noisy].sum() / uses.sum()),
-            "coverage": coverage,
-            "uses": {"min": int(uses.min()), "median": float(uses.double().median()), "max": int(uses.max())},
-            "never_used": int((uses == 0).count_nonzero()),
-            "uses_histogram": torch.bincount(uses).tolist(),
-        }
-
     def _save(self, path: Path) -> None:
         state = {
             "hash": self.spec.hash,
@@ -454,31 +353,3 @@ class _Run:
         self.ledger.load_state_dict(state["ledger"])
         self.records[:] = state["records"]
         self.selections = to_cpu(state["selections"])
-
-
-def _by_class(values: Tensor, labels: Tensor, classes: int) -> list[float | None]:
-    """The mean of the values in each class, None for a class without a sample."""
-    sums, counts = torch.bincount(labels, values.double(), classes), torch.bincount(labels, minlength=classes)
-    return [total / count if count else None for total, count in zip(sums.tolist(), counts.tolist(), strict=True)]
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit that a result was made with."""
-    root = Path(dpbench.__file__).resolve().parent.parent
-    git = ["git", "-C", str(root)]
-    inside = (root / ".git").exists()
-    commit = (
-        subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if inside else ""
-    )
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout if inside else ""
-    return {
-        "dpbench": dpbench.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "commit": commit + ("-dirty" if changed.strip() else "") if commit else "unknown",
-    }

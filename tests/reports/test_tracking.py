@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -190,7 +191,7 @@ def test_a_row_has_the_means_by_epoch_few_numbers_and_itself_whole(tracker: Any)
     for share, result in zip((0.6, 0.8), results_of(board), strict=True):
         for record in result["epochs"]:
             record["prune_ratio"] = share
-    results_of(board)[1]["epochs"][2]["gradient_cosine"] = None
+    results_of(board)[1]["epochs"][2]["gradient_cosine"] = math.nan
     [run] = rows_of(tracker, board)
     expected = [(1, 0.89), (2, 0.90), (3, 0.91), (4, 0.92)]
     assert curve(tracker, run, "accuracy_by_epoch") == expected
@@ -249,7 +250,7 @@ def test_a_run_that_diverged_says_so(tracker: Any) -> None:
 
 def test_a_last_value_that_is_unknown_is_not_an_older_one(tracker: Any) -> None:
     [result] = results_of(make({("uniform", 0.5): [0.9]}))
-    result["epochs"][-1]["gradient_norm"] = None
+    result["epochs"][-1]["gradient_norm"] = math.nan
     experiment, _ = send.send_runs(tracker, "made", [result])
     [run] = tracker.client.search_runs([experiment])
     sent = [metric for metric in tracker.client.metrics[run.info.run_id] if metric.key == "gradient_norm"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,27 @@ def test_nulls_are_what_was_not_measured(home: Path) -> None:
     read = results.check(result, key)
     assert "loss_test" not in read["metrics"]
     assert read["metrics"]["accuracy"] == 0.9
-    assert read["epochs"] == result["epochs"]
+    assert math.isnan(read["epochs"][0]["loss_train"])
+    assert read["epochs"][1:] == result["epochs"][1:]
+    assert b"NaN" not in gzip.decompress(results.pack({"results": {key: read}, "controls": {}}))
+
+
+def test_a_result_and_a_packed_board_say_their_version_and_another_one_is_not_read() -> None:
+    board = make({("full", 1.0): [0.9]})
+    [(key, result)] = board.results.items()
+    assert results.check(result, key).get("version") is None, "a file from before it was written"
+    assert results.check(result | {"version": 1}, key)["version"] == 1
+    with pytest.raises(ValueError, match="version"):
+        results.check(result | {"version": 2}, key)
+    content = json.loads(gzip.decompress(boards.pack(board)))
+    assert content.pop("version") == 1
+    for version, known in ((None, True), (1, True), (2, False)):
+        packed = gzip.compress(json.dumps(content | ({"version": version} if version else {})).encode())
+        if known:
+            assert boards.unpack(packed).results.keys() == board.results.keys()
+        else:
+            with pytest.raises(ValueError, match="version 2"):
+                boards.unpack(packed)
 
 
 @pytest.mark.parametrize("how", ["junk", "null", "gone"])

@@ -22,7 +22,7 @@ from dpbench.images import ImageLoader, Images
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.spec import Recipe, RunSpec
-from dpbench.training import probes, runner
+from dpbench.training import account, probes, runner
 from dpbench.training.ledger import Ledger
 from dpbench.training.rows import mask
 from dpbench.training.train import Learner, evaluate
@@ -896,7 +896,7 @@ def test_the_artifact_names_its_configuration(spec: Spec, run: Run) -> None:
 
 
 def test_a_class_without_samples_has_no_accuracy_and_no_share_kept() -> None:
-    values = runner._by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 3]), 4)
+    values = account._by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 3]), 4)
     assert values == [0.5, None, None, 1.0]
 
 
