@@ -212,14 +212,16 @@ class Dataset(ABC):
         return faults
 
 
-def tensor_faults(what: str, values: Any, dtype: torch.dtype, axes: int, form: str) -> list[str]:
-    """What keeps `values` from being a tensor of `dtype` with so many axes, none of them empty."""
+def tensor_faults(
+    what: str, values: Any, dtype: torch.dtype, axes: int, form: str, empty: tuple[int, ...] = ()
+) -> list[str]:
+    """What keeps `values` from being a tensor of `dtype` with so many axes, none empty but those in `empty`."""
     if not isinstance(values, Tensor):
         return [f"{what} are {type(values).__name__}; a tensor is needed"]
     faults = [] if values.dtype == dtype else [f"{what} are {values.dtype}; {dtype} is needed"]
     if values.dim() != axes:
         faults.append(f"{what} are of shape {tuple(values.shape)}; {form} is needed")
-    elif 0 in values.shape:
+    elif any(size == 0 for axis, size in enumerate(values.shape) if axis not in empty):
         faults.append(f"{what} are empty, of shape {tuple(values.shape)}")
     return faults
 

@@ -56,30 +56,20 @@ class Images(Source):
         )
 
 
-class ImageLoader(Loader):
-    """Images on a device, in batches, augmented and normalised there.
+class PixelLoader(Loader):
+    """What all loaders of images share: crops, flips, and the normalisation by mean and standard deviation.
 
-    `like` are the images whose mean and standard deviation normalise. `augment`: "none", "crop" (a random window
-    of the image padded by `pad` pixels of reflection) or "crop_flip" (and a horizontal flip half of the time).
+    `augment`: "none", "crop" (a random window of the image padded by `pad` pixels of reflection) or "crop_flip" (and
+    a horizontal flip half of the time). `like` are the images (n, c, h, w) whose distribution normalises.
     """
 
     def __init__(
-        self,
-        source: Images,
-        like: Tensor,
-        device: torch.device,
-        augment: str = "none",
-        pad: int = 0,
-        channels_last: bool = False,
+        self, labels: Tensor, like: Tensor, device: torch.device, augment: str, pad: int, channels_last: bool
     ) -> None:
-        self.labels = source.labels.to(device)
-        self.size = tuple(source.images.shape[2:])
+        self.labels = labels.to(device)
+        self.size = tuple(like.shape[2:])
         self.augment = augment
         self.pad = pad if augment != "none" else 0
-        images = source.images
-        if self.pad:
-            images = F.pad(images.float(), (self.pad,) * 4, mode="reflect").to(torch.uint8)
-        self.images = images.to(device)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         std, mean = _std_mean(like)
         self.scale = (1 / std).view(-1, 1, 1).to(device)
@@ -93,20 +83,44 @@ class ImageLoader(Loader):
         if self.augment == "crop_flip":
             self.flip = (torch.rand(n, generator=rng) < 0.5).to(device)
 
-    def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
-        """Return the images (b, c, h, w) in float32 and the labels (b,) of `rows`."""
+    def padded(self, images: Tensor) -> Tensor:
+        """The images with their margin of reflection."""
+        return F.pad(images.float(), (self.pad,) * 4, mode="reflect").to(torch.uint8) if self.pad else images
+
+    def cut(self, images: Tensor, at: Tensor, rows: Tensor, augment: bool) -> Tensor:
+        """Of the padded `images`, those `at` (b,), which are the samples `rows`: augmented and normalised, float32."""
         h, w = self.size
         if self.augment == "none":
-            images = self.images[rows]
+            images = images[at]
         elif augment:
-            windows = self.images.unfold(2, h, 1).unfold(3, w, 1)
-            images = windows[rows, :, self.dy[rows], self.dx[rows]]
+            windows = images.unfold(2, h, 1).unfold(3, w, 1)
+            images = windows[at, :, self.dy[rows], self.dx[rows]]
         else:
-            images = self.images[rows, :, self.pad : self.pad + h, self.pad : self.pad + w]
+            images = images[at, :, self.pad : self.pad + h, self.pad : self.pad + w]
         images = images.float().mul_(self.scale).add_(self.shift)
         if augment and self.augment == "crop_flip":
             images = torch.where(self.flip[rows].view(-1, 1, 1, 1), images.flip(3), images)
-        return images.contiguous(memory_format=self.format), self.labels[rows]
+        return images.contiguous(memory_format=self.format)
+
+
+class ImageLoader(PixelLoader):
+    """Images that lie on the device."""
+
+    def __init__(
+        self,
+        source: Images,
+        like: Tensor,
+        device: torch.device,
+        augment: str = "none",
+        pad: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(source.labels, like, device, augment, pad, channels_last)
+        self.images = self.padded(source.images).to(device)
+
+    def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
+        """Return the images (b, c, h, w) in float32 and the labels (b,) of `rows`."""
+        return self.cut(self.images, rows, rows, augment), self.labels[rows]
 
 
 def _std_mean(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,9 @@ from torch import nn
 
 from dpbench import catalog
 from dpbench.errors import UsageError
-from dpbench.models import head
+from dpbench.models import KINDS, MODELS, Block, head
+from dpbench.tables import Columns
+from dpbench.tokens import Sequence
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,81 @@ def test_what_does_not_fit_is_told() -> None:
         catalog.load_model("cnn", (1, 3, 8), 2)
     with pytest.raises(UsageError, match="Conv2d has no linear layer"):
         head(nn.Conv2d(1, 1, 1))
+
+
+TABLE, TEXT = Columns(2, (3, 4)), Sequence(6, 9)
+ROWS = torch.tensor([[0.5, -1.0, 2, 0], [0.0, 2.0, 0, 3]])
+TOKENS = torch.tensor([[3, 5, 8, 1, 0, 0], [7, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+
+
+def test_a_perceptron_sees_categories_as_one_hot() -> None:
+    model = catalog.load_model("mlp[depth=0]", TABLE, 5)
+    hot = torch.tensor([[0.5, -1, 0, 0, 1, 1, 0, 0, 0], [0, 2, 1, 0, 0, 0, 0, 0, 1]])
+    torch.testing.assert_close(model(ROWS), head(model)(hot))
+
+
+def test_a_token_of_the_ft_transformer_is_its_columns_by_hand() -> None:
+    model = catalog.load_model("ft_transformer[depth=0,width=8]", TABLE, 5).eval()
+    summary = nn.functional.layer_norm(model.summary, (8,)).relu()
+    torch.testing.assert_close(model(ROWS), model.head(summary).expand(2, 5), msg="without a layer nothing is mixed in")
+    deep = catalog.load_model("ft_transformer[width=8]", TABLE, 5).eval()
+    assert head(deep) is deep.head
+    for column in range(4):
+        changed = ROWS.clone()
+        changed[:, column] = 1 - changed[:, column] if column > 1 else 9.0
+        changed[:, 2:] = changed[:, 2:].clamp(min=0)
+        assert not torch.allclose(deep(changed), deep(ROWS)), "every column counts"
+
+
+def test_attention_is_that_of_torch() -> None:
+    block, torchs = (
+        Block(8, 2, 0.0).eval(),
+        nn.TransformerEncoderLayer(8, 2, 16, 0.0, nn.functional.gelu, batch_first=True, norm_first=True),
+    )
+    pairs = {
+        "self_attn.in_proj_weight": block.project.weight,
+        "self_attn.in_proj_bias": block.project.bias,
+        "self_attn.out_proj.weight": block.join.weight,
+        "self_attn.out_proj.bias": block.join.bias,
+        "linear1.weight": block.feed[0].weight,
+        "linear1.bias": block.feed[0].bias,
+        "linear2.weight": block.feed[3].weight,
+        "linear2.bias": block.feed[3].bias,
+    }
+    torchs.load_state_dict(torchs.state_dict() | pairs)
+    tokens, seen = (
+        torch.randn(3, 6, 8),
+        torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0]]).bool(),
+    )
+    torch.testing.assert_close(block(tokens, seen), torchs.train()(tokens, src_key_padding_mask=~seen))
+
+
+@pytest.mark.parametrize("text", ["bag[width=8]", "transformer[width=8]"])
+def test_padding_does_not_count(text: str) -> None:
+    model = catalog.load_model(text, TEXT, 5).eval()
+    logits = model(TOKENS)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(model(TOKENS[:1, :4]), logits[:1])
+    torch.testing.assert_close(model(TOKENS[1:2, :1]), logits[1:2])
+
+
+def test_a_bag_is_the_mean_of_its_embeddings() -> None:
+    model = catalog.load_model("bag[width=8]", TEXT, 5)
+    mean = torch.stack([model.embed.weight[[3, 5, 8, 1]].mean(0), model.embed.weight[7], torch.zeros(8)])
+    torch.testing.assert_close(model(TOKENS), model.head(mean))
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_173_962), ("resnet50", 23_520_842)])
+def test_a_resnet_for_small_images_has_the_papers_size(name: str, count: int) -> None:
+    assert sum(p.numel() for p in catalog.load_model(name, (3, 32, 32), 10).parameters()) == count
+
+
+def test_a_resnet_for_large_images_is_torchvisions() -> None:
+    model = catalog.load_model("resnet18", (3, 64, 64), 1000)
+    assert sum(p.numel() for p in model.parameters()) == 11_689_512
+    with pytest.raises(UsageError, match="takes 3 channels, not 1"):
+        catalog.load_model("resnet34", (1, 64, 64), 10)
+
+
+def test_every_model_is_of_a_kind() -> None:
+    assert {name for names in KINDS.values() for name in names} == set(MODELS)

@@ -1,0 +1,81 @@
+"""Texts of one's own: a CSV, TSV or JSONL file of texts and labels, or a folder with a file of lines for each class."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+from sklearn.model_selection import train_test_split
+
+from dpbench.data import Dataset, UsageError, param
+from dpbench.tokens import Texts, encode
+
+
+class Text(Dataset):
+    """The texts of `path`, in the column `text` (of JSONL: the key), classified by `label`.
+
+    A folder has one .txt file for each class, with a text on each line. Texts become at most `length` tokens of a
+    vocabulary of `vocabulary`, byte pairs learnt from the training texts. `test` is the share held out as test samples.
+    """
+
+    path: str = param("")
+    text: str = param("text")
+    label: str = param("label")
+    length: int = param(128, low=1, high=100_000)
+    vocabulary: int = param(8192, low=300, high=1_000_000)
+    test: float = param(0.2, low=0.01, high=0.9)
+    kind = "texts"
+
+    def read(self, root: Path | None) -> tuple[Texts, Texts]:
+        if not self.path:
+            raise UsageError("text: which? text:FILE.csv, text:FILE.tsv, text:FILE.jsonl or text:FOLDER")
+        texts, labels = self._samples((root or Path()) / self.path)
+        labels = pd.factorize(pd.Series(labels), sort=True)[0]
+        counts = pd.Series(labels).value_counts()
+        train, test = train_test_split(
+            range(len(texts)), test_size=self.test, random_state=0, stratify=labels if counts.min() > 1 else None
+        )
+        tokens = encode(texts, train, self.vocabulary, self.length)
+        found = Texts(tokens, self.vocabulary, torch.from_numpy(labels).long())
+        return found.at(torch.tensor(train)), found.at(torch.tensor(test))
+
+    def _samples(self, path: Path) -> tuple[list[str], list[str]]:
+        """The texts and the names of their classes."""
+        try:
+            if path.is_dir():
+                return _of_folder(path)
+            if path.suffix == ".jsonl":
+                lines = path.read_text(encoding="utf-8").splitlines()
+                frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+            else:
+                frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str)
+        except FileNotFoundError:
+            raise UsageError(f"text: there is no file {path}") from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"text: {path} is not UTF-8 at byte {error.start}") from None
+        except (OSError, ValueError, pd.errors.ParserError) as error:
+            raise UsageError(f"text: {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        for what, column in (("text", self.text), ("label", self.label)):
+            if column not in frame:
+                raise UsageError(f"text: {path} has no {column!r}; it has {', '.join(frame)}; say {what}=NAME")
+            missing = frame[column].isna()
+            if missing.any():
+                raise UsageError(f"text: {path}: sample {int(missing.idxmax())} has no {column!r}")
+        return list(frame[self.text].astype(str)), list(frame[self.label].astype(str))
+
+
+def _of_folder(path: Path) -> tuple[list[str], list[str]]:
+    texts, labels = [], []
+    files = sorted(path.glob("*.txt"))
+    if len(files) < 2:
+        raise UsageError(f"text: {path} has {len(files)} .txt files; it needs one for each class, two at least")
+    for file in files:
+        try:
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise UsageError(f"text: {file} is not UTF-8 at byte {error.start}") from None
+        if not lines:
+            raise UsageError(f"text: {file} has no lines")
+        texts += lines
+        labels += [file.stem] * len(lines)
+    return texts, labels

@@ -1,0 +1,102 @@
+"""Texts as sequences of tokens, cut into batches as long as their longest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dpbench.data import Loader, Source, label_faults, tensor_faults
+from dpbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from dpbench.spec import Recipe
+
+PAD = 0  # the token that fills what a text leaves
+
+
+def encode(texts: list[str], train: Iterable[int], vocabulary: int, length: int) -> Tensor:
+    """Texts as tokens (n, length), PAD at their ends: byte pairs that are learnt from the training texts alone.
+
+    UsageError where the package `tokenizers` is missing.
+    """
+    try:
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    except ImportError:
+        raise UsageError("texts need the package tokenizers: pip install 'dpbench[text]'") from None
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((texts[row] for row in train), trainer)
+    tokens = torch.full((len(texts), length), PAD)
+    for row, found in zip(tokens, tokenizer.encode_batch(texts), strict=True):
+        ids = found.ids[:length]
+        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+    return tokens
+
+
+class Sequence(NamedTuple):
+    """The shape of a text: at most so many tokens, of a vocabulary of so many."""
+
+    length: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Texts(Source):
+    """Texts as `tokens` (n, length) int64, PAD after the end of each, with labels (n,) int64."""
+
+    tokens: Tensor
+    vocabulary: int
+    labels: Tensor
+
+    @property
+    def shape(self) -> Sequence:
+        """What a text is."""
+        return Sequence(self.tokens.shape[1], self.vocabulary)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Tokens and labels."""
+        return self.tokens, self.labels
+
+    def at(self, rows: Tensor) -> Texts:
+        """The samples at `rows`."""
+        return Texts(self.tokens[rows], self.vocabulary, self.labels[rows])
+
+    def faults(self, part: str) -> list[str]:
+        """What is wrong with the tokens and labels of the split `part`."""
+        found = tensor_faults(f"{part} tokens", self.tokens, torch.int64, 2, "(n, length)")
+        found += label_faults(part, self.labels)
+        if not found and len(self.tokens) != len(self.labels):
+            found.append(f"{len(self.tokens)} {part} texts have {len(self.labels)} labels")
+        if not found and not 0 <= int(self.tokens.min()) <= int(self.tokens.max()) < self.vocabulary:
+            found.append(f"{part} tokens are outside 0..{self.vocabulary - 1}")
+        return found
+
+    def loader(self, like: Source, recipe: Recipe, device: torch.device, augment: bool) -> TextLoader:
+        """Batches of the texts; nothing is normalised or augmented."""
+        return TextLoader(self, device)
+
+
+class TextLoader(Loader):
+    """Tokens (b, l) int64 on a device, l the longest text of the batch."""
+
+    def __init__(self, source: Texts, device: torch.device) -> None:
+        self.tokens, self.labels = source.tokens.to(device), source.labels.to(device)
+        self.lengths = (source.tokens != PAD).sum(1).clamp(min=1)  # on the CPU, where batches are cut
+
+    def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
+        """Return the tokens (b, l) and the labels (b,) of `rows`."""
+        longest = int(self.lengths[rows.cpu()].max())
+        return self.tokens[rows, :longest], self.labels[rows]
