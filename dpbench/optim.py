@@ -1,16 +1,20 @@
-"""The optimizers, and their learning rate and momentum as functions of the progress of the training."""
+"""The optimizer of a recipe, and its learning rate and momentum as functions of the progress of the training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import cos, pi
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dpbench.errors import UsageError
 
 if TYPE_CHECKING:  # a recipe is read without torch, which takes seconds to import
-    from torch.nn import Parameter
+    from torch.nn import Module
     from torch.optim import Optimizer
 
-    from dpbench.spec import Recipe
+    from dpbench.recipe import Recipe
+
+Groups = list[dict[str, Any]]  # of parameters with the same weight decay
 
 
 class Step(NamedTuple):
@@ -20,22 +24,47 @@ class Step(NamedTuple):
     momentum: float
 
 
-def sgd(parameters: Iterator[Parameter], recipe: Recipe) -> Optimizer:
-    """Stochastic gradient descent with momentum."""
+def _sgd(groups: Groups, recipe: Recipe) -> Optimizer:
     from torch.optim import SGD
 
-    decay = recipe.weight_decay
-    return SGD(parameters, recipe.lr, recipe.momentum[1], nesterov=recipe.nesterov, weight_decay=decay)
+    return SGD(groups, lr=recipe.lr, momentum=recipe.momentum[1], nesterov=recipe.nesterov)
 
 
-def adamw(parameters: Iterator[Parameter], recipe: Recipe) -> Optimizer:
-    """AdamW; the schedule's momentum is its first beta, as in torch's OneCycleLR, and the second is 0.999."""
+def _adamw(groups: Groups, recipe: Recipe) -> Optimizer:
     from torch.optim import AdamW
 
-    return AdamW(parameters, recipe.lr, (recipe.momentum[1], 0.999), weight_decay=recipe.weight_decay)
+    return AdamW(groups, lr=recipe.lr, betas=(recipe.momentum[1], recipe.beta2))
 
 
-OPTIMIZERS: dict[str, Callable[[Iterator[Parameter], Recipe], Optimizer]] = {"sgd": sgd, "adamw": adamw}
+def _lars_infobatch(groups: Groups, recipe: Recipe) -> Optimizer:
+    from dpbench.lars import LARS
+
+    return LARS(groups, lr=recipe.lr, momentum=recipe.momentum[1])
+
+
+def _timm(name: str, **options: Any) -> Callable[[Groups, Recipe], Optimizer]:
+    """The optimizer of that name in timm, which reads the recipe's momentum as `momentum` or first beta."""
+
+    def build(groups: Groups, recipe: Recipe) -> Optimizer:
+        try:
+            from timm.optim import get_optimizer_class
+        except ImportError:
+            raise UsageError(f"the optimizer {name} is timm's: pip install 'dpbench[timm]'") from None
+        momentum = recipe.momentum[1]
+        given = {"betas": (momentum, recipe.beta2)} if name == "lamb" else {"momentum": momentum}
+        return get_optimizer_class(name)(groups, lr=recipe.lr, **given, **options)
+
+    return build
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, Recipe], Optimizer]] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "lars": _timm("lars"),
+    "lars_infobatch": _lars_infobatch,
+    "lamb": _timm("lamb"),
+    "muon": _timm("muon"),
+}
 
 
 def known(name: str) -> str:
@@ -45,32 +74,73 @@ def known(name: str) -> str:
     return name
 
 
+def optimizer(model: Module, recipe: Recipe) -> Optimizer:
+    """The recipe's optimizer; its learning rate and momentum are set at every step."""
+    decayed, others = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            (others if parameter.dim() < 2 and not recipe.decay_norms else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return OPTIMIZERS[recipe.optimizer]([group for group in groups if group["params"]], recipe)
+
+
 def set_step(optimizer: Optimizer, at: Step) -> None:
-    """Set what the schedule says for the next step; momentum is the first beta where an optimizer has betas."""
+    """Give the optimizer the learning rate and the momentum, or first beta, of its next step."""
     for group in optimizer.param_groups:
         group["lr"] = at.learning_rate
         if "betas" in group:
             group["betas"] = (at.momentum, group["betas"][1])
-        else:
+        if "momentum" in group:
             group["momentum"] = at.momentum
 
 
 def schedule(recipe: Recipe, progress: float, scale: float = 1.0) -> Step:
     """Learning rate, times `scale`, and momentum at `progress` in [0, 1], the share of the training that is done.
 
-    "cosine": the rate falls from lr to 0 at a constant momentum. "onecycle" (Smith and Topin 2019): the rate rises
-    from lr / 25 to lr in the first 30 % and falls to lr / 250,000, while the momentum falls from the high end of its
-    range to the low one and rises again, all as half a cosine. That is torch's OneCycleLR with its defaults, but that
-    torch turns one step before 30 %.
+    "onecycle" (Smith and Topin 2019) is torch's OneCycleLR, but that torch turns one step before `pct_start`: the
+    momentum falls while the rate rises, and rises again, all as half a cosine. The others have a constant momentum.
     """
+    rate, momentum = SCHEDULES[recipe.schedule](recipe, progress)
+    return Step(scale * rate, momentum)
+
+
+def _onecycle(recipe: Recipe, progress: float) -> Step:
     low, high = recipe.momentum
-    if recipe.schedule == "cosine":
-        return Step(scale * _anneal(recipe.lr, 0.0, progress), high)
-    if progress < 0.3:
-        return Step(scale * _anneal(recipe.lr / 25, recipe.lr, progress / 0.3), _anneal(high, low, progress / 0.3))
-    falling = (progress - 0.3) / 0.7
-    return Step(scale * _anneal(recipe.lr, recipe.lr / 25 / 1e4, falling), _anneal(low, high, falling))
+    start, turn = recipe.lr / recipe.div, recipe.pct_start
+    if progress < turn:
+        return Step(_anneal(start, recipe.lr, progress / turn), _anneal(high, low, progress / turn))
+    falling = (progress - turn) / (1 - turn)
+    return Step(_anneal(recipe.lr, start / recipe.final_div, falling), _anneal(low, high, falling))
+
+
+def _cosine(recipe: Recipe, progress: float) -> Step:
+    return _warmed(recipe, progress, lambda share: _anneal(recipe.lr, recipe.lr_min, share))
+
+
+def _linear(recipe: Recipe, progress: float) -> Step:
+    return _warmed(recipe, progress, lambda share: recipe.lr + (recipe.lr_min - recipe.lr) * min(share, 1.0))
+
+
+def _step(recipe: Recipe, progress: float) -> Step:
+    passed = sum(progress >= share for share in recipe.steps)
+    return _warmed(recipe, progress, lambda _: recipe.lr * recipe.gamma**passed)
+
+
+def _warmed(recipe: Recipe, progress: float, rate: Callable[[float], float]) -> Step:
+    """The rate at the share of what is left after the warm-up, in which it rises from 0."""
+    high = recipe.momentum[1]
+    if progress < recipe.warmup:
+        return Step(recipe.lr * progress / recipe.warmup, high)
+    return Step(rate((progress - recipe.warmup) / (1 - recipe.warmup)), high)
 
 
 def _anneal(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + cos(pi * min(share, 1.0))) / 2
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+SCHEDULES: dict[str, Callable[[Recipe, float], Step]] = {
+    "onecycle": _onecycle,
+    "cosine": _cosine,
+    "linear": _linear,
+    "step": _step,
+}

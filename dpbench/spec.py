@@ -18,95 +18,25 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
     model_validator,
 )
 
-from dpbench import catalog, optim, plain_yaml, source
+from dpbench import catalog, plain_yaml, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
+from dpbench.recipe import MOST, Recipe, Strict
 
 CELLS = 100_000  # of a grid
 FAULTS = 10  # of a grid file, told at once
 NAME = 120  # bytes of a grid's name, which becomes part of file names
-MOST = 2**31 - 1  # of whole numbers that torch is given
 PROTOCOL = 3  # raised when the runner changes what a number means, so that old results are not taken for new ones
 
 Row = tuple[str, str, str, float]  # dataset, model, method, keep
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_flag(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true where a number stands; pydantic reads 1 in it."""
-        flags = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bool)]
-        if flags and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"{str(flags[0]).lower()} does not fit here; it is a value for what is on or off")
-        return value
-
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-Momentum = Annotated[
-    tuple[Share, Share], BeforeValidator(lambda value: (value, value) if isinstance(value, int | float) else value)
-]
-
-
-class Recipe(_Model):
-    """How a model is trained.
-
-    `momentum` belongs to the schedule: `onecycle` cycles it over a range [low, high], by default torch's 0.85 to 0.95;
-    `cosine` has one number, by default 0.9. One number is a constant in either. `nesterov` is for sgd.
-    """
-
-    epochs: int = Field(ge=1, le=1_000_000)
-    batch_size: int = Field(ge=1, le=MOST)
-    lr: float = Field(gt=0)
-    momentum: Momentum = (0.85, 0.95)
-    nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["onecycle", "cosine"] = "onecycle"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: Literal["none", "crop", "crop_flip"] = "none"
-    pad: int = Field(0, ge=0, le=10_000)
-    amp: bool = False
-    channels_last: bool = False
-    compile: bool = False
-    optimizer: Annotated[str, AfterValidator(optim.known)] = "sgd"
-
-    @model_serializer(mode="wrap")
-    def _hashed_as_before(self, dump: Any) -> dict[str, Any]:
-        """Leave the default optimizer out, so that runs from before there were others keep their names."""
-        return {key: value for key, value in dump(self).items() if (key, value) != ("optimizer", "sgd")}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_momentum(cls, given: Any) -> Any:
-        return {"momentum": 0.9} | given if isinstance(given, dict) and given.get("schedule") == "cosine" else given
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
-        low, high = self.momentum
-        if low > high:
-            raise ValueError("momentum is one number or a range [low, high]")
-        if self.schedule == "cosine" and low != high:
-            raise ValueError("the cosine schedule has one momentum; a range is for onecycle")
-        if self.nesterov and low == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        if (self.augment == "none") != (self.pad == 0):
-            raise ValueError("augment and pad go together: pad is the number of pixels that a crop may move")
-        return self
-
-
-class Probe(_Model):
+class Probe(Strict):
     """Gradients are probed before every `every`-th epoch on `samples` fixed training samples; 0 never probes.
 
     Where there are no more samples than that, all are probed; else what all would give is estimated without bias.
@@ -116,7 +46,7 @@ class Probe(_Model):
     samples: int = Field(2048, ge=2, le=MOST)
 
 
-class Budget(_Model):
+class Budget(Strict):
     """What every method may spend: "epochs" of the recipe, the optimizer "steps" or "samples" (backward) that full
     training takes in these epochs, or `seconds` of training "time".
     """
@@ -131,7 +61,7 @@ class Budget(_Model):
         return self
 
 
-class RunSpec(_Model):
+class RunSpec(Strict):
     """One run. `method`, `dataset` and `model` are names with parameters; `method` is in its canonical form.
 
     `data` is the fingerprint of the dataset's samples. Without it a spec can be read, not run.
@@ -208,7 +138,7 @@ def check_name(name: str) -> str:
     return name
 
 
-class Grid(_Model):
+class Grid(Strict):
     """dataset x model x method x keep x seed, with one recipe."""
 
     name: Annotated[str, AfterValidator(check_name)]

@@ -73,7 +73,7 @@ class Learner:
         self.network = network.to(memory_format=torch.channels_last) if recipe.channels_last else network
         self.head = head(self.network)
         self.model: nn.Module = torch.compile(self.network) if recipe.compile else self.network  # type: ignore[assignment]
-        self.optimizer = optim.OPTIMIZERS[recipe.optimizer](self.network.parameters(), recipe)
+        self.optimizer = optim.optimizer(self.network, recipe)
         self.differentiated = (0, 0)  # samples that signals which differentiate the model sent forward and backward
 
     def forward(self, inputs: Tensor, compiled: bool = True) -> Tensor:
@@ -98,6 +98,8 @@ class Learner:
         optim.set_step(self.optimizer, at)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
 
 
