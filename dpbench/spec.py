@@ -18,6 +18,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     Field,
     ValidationError,
     model_validator,
@@ -138,8 +139,26 @@ def check_name(name: str) -> str:
     return name
 
 
+def recipe_names() -> list[str]:
+    """The recipes that come with dpbench, one file a source."""
+    return sorted(f.name[:-5] for f in files("dpbench.leaderboards").joinpath("recipes").iterdir())
+
+
+def _named(given: Any) -> Any:
+    """A recipe by name, or by `use` with single values changed; each value of it has its source in the file."""
+    changes = {"use": given} if isinstance(given, str) else given
+    if not isinstance(changes, dict) or "use" not in changes:
+        return given
+    name = changes["use"]
+    if name not in recipe_names():
+        raise ValueError(f"there is no recipe {brief(name)}; known: {', '.join(recipe_names())}")
+    file = files("dpbench.leaderboards").joinpath("recipes").joinpath(f"{name}.yaml")
+    values, _ = plain_yaml.load(file.read_text("utf-8"), f"leaderboards/recipes/{name}.yaml")
+    return values | {key: value for key, value in changes.items() if key != "use"}
+
+
 class Grid(Strict):
-    """dataset x model x method x keep x seed, with one recipe."""
+    """dataset x model x method x keep x seed, with one recipe: its values, or `use: NAME` and what is changed of it."""
 
     name: Annotated[str, AfterValidator(check_name)]
     description: str = ""
@@ -149,7 +168,7 @@ class Grid(Strict):
     keep: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(_unique)]
     seeds: int = Field(ge=1)
     delta: float = Field(0.5, gt=0)  # points of accuracy within which a row may be called equivalent to full training
-    recipe: Recipe
+    recipe: Annotated[Recipe, BeforeValidator(_named)]
     budget: Budget = Budget()
     probe: Probe = Probe()
     # trials that chose a method's parameters, as `dpbench tune` does

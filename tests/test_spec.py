@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dpbench import catalog
+from dpbench import catalog, optim
 from dpbench.errors import UsageError
-from dpbench.spec import Grid, RunSpec, canonical, identity_hash, load_grid, read_grid, source_digests
+from dpbench.spec import Grid, RunSpec, canonical, identity_hash, load_grid, read_grid, recipe_names, source_digests
 
 Spec = Callable[..., RunSpec]
 GRID = """\
@@ -308,3 +308,19 @@ def test_a_grid_is_a_mapping(text: str) -> None:
 def test_yaml_makes_no_objects() -> None:
     with pytest.raises(UsageError, match="tags"):
         read("name: !!python/object/apply:os.system ['true']")
+
+
+def test_a_recipe_by_name_and_with_a_value_changed(tmp_path: Path) -> None:
+    text = "datasets: [digits]\nmodels: [cnn]\nmethods: [full]\nkeep: [0.5]\nseeds: 1\nrecipe: {recipe}\n"
+    named = read_grid(text.replace("{recipe}", "orderdp_cifar"), "g.yaml", "g").recipe
+    assert (named.epochs, named.lr, named.momentum, named.nesterov, named.pad) == (200, 0.05, (0.85, 0.95), False, 4)
+    changed = read_grid(text.replace("{recipe}", "{use: orderdp_cifar, epochs: 30}"), "g.yaml", "g").recipe
+    assert changed == named.model_copy(update={"epochs": 30})
+    with pytest.raises(UsageError, match=r"^g.yaml:6: recipe: there is no recipe 'nope'; known: ccs_cifar, "):
+        read_grid(text.replace("{recipe}", "nope"), "g.yaml", "g")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_one_and_can_be_made(name: str) -> None:
+    text = f"datasets: [digits]\nmodels: [cnn]\nmethods: [full]\nkeep: [0.5]\nseeds: 1\nrecipe: {name}\n"
+    optim.check(read_grid(text, "g.yaml", "g").recipe)

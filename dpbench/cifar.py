@@ -1,0 +1,52 @@
+"""CIFAR's python batches (Krizhevsky 2009), read without running what a pickle may carry."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpbench.errors import UsageError
+from dpbench.images import Images
+
+# All that a batch is made of: arrays and their types.
+HARMLESS = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+HARMLESS |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
+
+
+class _Batch(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in HARMLESS:
+            raise pickle.UnpicklingError(f"it would run {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read(folder: Path, files: list[tuple[str, str]], labels: bytes, checked: bool) -> Images:
+    """The images of `files`, each a name and its MD5, in `folder`; UsageError for a file that is not what it should be.
+
+    `labels` is the key of the classes. Without `checked` the checksums are not looked at.
+    """
+    pixels, classes = [], []
+    for name, digest in files:
+        file = folder / name
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{file}: {error.strerror}; get the files by torchvision.datasets and --data-root"
+            ) from None
+        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if checked and found != digest:
+            raise UsageError(f"{file}: its checksum is {found}, not {digest}: it is damaged, or another file")
+        try:
+            batch = _Batch(io.BytesIO(content), encoding="bytes").load()
+            pixels.append(np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32))
+            classes += [int(label) for label in batch[labels]]
+        except Exception as error:  # a damaged pickle raises what it likes
+            raise UsageError(f"{file}: not a python batch of CIFAR: {' '.join(str(error).split())[:200]}") from None
+    return Images(torch.from_numpy(np.concatenate(pixels)), torch.tensor(classes))
