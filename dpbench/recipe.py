@@ -94,7 +94,8 @@ class Recipe(Strict):
     @model_serializer(mode="wrap")
     def _hashed_as_before(self, dump: Any) -> dict[str, Any]:
         """Leave a new field out while it has its default, so that runs from before there was one keep their names."""
-        return {name: value for name, value in dump(self).items() if name not in NEW or getattr(self, name) != NEW[name]}
+        changed = {name for name in type(self).model_fields if name not in NEW or getattr(self, name) != NEW[name]}
+        return {name: value for name, value in dump(self).items() if name in changed}
 
     @model_validator(mode="before")
     @classmethod
@@ -131,7 +132,4 @@ class Recipe(Strict):
         return self
 
 
-NEW = {
-    name: Recipe.model_fields[name].default
-    for name in ("optimizer", "beta2", "decay_norms", "clip", *OF_SCHEDULES)
-}
+NEW = {name: Recipe.model_fields[name].default for name in ("optimizer", "beta2", "decay_norms", "clip", *OF_SCHEDULES)}

@@ -222,7 +222,25 @@ def test_an_optimizer_that_there_is_not_is_told() -> None:
 
 
 def test_runs_from_before_a_field_keep_their_names() -> None:
-    first = "epochs batch_size lr momentum nesterov weight_decay schedule label_smoothing augment pad amp channels_last compile"
-    assert recipe().model_dump().keys() == set(first.split())
-    assert recipe(optimizer="adamw", clip=1.0).model_dump().keys() == {*first.split(), "optimizer", "clip"}
+    first = {"epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "schedule", "label_smoothing"}
+    first |= {"augment", "pad", "amp", "channels_last", "compile"}
+    assert recipe().model_dump().keys() == first
+    assert recipe(optimizer="adamw", clip=1.0).model_dump().keys() == first | {"optimizer", "clip"}
     assert Recipe.model_validate(recipe(div=10).model_dump()) == recipe(div=10)
+
+
+def test_onecycle_cycles_the_first_beta_of_adamw_as_torchs_does() -> None:
+    ours, theirs = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    mine = optimizer(ours, recipe(optimizer="adamw", weight_decay=0.01))
+    reference = torch.optim.AdamW(theirs.parameters(), lr=1.0, weight_decay=0.01)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(reference, max_lr=0.2, total_steps=10)
+    for step in range(3):
+        rate, beta = reference.param_groups[0]["lr"], reference.param_groups[0]["betas"][0]
+        set_step(mine, Step(rate, beta))
+        for model in (ours, theirs):
+            model.weight.grad = torch.full((1, 2), step - 0.5)
+        mine.step()
+        reference.step()
+        cycle.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
