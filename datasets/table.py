@@ -38,9 +38,8 @@ class Table(Dataset):
         if not file.is_file() and self.path in BUNDLED:
             return BUNDLED[self.path](as_frame=True).frame, "target"
         try:
-            read = pd.read_parquet if file.suffix == ".parquet" else pd.read_csv
-            more = {"sep": "\t"} if file.suffix == ".tsv" else {}
-            frame = read(file, **more)
+            separator = "\t" if file.suffix == ".tsv" else ","
+            frame = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, sep=separator)
         except FileNotFoundError:
             raise UsageError(f"table: there is no file {file}") from None
         except (OSError, ValueError, pd.errors.ParserError) as error:

@@ -29,8 +29,8 @@ class Text(Dataset):
     def read(self, root: Path | None) -> tuple[Texts, Texts]:
         if not self.path:
             raise UsageError("text: which? text:FILE.csv, text:FILE.tsv, text:FILE.jsonl or text:FOLDER")
-        texts, labels = self._samples((root or Path()) / self.path)
-        labels = pd.factorize(pd.Series(labels), sort=True)[0]
+        texts, names = self._samples((root or Path()) / self.path)
+        labels = pd.factorize(pd.Series(names), sort=True)[0]
         counts = pd.Series(labels).value_counts()
         train, test = train_test_split(
             range(len(texts)), test_size=self.test, random_state=0, stratify=labels if counts.min() > 1 else None
@@ -57,10 +57,12 @@ class Text(Dataset):
             raise UsageError(f"text: {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
         for what, column in (("text", self.text), ("label", self.label)):
             if column not in frame:
-                raise UsageError(f"text: {path} has no {column!r}; it has {', '.join(frame)}; say {what}=NAME")
-            missing = frame[column].isna()
+                raise UsageError(
+                    f"text: {path} has no {column!r}; it has {', '.join(map(str, frame.columns))}; say {what}=NAME"
+                )
+            missing = frame[column].isna().to_numpy()
             if missing.any():
-                raise UsageError(f"text: {path}: sample {int(missing.idxmax())} has no {column!r}")
+                raise UsageError(f"text: {path}: sample {int(missing.argmax())} has no {column!r}")
         return list(frame[self.text].astype(str)), list(frame[self.label].astype(str))
 
 

@@ -35,7 +35,7 @@ class Source(ABC):
 
     @property
     @abstractmethod
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         """The shape of one sample, as a model takes it."""
 
     @property
@@ -105,7 +105,7 @@ class Data:
     noisy: Tensor | None = None  # (n,) bool
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         """The shape of one sample."""
         return self.train.shape
 

@@ -130,7 +130,8 @@ class Block(nn.Module):
         """Tokens (b, l, width) to the same; `seen` (b, l) bool are those that may be attended to."""
         parts = self.project(self.before(tokens)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if seen is None else seen[:, None, None]
-        found = F.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2).flatten(2)
+        query, key, value = parts
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
         tokens = tokens + self.drop(self.join(found))
         return tokens + self.drop(self.feed(self.between(tokens)))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dpbench.errors import UsageError
 
 if TYPE_CHECKING:  # a recipe is read without torch, which takes seconds to import
-    from torch.nn import Module
+    from torch.nn import Module, Parameter
     from torch.optim import Optimizer
 
     from dpbench.recipe import Recipe
@@ -45,16 +45,17 @@ def _lars_infobatch(groups: Groups, recipe: Recipe) -> Optimizer:
 def _timm(name: str, **options: Any) -> Callable[[Groups, Recipe], Optimizer]:
     """The optimizer of that name in timm, which reads the recipe's momentum as `momentum` or first beta."""
 
-    def build(groups: Groups, recipe: Recipe) -> Optimizer:
+    def made(groups: Groups, recipe: Recipe) -> Optimizer:
         try:
             from timm.optim import get_optimizer_class
         except ImportError:
             raise UsageError(f"the optimizer {name} is timm's: pip install 'dpbench[timm]'") from None
         momentum = recipe.momentum[1]
         given = {"betas": (momentum, recipe.beta2)} if name == "lamb" else {"momentum": momentum}
-        return get_optimizer_class(name)(groups, lr=recipe.lr, **given, **options)
+        build: Any = get_optimizer_class(name)
+        return build(groups, lr=recipe.lr, **given, **options)
 
-    return build
+    return made
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, Recipe], Optimizer]] = {
@@ -76,7 +77,8 @@ def known(name: str) -> str:
 
 def optimizer(model: Module, recipe: Recipe) -> Optimizer:
     """The recipe's optimizer; its learning rate and momentum are set at every step."""
-    decayed, others = [], []
+    decayed: list[Parameter] = []
+    others: list[Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (others if parameter.dim() < 2 and not recipe.decay_norms else decayed).append(parameter)
