@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and whoever shows a board do
     from dpbench.training.proxy import Request
 
 NOT_RUN = "not run: "  # how the reason of a run begins that was left out
+Executor: TypeAlias = Callable[..., Iterator[tuple[Any, Any]]]  # of `run_all`'s parameters and answers
 CELL_TIMEOUT_S = 24 * 3600.0  # a run that takes longer hangs, unless the user says otherwise
 
 
@@ -194,11 +195,12 @@ def run_grid(
     device: torch.device | None = None,
     data_root: Path | None = None,
     cell_timeout_s: float = CELL_TIMEOUT_S,
+    executor: Executor = run_all,
 ) -> dict[str, RunSpec]:
     """Run the grid's cells that are not done, then the controls at realised cost; return both, by hash.
 
-    Results lie in the runs' folders. Ctrl-C stops the workers and is raised again: what is finished is kept, and the
-    same command goes on from the checkpoints.
+    `executor` does the work, as `run_all` does in processes of this machine. Results lie in the runs' folders. Ctrl-C
+    stops the workers and is raised again: what is finished is kept, and the same command goes on from the checkpoints.
     """
     from dpbench.training import runner
 
@@ -209,9 +211,9 @@ def run_grid(
     write_manifest(grid, cells)
     progress = Running(grid.name, console)  # it starts with the first run
     try:
-        _run(cells, progress, jobs, threads, device, data_root, cell_timeout_s)
+        _run(cells, progress, jobs, threads, device, data_root, cell_timeout_s, executor)
         added = _add_controls(grid.name)
-        _run(added, progress, jobs, threads, device, data_root, cell_timeout_s)
+        _run(added, progress, jobs, threads, device, data_root, cell_timeout_s, executor)
     finally:
         if progress.live.is_started:
             progress.stop()
@@ -226,6 +228,7 @@ def _run(
     device: torch.device,
     data_root: Path | None,
     cell_timeout_s: float,
+    executor: Executor,
 ) -> None:
     """Run the cells that are not done, and the proxies they need."""
     from dpbench.training import proxy, runner
@@ -249,7 +252,7 @@ def _run(
     progress.plan(shares, len(todo), workers)
     progress.start()
     ended = {spec.row[:3] for spec in set(cells.values()) - set(todo)}
-    for job, outcome in _until_broken(queue, ended, workers, threads, cell_timeout_s, progress):
+    for job, outcome in _until_broken(queue, ended, workers, threads, cell_timeout_s, progress, executor):
         if not isinstance(job.work, RunSpec):
             progress.end(id(job), None)
             continue  # a proxy that failed fails again, with its reason, in the runs that need it
@@ -272,8 +275,9 @@ def _until_broken(
     threads: int,
     timeout_s: float,
     progress: Running,
+    executor: Executor,
 ) -> Iterator[tuple[Job, Any]]:
-    """Yield each job with its outcome, as `run_all` does; leave out the runs of a method whose code has failed.
+    """Yield each job with its outcome, as the executor does; leave out the runs of a method whose code has failed.
 
     That is in the same data and model, where no run has `ended` well. They have failed with it; the next command tries
     them again.
@@ -290,7 +294,7 @@ def _until_broken(
             else:
                 left_out.append((job, RunFailed(NOT_RUN + why)))
 
-    for job, outcome in run_all(do, offered(), workers, threads, timeout_s):
+    for job, outcome in executor(do, offered(), workers, threads, timeout_s):
         if isinstance(job.work, RunSpec) and isinstance(outcome, dict):
             row = job.work.row[:3]
             if outcome["status"] != "FAILED":

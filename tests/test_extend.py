@@ -1,0 +1,117 @@
+"""What docs/extend.md shows works: its code is read from the page and used, in a plug-in home or as one entry more."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+
+import dpbench
+from dpbench import catalog, models, optim, signals
+from dpbench.experiments.grid import results
+from dpbench.spec import RunSpec, load_grid, source_digests
+from dpbench.training import runner
+
+PAGE = (Path(__file__).parent.parent / "docs" / "extend.md").read_text()
+EXAMPLES = dict(re.findall(r"^## An? ([a-z]+)\n.*?```python\n(.*?)```", PAGE, re.M | re.S))
+MakeSpec = Callable[..., RunSpec]
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
+    """Give `plug_in("methods/NAME.py", example)`: write an example into a plug-in home."""
+
+    def write(name: str, example: str) -> None:
+        file = tmp_path / name
+        file.parent.mkdir()
+        file.write_text(EXAMPLES[example])
+
+    dpbench.__path__.append(str(tmp_path))
+    yield write
+    dpbench.__path__.remove(str(tmp_path))
+    source_digests.cache_clear()
+
+
+@pytest.fixture
+def add(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[ModuleType, str, str], None]]:
+    """Give `add(module, TABLE, example)`: run an example as if it stood at the end of the module."""
+
+    def run(module: ModuleType, table: str, example: str) -> None:
+        monkeypatch.setattr(module, table, dict(getattr(module, table)))
+        exec(EXAMPLES[example], dict(vars(module)))
+
+    yield run
+    source_digests.cache_clear()
+
+
+def learnt(result: dict[str, Any], accuracy: float = 0.5) -> None:
+    assert result["status"] == "FINISHED", result["reason"]
+    assert result["metrics"]["accuracy"] >= accuracy
+
+
+def test_every_example_is_tested() -> None:
+    tests = [name.removeprefix("test_extended_by_") for name in globals() if name.startswith("test_extended_by_")]
+    assert sorted(tests) == sorted(EXAMPLES)
+    assert PAGE.count("```python\n") == len(EXAMPLES) == PAGE.count("\n## ")
+
+
+def test_extended_by_method(plug_in: Callable[[str, str], None], spec: MakeSpec, run: Run) -> None:
+    plug_in("methods/rotating.py", "method")
+    result = run(spec("rotating", keep=0.5))
+    learnt(result)
+    assert result["metrics"]["prune_ratio"] == 0.5
+    assert result["metrics"]["jaccard_epochs"] == 0.0, "the other half in the next epoch"
+
+
+def test_extended_by_dataset(plug_in: Callable[[str, str], None], spec: MakeSpec, run: Run) -> None:
+    plug_in("datasets/halves.py", "dataset")
+    learnt(run(spec(dataset="halves[size=60]", model="cnn[width=4]")), 1.0)
+
+
+def test_extended_by_source(plug_in: Callable[[str, str], None], spec: MakeSpec, run: Run) -> None:
+    plug_in("datasets/wine.py", "source")
+    learnt(run(spec("orderdp", dataset="wine", epochs=20)), 0.8)
+
+
+def test_extended_by_model(add: Callable[..., None], spec: MakeSpec, run: Run) -> None:
+    add(models, "MODELS", "model")
+    assert [tuple(p.shape) for p in catalog.load_model("linear", (1, 4, 4), 3).parameters()] == [(3, 16), (3,)]
+    learnt(run(spec(model="linear")))
+
+
+def test_extended_by_signal(add: Callable[..., None], plugin: Callable[[str], str], spec: MakeSpec, run: Run) -> None:
+    add(signals, "SIGNALS", "signal")
+    method = plugin(
+        """
+        class Sure(PruningMethod):
+            needs = frozenset({"confidence"})
+            def select(self, epoch):
+                return Selection(torch.arange(self.task.n))
+            def observe(self, signals):
+                assert (signals["confidence"] >= 1 / 4).all() and (signals["confidence"] <= 1).all()
+        """
+    )
+    learnt(run(spec(method, keep=1.0)))
+
+
+def test_extended_by_optimizer(add: Callable[..., None], spec: MakeSpec, run: Run, trained: Callable[..., Any]) -> None:
+    add(optim, "OPTIMIZERS", "optimizer")
+    chosen = spec(optimizer="rmsprop", lr=0.01)
+    learnt(run(chosen))
+    assert isinstance(trained(chosen).learner.optimizer, torch.optim.RMSprop)
+
+
+def test_extended_by_executor(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(
+        f'datasets: ["{TINY}"]\nmodels: ["mlp[width=8,depth=1]"]\nmethods: [uniform, "el2n[at_epoch=1]"]\n'
+        "keep: [0.5]\nseeds: 1\nrecipe: {epochs: 2, batch_size: 16, lr: 0.1}\n"
+    )
+    exec(EXAMPLES["executor"], {})
+    cells = {spec.hash: spec for spec in load_grid("tiny.yaml").runs(runner.fingerprints([TINY], None))}
+    assert [result["status"] for result in results(cells).values()] == ["FINISHED", "FINISHED"]
