@@ -15,8 +15,10 @@ if (_root / "methods").is_dir() and (_root / "pyproject.toml").is_file():
 __path__.extend(home for home in os.environ.get("DPBENCH_PATH", "").split(os.pathsep) if home)
 
 _EXPORTS = {
+    "Picks": "method",
     "Proxy": "method",
     "PruningMethod": "method",
+    "Requires": "method",
     "Selection": "method",
     "Signals": "method",
     "Task": "method",
@@ -28,9 +30,11 @@ _EXPORTS = {
 }
 __all__ = [
     "IndexedDataset",
+    "Picks",
     "Proxy",
     "PruningMethod",
     "PruningSampler",
+    "Requires",
     "Selection",
     "Signals",
     "Task",
@@ -41,7 +45,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from dpbench.catalog import load_method
-    from dpbench.method import Proxy, PruningMethod, Selection, Signals, Task, param
+    from dpbench.method import Picks, Proxy, PruningMethod, Requires, Selection, Signals, Task, param
     from dpbench.training.indexed import IndexedDataset
     from dpbench.training.record import record_proxy
     from dpbench.training.sampler import PruningSampler

@@ -128,7 +128,7 @@ def load_method(text: str) -> PruningMethod:
     """Return the method that `text` names, ready for `setup`: a name, `name[key=value]`, or a file's path."""
     name, params = parse(resolve(text))
     method = _build(method_class(name), name, params)
-    plugins.check_declared(method, name)
+    plugins.check_stated(method, name)
     return method
 
 

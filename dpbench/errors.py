@@ -1,6 +1,8 @@
 """The ways a command can fail, and the exit code of each."""
 
 import re
+from numbers import Real
+from typing import Any
 
 
 class DpbenchError(Exception):
@@ -28,6 +30,17 @@ class Diverged(RunFailed):
 
 class Untracked(RunFailed):
     """MLflow cannot be reached or written; what was run is kept, and can be sent again."""
+
+
+def is_share(value: Any) -> bool:
+    """Whether it is a share of the samples, a number in (0, 1]."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
+
+
+def check_keep(keep: Any, written: str) -> None:
+    """Refuse what is no share of the samples that is kept; `written` is where it stands and how it reads."""
+    if not is_share(keep):
+        raise UsageError(f"{written} is outside (0, 1]; it is the share of the samples that is kept")
 
 
 def redact(text: str) -> str:

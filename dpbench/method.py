@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Literal, dataclass_transform
@@ -18,9 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpbench.errors import is_share
+
 __all__ = [
+    "Picks",
     "Proxy",
     "PruningMethod",
+    "Requires",
     "Selection",
     "Signals",
     "Task",
@@ -68,7 +73,7 @@ class Signals:
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.values:
             held = ", ".join(sorted(self.values)) or "nothing"
-            raise LookupError(f"the signal {name!r} was not measured ({held} was); name it in needs")
+            raise LookupError(f"the signal {name!r} was not measured ({held} was); name it in Requires")
         return self.values[name]
 
     def __len__(self) -> int:
@@ -88,6 +93,17 @@ class Selection:
     weights: Tensor | None = None
     refresh: Tensor | None = None
     lr_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Picks:
+    """An answer to `pick`: the rows at `positions` (k,) int64, unique, of the forwarded batch go backward.
+
+    `weights` (k,) are as in `Selection`, in the order of `positions`.
+    """
+
+    positions: Tensor
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -113,12 +129,48 @@ class Proxy:
             raise ValueError(f"a proxy at={self.at!r} on data={self.data!r}; see the definition of Proxy")
         if self.epochs < 1 or self.seeds < 1:
             raise ValueError(f"a proxy of {self.epochs} epochs and {self.seeds} seeds; both are at least 1")
-        if not 0 < self.share <= 1:
+        if not is_share(self.share):
             raise ValueError(f"a proxy on the share {self.share} of the samples; it is in (0, 1]")
         if self.at == "steps" and (self.data == "holdout" or self.share < 1):
             raise ValueError("a proxy that trains on other samples has not all in its steps; use at='epochs'")
         if self.data == "holdout" and self.share < 1:
             raise ValueError("a proxy on holdout data trains on all of it; share is for data='train'")
+
+
+@dataclass(frozen=True)
+class Requires:
+    """What a method requires of the training.
+
+    `signals` are the names of what `observe` or `pick` reads. `proxy` is replayed before the first select. `period`
+    counts epochs between selects; 0 selects once. `online` methods observe after each step, not once an epoch. After
+    the share `until` of the training, which a budget may count in other units than epochs, all data is used. `budget`
+    is what the training ends by: its epochs, or keep n epochs samples sent backward. `fixed_keep` is the share of the
+    samples, whatever the grid asks for.
+    """
+
+    signals: Set[str] = frozenset()
+    proxy: Proxy | None = None
+    period: int = 1
+    online: bool = False
+    until: float = 1.0
+    budget: Literal["epochs", "samples"] = "epochs"
+    fixed_keep: float | None = None
+
+    def __post_init__(self) -> None:
+        period, until = self.period, self.until
+        rules = {
+            "signals": (isinstance(self.signals, Set), "a set of names, as {'loss'}"),
+            "proxy": (self.proxy is None or isinstance(self.proxy, Proxy), "a Proxy or None"),
+            "period": (type(period) is int and period >= 0, "a whole number of epochs, 0 to select once"),
+            "online": (isinstance(self.online, bool), "True or False"),
+            "until": (isinstance(until, int | float) and 0 <= until <= 1, "a share of the training in [0, 1]"),
+            "budget": (self.budget in ("epochs", "samples"), "'epochs' or 'samples'"),
+            "fixed_keep": (self.fixed_keep is None or is_share(self.fixed_keep), "a share in (0, 1] or None"),
+        }
+        for name, (fits, kind) in rules.items():
+            if not fits:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is not {kind}")
+        object.__setattr__(self, "signals", frozenset(self.signals))  # whoever made the set may change it
 
 
 def param(
@@ -158,47 +210,22 @@ class PruningMethod(ABC):
     """A data-pruning method. Annotated class attributes are its hyper-parameters (see `param`).
 
     Subclasses become dataclasses by themselves. State lives in attributes made in `setup`: tensors of O(n) on
-    the CPU, numbers, strings, and lists or dicts of these, a function only of the calls and of `self.rng`.
+    the CPU, numbers, strings, other methods, and lists or dicts of all but methods; it depends only on the calls and on
+    `self.rng`.
     """
 
-    needs: frozenset[str] = frozenset()  # signals that `observe` or `pick` reads
-    proxy: Proxy | None = None  # replayed before the first select (static methods)
-    period: int = 1  # epochs between selects; 0 selects once
-    pool: int = 1  # batches offered to `pick` per trained batch
-    window: tuple[float, float] = (0.0, 1.0)  # share of the training that prunes; outside all data is used
-    online: bool = False  # observe after each step, not once an epoch
-    keep: float | None = None  # a fixed share, whatever the grid asks for
-    budget: Literal["epochs", "samples"] = "epochs"  # what its training ends by: `epochs`, or keep n epochs samples
-    refreshes: bool = False  # whether selections ask for refresh, which forwards samples that are not trained on
-    exact: bool = True  # whether every selection inside the window has exactly round(keep n) samples
-    paper: str = ""
-    year: int | None = None
+    paper: ClassVar[str] = ""  # authors, title, and in brackets where and when
 
     task: Task
     rng: torch.Generator
 
-    _INTERFACE: ClassVar[frozenset[str]] = frozenset(
-        {
-            "needs",
-            "proxy",
-            "period",
-            "pool",
-            "window",
-            "online",
-            "keep",
-            "budget",
-            "refreshes",
-            "exact",
-            "paper",
-            "year",
-            "task",
-            "rng",
-        }
-    )
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(eq=False, kw_only=True)(cls)
+
+    def requires(self) -> Requires:
+        """What the training has to provide; it depends on hyper-parameters alone, and may be asked at any time."""
+        return Requires()
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         """Start afresh for `task`; `rng` is a CPU generator that is this method's alone."""
@@ -212,8 +239,8 @@ class PruningMethod(ABC):
     def select(self, epoch: int) -> Selection:
         """Choose the samples of `epoch`, before it starts."""
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
-        """Choose the rows (0..b-1) of a forwarded batch that go backward, without changing state.
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
+        """Choose what of a forwarded batch goes backward, without changing state.
 
         `rng` is the rank's own; drawing from `self.rng` here would let the ranks drift apart.
         """
@@ -234,6 +261,10 @@ class PruningMethod(ABC):
         """How many of `task.epochs` epochs to train."""
         return task.epochs
 
+    def pool(self, task: Task) -> int:
+        """How many batches are offered to `pick` at once, for one trained batch."""
+        return 1
+
     def uses(self) -> tuple[str, ...]:
         """The names of other methods whose code this one runs: a change of theirs makes another run of it."""
         return ()
@@ -247,16 +278,9 @@ class PruningMethod(ABC):
         """Whether this is a batch-level method, one that overrides `pick`."""
         return cls.pick is not PruningMethod.pick
 
-    @classmethod
-    def kind(cls) -> str:
+    def kind(self) -> str:
         """What it decides on: "static" once, "batch" within each batch, "epoch" before each epoch."""
-        return "batch" if cls.picks() else "static" if cls.period == 0 else "epoch"
-
-    def saves(self) -> str:
-        """What it saves against full training: "backward" or "forward and backward" passes, or "nothing"."""
-        if self.keep == 1:
-            return "nothing"
-        return "backward" if self.picks() or self.refreshes else "forward and backward"
+        return "batch" if self.picks() else "static" if self.requires().period == 0 else "epoch"
 
     def hyperparameters(self) -> dict[str, Any]:
         """Every hyper-parameter with its value."""
@@ -264,14 +288,19 @@ class PruningMethod(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that `setup` and the calls since have made, as tensors and plain values."""
-        skipped = self._INTERFACE | self.hyperparameters().keys()
+        skipped = {"task", "rng"} | self.hyperparameters().keys()
         state = {name: value for name, value in vars(self).items() if name not in skipped}
-        return {"rng": self.rng.get_state(), "state": copy.deepcopy(state)}
+        inner = {name: value.state_dict() for name, value in state.items() if isinstance(value, PruningMethod)}
+        return {"rng": self.rng.get_state(), "state": copy.deepcopy(state | inner)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; `setup` must have been called with the same task."""
         self.rng.set_state(state["rng"])
-        vars(self).update(copy.deepcopy(state["state"]))
+        for name, value in copy.deepcopy(state["state"]).items():
+            if isinstance(inner := vars(self).get(name), PruningMethod):
+                inner.load_state_dict(value)
+            else:
+                setattr(self, name, value)
 
 
 def sample(n: int, k: int, rng: torch.Generator) -> Tensor:

@@ -41,37 +41,18 @@ def load(name: str, path: str, load: Callable[[], Any], ours: bool) -> Any:
     return found
 
 
-def check_declared(method: PruningMethod, name: str) -> None:
-    """Refuse a method whose attributes are not what the interface says."""
-    from dpbench.method import Proxy
+def check_stated(method: PruningMethod, name: str) -> None:
+    """Refuse a method that does not say what it requires, or requires signals that there are not."""
+    from dpbench.method import Requires
     from dpbench.signals import check_names
 
-    def whole(value: Any, least: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    def share(value: Any) -> bool:
-        return isinstance(value, int | float) and 0 <= value <= 1
-
-    def window(value: Any) -> bool:
-        return isinstance(value, tuple | list) and len(value) == 2 and all(map(share, value)) and value[0] <= value[1]
-
-    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "needs": (lambda v: isinstance(v, set | frozenset), "a set of signals, as frozenset({'loss'})"),
-        "proxy": (lambda v: v is None or isinstance(v, Proxy), "a Proxy or None"),
-        "period": (lambda v: whole(v, 0), "a whole number of epochs, 0 to select once"),
-        "pool": (lambda v: whole(v, 1), "a whole number of batches, at least 1"),
-        "window": (window, "two shares of the training, (start, end) with 0 <= start <= end <= 1"),
-        "keep": (lambda v: v is None or (share(v) and v > 0), "a share in (0, 1] or None"),
-        **dict.fromkeys(("online", "refreshes", "exact"), (lambda v: isinstance(v, bool), "True or False")),
-    }
-    for attribute, (fits, kind) in rules.items():
-        try:
-            value = getattr(method, attribute)
-        except Exception as error:
-            raise UsageError(f"{name}: its {attribute} raised {type(error).__name__}: {error}") from error
-        if not fits(value):
-            raise UsageError(f"{name}: {attribute} = {value!r} is not {kind}")
     try:
-        check_names(method.needs)
+        stated = method.requires()
+    except Exception as error:
+        raise UsageError(f"{name}: requires() raised {type(error).__name__}: {error}") from error
+    if not isinstance(stated, Requires):
+        raise UsageError(f"{name}: requires() returned {stated!r}, not what it requires; write return Requires(...)")
+    try:
+        check_names(stated.signals, after_proxy=stated.proxy is not None and stated.proxy.at != "steps")
     except UsageError as error:
-        raise UsageError(f"{name}: needs: {error}") from None
+        raise UsageError(f"{name}: {error}") from None

@@ -28,10 +28,10 @@ class Static(PruningMethod):
     `take` is given each pass, in the order of the training, when all of it is known; `choose` answers.
     """
 
-    period = 0
-
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
+        if self.requires().period != 0:
+            raise ValueError("it selects once; write Requires(..., period=0)")
         self.current = [-1, -1]  # run and epoch of the pass that is being gathered
         self.gathered: dict[str, Tensor] = {}
 
@@ -50,7 +50,7 @@ class Static(PruningMethod):
             self._finish()
             self.current = [signals.proxy_run, signals.epoch]
         whole = torch.equal(signals.indices, torch.arange(self.task.n))
-        for name in self.needs:
+        for name in self.requires().signals:
             value = signals[name].float()
             if value.dim() > 1 and not value.sum().isfinite():
                 value = value.nan_to_num(0.0, 0.0, 0.0)  # so that one sample cannot spoil every distance
@@ -63,7 +63,7 @@ class Static(PruningMethod):
 
     def select(self, epoch: int) -> Selection:
         self._finish()
-        if self.needs and self.current == [-1, -1]:
+        if self.requires().signals and self.current == [-1, -1]:
             raise ValueError("no proxy training was replayed")
         return self.choose()
 

@@ -138,12 +138,14 @@ LEARNING_RATE = "learning_rate"  # that of the epoch's last step, the same for a
 RECORD_SIGNALS = frozenset({MEMBER, LEARNING_RATE})
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuse a signal that does not exist."""
+def check_names(names: Iterable[str], after_proxy: bool = True) -> None:
+    """Refuse a signal that does not exist, and those of the record alone where no passes of a proxy are recorded."""
     known = [*SIGNALS, *MODEL_SIGNALS, *sorted(RECORD_SIGNALS)]
-    for name in names:
+    for name in sorted(names):
         if name not in known:
             raise UsageError(f"unknown signal {name!r}; known: {', '.join(known)}")
+        if name in RECORD_SIGNALS and not after_proxy:
+            raise UsageError(f"the signal {name!r} is of a proxy with at='end' or at='epochs'")
 
 
 def compute(

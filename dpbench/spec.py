@@ -32,7 +32,7 @@ from dpbench.recipe import MOST, Recipe, Strict
 CELLS = 100_000  # of a grid
 FAULTS = 10  # of a grid file, told at once
 NAME = 120  # bytes of a grid's name, which becomes part of file names
-PROTOCOL = 3  # raised when the runner changes what a number means, so that old results are not taken for new ones
+PROTOCOL = 4  # raised when the runner changes what a number means, so that old results are not taken for new ones
 
 Row = tuple[str, str, str, float]  # dataset, model, method, keep
 
@@ -187,13 +187,13 @@ class Grid(Strict):
 
         `data` has the fingerprint of each dataset's samples; without it the cells are not to be run.
         """
-        methods = [(canonical(text), catalog.load_method(text).keep) for text in self.methods]
+        methods = [(canonical(text), catalog.load_method(text).requires().fixed_keep) for text in self.methods]
         cells: dict[RunSpec, None] = {}
         for seed in range(self.seeds):
             for dataset in self.datasets:
                 for model in self.models:
-                    for method, own_keep in methods:
-                        for keep in self.keep if own_keep is None else [own_keep]:
+                    for method, fixed in methods:
+                        for keep in self.keep if fixed is None else [fixed]:
                             cells[
                                 RunSpec(
                                     dataset=dataset,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, Task, param
+from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod
 
 
@@ -15,13 +15,10 @@ class AUM(ScoreMethod):
 
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"margin"})
-    paper = "Pleiss et al., Identifying mislabeled data using the area under the margin ranking (NeurIPS)"
-    year = 2020
+    paper = "Pleiss et al., Identifying mislabeled data using the area under the margin ranking (NeurIPS 2020)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, at="steps")
+    def requires(self) -> Requires:
+        return Requires({"margin"}, Proxy(self.proxy_epochs, at="steps"), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dpbench.greedy import guard, neighbours, neighbours_cost
-from dpbench.method import Proxy, Signals, param
+from dpbench.method import Proxy, Requires, Signals, param
 from dpbench.scores import ScoreMethod, groups
 
 
@@ -21,13 +21,10 @@ class CAL(ScoreMethod):
     deepcore_compatible: bool = param(False)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Margatina et al., Active learning by acquiring contrastive examples (EMNLP)"
-    year = 2021
+    paper = "Margatina et al., Active learning by acquiring contrastive examples (EMNLP 2021)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def take(self, seen: Signals) -> None:
         self.score = torch.zeros(self.task.n, dtype=torch.float64)

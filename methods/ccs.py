@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from dpbench.method import Proxy, Selection, Signals, Task, param
+from dpbench.method import Proxy, Requires, Selection, Signals, Task, param
 from dpbench.scores import Static, groups, pick, stratified
 
 
@@ -21,13 +21,10 @@ class CCS(Static):
     balanced: bool = param(False)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"margin"})
-    paper = "Zheng et al., Coverage-centric coreset selection for high pruning rates (ICLR)"
-    year = 2023
+    paper = "Zheng et al., Coverage-centric coreset selection for high pruning rates (ICLR 2023)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, at="steps")
+    def requires(self) -> Requires:
+        return Requires({"margin"}, Proxy(self.proxy_epochs, at="steps"), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

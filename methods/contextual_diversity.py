@@ -3,7 +3,7 @@
 import torch
 
 from dpbench.greedy import FLAT, guard, k_center, symmetric_kl
-from dpbench.method import Proxy, Selection, param
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 
@@ -12,13 +12,10 @@ class ContextualDiversity(SubsetMethod):
 
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits"})
-    paper = "Agarwal et al., Contextual diversity for active learning (ECCV)"
-    year = 2020
+    paper = "Agarwal et al., Contextual diversity for active learning (ECCV 2020)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         logits = seen["logits"]

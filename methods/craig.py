@@ -12,7 +12,7 @@ from dpbench.greedy import (
     last_layer,
     squared_distance,
 )
-from dpbench.method import Proxy, Selection, param
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 
@@ -26,13 +26,10 @@ class CRAIG(SubsetMethod):
     balanced: bool = param(True)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Mirzasoleiman et al., Coresets for data-efficient training of machine learning models (ICML)"
-    year = 2020
+    paper = "Mirzasoleiman et al., Coresets for data-efficient training of machine learning models (ICML 2020)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h, logits = seen["embedding"], seen["logits"]

@@ -5,7 +5,7 @@ import math
 import torch
 
 from dpbench.greedy import guard, neighbours, neighbours_cost
-from dpbench.method import Proxy, Selection, param, top
+from dpbench.method import Proxy, Requires, Selection, param, top
 from dpbench.scores import SubsetMethod, finite
 
 
@@ -24,13 +24,10 @@ class D2(SubsetMethod):
     cut: float = param(0.0, low=0.0, high=0.5)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"embedding", "error_norm"})
-    paper = "Maharana et al., D2 pruning: message passing for balancing diversity and difficulty (ICLR)"
-    year = 2024
+    paper = "Maharana et al., D2 pruning: message passing for balancing diversity and difficulty (ICLR 2024)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"embedding", "error_norm"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h, x = seen["embedding"], finite(seen["error_norm"]).double()

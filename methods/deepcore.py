@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dpbench.errors import UsageError
 from dpbench.greedy import guard
-from dpbench.method import Proxy, Selection, Signals, param, sample
+from dpbench.method import Proxy, Requires, Selection, Signals, param, sample
 from dpbench.scores import Static, mean_one
 
 NETWORK = "DpbenchRecord"  # the name under which their methods find the network
@@ -49,14 +49,10 @@ class DeepCore(Static):
     balanced: bool = param(False)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    exact = False
-    paper = "Guo et al., DeepCore: a comprehensive library for coreset selection in deep learning (DEXA)"
-    year = 2022
+    paper = "Guo et al., DeepCore: a comprehensive library for coreset selection in deep learning (DEXA 2022)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def ready(self) -> None:
         names = {method.__name__ for method in theirs().values()}

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, param
+from dpbench.method import Proxy, Requires, Signals, param
 from dpbench.scores import ScoreMethod
 
 
@@ -11,13 +11,10 @@ class DeepFool(ScoreMethod):
 
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"deepfool"})
-    paper = "Ducoffe and Precioso, Adversarial active learning for deep networks: a margin based approach (arXiv)"
-    year = 2018
+    paper = "Ducoffe and Precioso, Adversarial active learning for deep networks: a margin based approach (arXiv 2018)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"deepfool"}, Proxy(self.proxy_epochs), period=0)
 
     def take(self, seen: Signals) -> None:
         self.distance = seen["deepfool"]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, sample
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, others, param, sample
 
 
 class DivBS(PruningMethod):
@@ -19,25 +19,28 @@ class DivBS(PruningMethod):
 
     draw: str = param("argmax", choices=("argmax", "multinomial"))
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Hong et al., Diversified batch selection for training acceleration (ICML)"
-    year = 2024
+    paper = "Hong et al., Diversified batch selection for training acceleration (ICML 2024)"
+
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
         if task.labels is None:
             raise ValueError("divbs needs the labels of the samples")
-        self.pool = max(1, round(1 / task.keep))
+
+    def pool(self, task: Task) -> int:
+        return max(1, round(1 / task.keep))
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(self.task.n))
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         assert self.task.labels is not None
         logits, h = signals["logits"].double(), signals["embedding"].double()
         error = logits.softmax(1) - F.one_hot(self.task.labels[signals.indices], logits.shape[1])
         gram = ((error @ error.T) * (h @ h.T)).nan_to_num(0.0, 0.0, 0.0)
-        return Selection(self._greedy(gram, max(1, round(self.task.keep * len(gram))), rng))
+        return Picks(self._greedy(gram, max(1, round(self.task.keep * len(gram))), rng))
 
     def _greedy(self, gram: Tensor, k: int, rng: torch.Generator) -> Tensor:
         residual = gram.mean(1)  # <g_i, R>

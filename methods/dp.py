@@ -3,7 +3,7 @@
 import numpy as np
 
 from dpbench.greedy import kronecker_inverse, last_layer
-from dpbench.method import Proxy, Selection, Signals, others, param, top
+from dpbench.method import Proxy, Requires, Selection, Signals, others, param, top
 from dpbench.scores import Static
 
 
@@ -19,13 +19,10 @@ class DP(Static):
     damping: float = param(0.01, low=1e-4, high=1.0, log=True)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Yang et al., Dataset pruning: reducing training data by examining generalization influence (ICLR)"
-    year = 2023
+    paper = "Yang et al., Dataset pruning: reducing training data by examining generalization influence (ICLR 2023)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def take(self, seen: Signals) -> None:
         g = last_layer(seen["logits"], self.labels(), seen["embedding"])

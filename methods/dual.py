@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Selection, Signals, Task, param
+from dpbench.method import Proxy, Requires, Selection, Signals, Task, param
 from dpbench.scores import ScoreMethod, beta_weights, deviation, draw, groups, hardest, in_parts, pick, windows
 
 
@@ -20,13 +20,10 @@ class DUAL(ScoreMethod):
     c: float = param(4.0, low=0.5, high=10.0)
     proxy_epochs: int = param(30, low=2, high=200)
 
-    needs = frozenset({"prob_y"})
-    paper = "Cho et al., Lightweight dataset pruning without full training via example difficulty (ICML)"
-    year = 2025
+    paper = "Cho et al., Lightweight dataset pruning without full training via example difficulty (ICML 2025)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, at="steps")
+    def requires(self) -> Requires:
+        return Requires({"prob_y"}, Proxy(self.proxy_epochs, at="steps"), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, Task, param
+from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod, deviation, in_parts, windows
 
 
@@ -16,13 +16,10 @@ class DynUnc(ScoreMethod):
     width: int = param(10, low=2, high=50)
     proxy_epochs: int = param(30, low=2, high=200)
 
-    needs = frozenset({"prob_y"})
-    paper = "He et al., Large-scale dataset pruning with dynamic uncertainty (CVPR workshops)"
-    year = 2024
+    paper = "He et al., Large-scale dataset pruning with dynamic uncertainty (CVPR workshops 2024)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, at="steps")
+    def requires(self) -> Requires:
+        return Requires({"prob_y"}, Proxy(self.proxy_epochs, at="steps"), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

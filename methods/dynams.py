@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, top
 
 
 class DynaMS(PruningMethod):
@@ -16,10 +16,10 @@ class DynaMS(PruningMethod):
 
     every: int = param(5, low=1, high=50)
 
-    needs = frozenset({"margin"})
-    refreshes = True
-    paper = "Wang et al., DynaMS: dynamic margin selection for efficient deep learning (ICLR)"
-    year = 2023
+    paper = "Wang et al., DynaMS: dynamic margin selection for efficient deep learning (ICLR 2023)"
+
+    def requires(self) -> Requires:
+        return Requires({"margin"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, Task, param
+from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod
 
 
@@ -18,13 +18,11 @@ class EL2N(ScoreMethod):
     runs: int = param(1, low=1, high=20)
     summed: bool = param(False)
 
-    needs = frozenset({"error_norm"})
-    paper = "Paul et al., Deep learning on a data diet (NeurIPS)"
-    year = 2021
+    paper = "Paul et al., Deep learning on a data diet (NeurIPS 2021)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(epochs=self.at_epoch, seeds=self.runs, at="epochs" if self.summed else "end")
+    def requires(self) -> Requires:
+        proxy = Proxy(self.at_epoch, seeds=self.runs, at="epochs" if self.summed else "end")
+        return Requires({"error_norm"}, proxy, period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, param
+from dpbench.method import Proxy, Requires, Signals, param
 from dpbench.scores import ScoreMethod
 
 
@@ -11,13 +11,10 @@ class Entropy(ScoreMethod):
 
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"entropy"})
-    paper = "Coleman et al., Selection via proxy: efficient data selection for deep learning (ICLR)"
-    year = 2020
+    paper = "Coleman et al., Selection via proxy: efficient data selection for deep learning (ICLR 2020)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"entropy"}, Proxy(self.proxy_epochs), period=0)
 
     def take(self, seen: Signals) -> None:
         self.score = seen["entropy"]

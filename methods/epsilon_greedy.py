@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, sample, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, sample, top
 
 
 class EpsilonGreedy(PruningMethod):
@@ -17,9 +17,10 @@ class EpsilonGreedy(PruningMethod):
     alpha: float = param(0.8, low=0.05, high=1.0)
     period: int = param(1, low=1, high=50)
 
-    needs = frozenset({"loss"})
-    paper = "Raju et al., Accelerating deep learning with dynamic data pruning (arXiv 2111.12621)"
-    year = 2021
+    paper = "Raju et al., Accelerating deep learning with dynamic data pruning (arXiv 2111.12621, 2021)"
+
+    def requires(self) -> Requires:
+        return Requires({"loss"}, period=self.period)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

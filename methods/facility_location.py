@@ -14,7 +14,7 @@ from dpbench.greedy import (
     stochastic_facility_location_cost,
     total_similarity,
 )
-from dpbench.method import Proxy, Selection, param
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 EPSILON = 0.1
@@ -31,13 +31,10 @@ class FacilityLocation(SubsetMethod):
     on: str = param("gradient", choices=("gradient", "embedding"))
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Iyer et al., Submodular combinatorial information measures (ALT)"
-    year = 2021
+    paper = "Iyer et al., Submodular combinatorial information measures (ALT 2021)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h, logits = seen["embedding"], seen["logits"]

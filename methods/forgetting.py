@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, Task, param
+from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod
 
 
@@ -16,13 +16,10 @@ class Forgetting(ScoreMethod):
     proxy_epochs: int = param(30, low=1, high=200)
     deepcore_compatible: bool = param(False)
 
-    needs = frozenset({"correct"})
-    paper = "Toneva et al., An empirical study of example forgetting during deep neural network learning (ICLR)"
-    year = 2019
+    paper = "Toneva et al., An empirical study of example forgetting during deep neural network learning (ICLR 2019)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, at="steps")
+    def requires(self) -> Requires:
+        return Requires({"correct"}, Proxy(self.proxy_epochs, at="steps"), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -2,14 +2,14 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection
+from dpbench.method import PruningMethod, Requires, Selection
 
 
 class Full(PruningMethod):
     """Train on all samples."""
 
-    keep = 1.0
-    period = 0
+    def requires(self) -> Requires:
+        return Requires(period=0, fixed_keep=1.0)
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(self.task.n))

@@ -2,14 +2,14 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Task
+from dpbench.method import PruningMethod, Requires, Selection, Task
 
 
 class FullShort(PruningMethod):
     """Train on all samples for round(keep x epochs) epochs; the schedule is compressed to these epochs."""
 
-    exact = False
-    period = 0
+    def requires(self) -> Requires:
+        return Requires(period=0)
 
     def epochs(self, task: Task) -> int:
         return max(1, round(task.keep * task.epochs))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from dpbench.greedy import FLAT, guard, last_layer
-from dpbench.method import Proxy, Selection, param, top
+from dpbench.method import Proxy, Requires, Selection, param, top
 from dpbench.scores import SubsetMethod
 
 
@@ -22,13 +22,10 @@ class Glister(SubsetMethod):
     deepcore_compatible: bool = param(False)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Killamsetty et al., GLISTER: generalization based data subset selection (AAAI)"
-    year = 2021
+    paper = "Killamsetty et al., GLISTER: generalization based data subset selection (AAAI 2021)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h, logits, labels = seen["embedding"], seen["logits"], self.labels()[members]

@@ -3,7 +3,7 @@
 import torch
 
 from dpbench.greedy import FLAT, Factored, guard, last_layer, matching_pursuit
-from dpbench.method import Proxy, Selection, param
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 
@@ -20,13 +20,10 @@ class GradMatch(SubsetMethod):
     lam: float = param(0.01, low=1e-6, high=10.0, log=True)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Killamsetty et al., GRAD-MATCH: gradient matching based data subset selection (ICML)"
-    year = 2021
+    paper = "Killamsetty et al., GRAD-MATCH: gradient matching based data subset selection (ICML 2021)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h, logits = seen["embedding"], seen["logits"]

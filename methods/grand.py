@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, Task, param
+from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod
 
 
@@ -19,16 +19,11 @@ class GraNd(ScoreMethod):
     runs: int = param(1, low=1, high=20)
     layers: str = param("last", choices=("last", "all"))
 
-    paper = "Paul et al., Deep learning on a data diet (NeurIPS)"
-    year = 2021
+    paper = "Paul et al., Deep learning on a data diet (NeurIPS 2021)"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"grad_norm" if self.layers == "last" else "full_grad_norm"})
-
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(epochs=self.at_epoch, seeds=self.runs)
+    def requires(self) -> Requires:
+        norm = "grad_norm" if self.layers == "last" else "full_grad_norm"
+        return Requires({norm}, Proxy(self.at_epoch, seeds=self.runs), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -3,7 +3,7 @@
 import torch
 
 from dpbench.greedy import FLAT, directions, greedy, guard, similarity, total_similarity
-from dpbench.method import Proxy, Selection, param
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 
@@ -17,13 +17,10 @@ class GraphCut(SubsetMethod):
     on: str = param("gradient", choices=("gradient", "embedding"))
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Iyer et al., Submodular combinatorial information measures (ALT)"
-    year = 2021
+    paper = "Iyer et al., Submodular combinatorial information measures (ALT 2021)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         width = seen["embedding"].shape[1] + seen["logits"].shape[1]

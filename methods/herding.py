@@ -3,7 +3,7 @@
 import torch
 
 from dpbench.greedy import FLAT, guard, herding
-from dpbench.method import Proxy, Selection, param
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 
@@ -16,13 +16,10 @@ class Herding(SubsetMethod):
     proxy_epochs: int = param(30, low=1, high=200)
     deepcore_compatible: bool = param(False)
 
-    needs = frozenset({"embedding"})
-    paper = "Welling, Herding dynamical weights to learn (ICML)"
-    year = 2009
+    paper = "Welling, Herding dynamical weights to learn (ICML 2009)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h = seen["embedding"]

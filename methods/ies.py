@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, top
 
 
 class IES(PruningMethod):
@@ -16,11 +16,10 @@ class IES(PruningMethod):
 
     threshold: float | None = param(None, low=1e-5, high=1e-1, log=True)
 
-    needs = frozenset({"loss"})
-    refreshes = True
-    exact = False
-    paper = "Yuan et al., Instance-dependent early stopping (ICLR)"
-    year = 2025
+    paper = "Yuan et al., Instance-dependent early stopping (ICLR 2025)"
+
+    def requires(self) -> Requires:
+        return Requires({"loss"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, param, sample
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param, sample
 
 
 class ImportanceSampling(PruningMethod):
@@ -19,28 +19,31 @@ class ImportanceSampling(PruningMethod):
     presample: int | None = param(None, low=2, high=10)
     momentum: float = param(0.9, low=0.0, high=0.99)
 
-    needs = frozenset({"error_norm"})
-    online = True
-    exact = False
-    paper = "Katharopoulos & Fleuret, Not all samples are created equal: deep learning with importance sampling (ICML)"
-    year = 2018
+    paper = (
+        "Katharopoulos & Fleuret, Not all samples are created equal: deep learning with importance sampling (ICML 2018)"
+    )
+
+    def requires(self) -> Requires:
+        return Requires({"error_norm"}, online=True)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
         self.ratio = 1 / task.keep if self.presample is None else float(self.presample)  # B / b
-        self.pool = max(1, round(self.ratio))
         self.tau = 0.0
+
+    def pool(self, task: Task) -> int:
+        return max(1, round(self.ratio))
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(self.task.n))
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         size, b = len(signals), max(1, round(len(signals) / self.ratio))
         if self.tau <= (self.ratio + 3) / 3:
-            return Selection(sample(size, b, rng))
+            return Picks(sample(size, b, rng))
         g = self._probabilities(signals)
         rows, times = torch.multinomial(g, b, replacement=True, generator=rng).unique(return_counts=True)
-        return Selection(rows, times / (size * g[rows]) * (len(rows) / b))
+        return Picks(rows, times / (size * g[rows]) * (len(rows) / b))
 
     def observe(self, signals: Signals) -> None:
         tau = float((len(signals) * self._probabilities(signals).square().sum()).sqrt())

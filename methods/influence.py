@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dpbench.greedy import kronecker_inverse, last_layer
-from dpbench.method import Proxy, Signals, param
+from dpbench.method import Proxy, Requires, Signals, param
 from dpbench.scores import ScoreMethod
 
 
@@ -17,13 +17,10 @@ class Influence(ScoreMethod):
     damping: float = param(0.01, low=1e-4, high=1.0, log=True)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding"})
-    paper = "Koh and Liang, Understanding black-box predictions via influence functions (ICML)"
-    year = 2017
+    paper = "Koh and Liang, Understanding black-box predictions via influence functions (ICML 2017)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def take(self, seen: Signals) -> None:
         g = last_layer(seen["logits"], self.labels(), seen["embedding"])

@@ -1,11 +1,10 @@
 """InfoBatch: prune well-learnt samples at random and weight up those of them that stay."""
 
 import math
-from typing import Literal
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, param, sample
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param, sample
 
 
 class InfoBatch(PruningMethod):
@@ -26,18 +25,10 @@ class InfoBatch(PruningMethod):
     control: str = param("nominal", choices=("nominal", "exact"))
     match: str = param("epochs", choices=("epochs", "cost"))
 
-    needs = frozenset({"loss"})
-    exact = False
-    paper = "Qin et al., InfoBatch: lossless training speed up by unbiased dynamic data pruning (ICLR)"
-    year = 2024
+    paper = "Qin et al., InfoBatch: lossless training speed up by unbiased dynamic data pruning (ICLR 2024)"
 
-    @property
-    def budget(self) -> Literal["epochs", "samples"]:
-        return "samples" if self.match == "cost" else "epochs"
-
-    @property
-    def window(self) -> tuple[float, float]:
-        return (0.0, self.delta)
+    def requires(self) -> Requires:
+        return Requires({"loss"}, until=self.delta, budget="samples" if self.match == "cost" else "epochs")
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

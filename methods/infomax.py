@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dpbench.greedy import guard, neighbours, neighbours_cost
-from dpbench.method import Proxy, Selection, param, top
+from dpbench.method import Proxy, Requires, Selection, param, top
 from dpbench.scores import SubsetMethod, finite
 
 
@@ -22,13 +22,10 @@ class InfoMax(SubsetMethod):
     rounds: int = param(20, low=1, high=100)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"error_norm", "embedding"})
-    paper = "Tan et al., Data pruning by information maximization (ICLR)"
-    year = 2025
+    paper = "Tan et al., Data pruning by information maximization (ICLR 2025)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"error_norm", "embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h = normalize(seen["embedding"])

@@ -3,7 +3,7 @@
 import torch
 
 from dpbench.greedy import euclidean, guard, k_center
-from dpbench.method import Proxy, Selection, param
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 
@@ -12,13 +12,10 @@ class KCenter(SubsetMethod):
 
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"embedding"})
-    paper = "Sener and Savarese, Active learning for convolutional neural networks: a core-set approach (ICLR)"
-    year = 2018
+    paper = "Sener and Savarese, Active learning for convolutional neural networks: a core-set approach (ICLR 2018)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h = seen["embedding"]

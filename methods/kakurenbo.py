@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, top
 
 
 class Kakurenbo(PruningMethod):
@@ -20,18 +20,12 @@ class Kakurenbo(PruningMethod):
     confidence: str = param("class", choices=("class", "batch"))
     rate: str = param("hidden", choices=("hidden", "bound"))
 
-    refreshes = True
-    exact = False
-    paper = "Nguyen et al., KAKURENBO: adaptively hiding samples in deep neural network training (NeurIPS)"
-    year = 2023
+    paper = "Nguyen et al., KAKURENBO: adaptively hiding samples in deep neural network training (NeurIPS 2023)"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"loss", "correct", "prob_y" if self.confidence == "class" else "logits"})
-
-    @property
-    def online(self) -> bool:
-        return self.confidence == "batch"
+    def requires(self) -> Requires:
+        if self.confidence == "batch":
+            return Requires({"loss", "correct", "logits"}, online=True)
+        return Requires({"loss", "correct", "prob_y"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

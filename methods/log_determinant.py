@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dpbench.greedy import FLAT, guard
-from dpbench.method import Proxy, Selection, param
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 
@@ -18,13 +18,10 @@ class LogDeterminant(SubsetMethod):
 
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"embedding"})
-    paper = "Iyer et al., Submodular combinatorial information measures (ALT)"
-    year = 2021
+    paper = "Iyer et al., Submodular combinatorial information measures (ALT 2021)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def among(self, members: torch.Tensor, seen: dict[str, torch.Tensor], k: int) -> Selection:
         h = seen["embedding"].double()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, param
+from dpbench.method import Proxy, Requires, Signals, param
 from dpbench.scores import ScoreMethod, classes_first, rivals
 
 
@@ -15,13 +15,10 @@ class Margin(ScoreMethod):
 
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"logits"})
-    paper = "Coleman et al., Selection via proxy: efficient data selection for deep learning (ICLR)"
-    year = 2020
+    paper = "Coleman et al., Selection via proxy: efficient data selection for deep learning (ICLR 2020)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"logits"}, Proxy(self.proxy_epochs), period=0)
 
     def take(self, seen: Signals) -> None:
         self.score = torch.cat([self.closeness(z) for z in classes_first(seen["logits"])])

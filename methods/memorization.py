@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, Task, param
+from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod
 
 
@@ -18,13 +18,10 @@ class Memorization(ScoreMethod):
     share: float = param(0.7, low=0.1, high=0.9)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"correct", "member"})
-    paper = "Feldman and Zhang, What neural networks memorize and why (NeurIPS)"
-    year = 2020
+    paper = "Feldman and Zhang, What neural networks memorize and why (NeurIPS 2020)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, seeds=self.runs, share=self.share)
+    def requires(self) -> Requires:
+        return Requires({"correct", "member"}, Proxy(self.proxy_epochs, seeds=self.runs, share=self.share), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import Proxy, Selection, Signals, Task, param, sample
+from dpbench.method import Proxy, Requires, Selection, Signals, Task, param, sample
 from dpbench.scores import Static, groups
 
 
@@ -16,13 +16,10 @@ class MetriQ(Static):
 
     proxy_epochs: int = param(5, low=1, high=200)
 
-    needs = frozenset({"correct"})
-    paper = "Vysogorets et al., DRoP: distributionally robust data pruning (ICLR)"
-    year = 2025
+    paper = "Vysogorets et al., DRoP: distributionally robust data pruning (ICLR 2025)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, at="steps")
+    def requires(self) -> Requires:
+        return Requires({"correct"}, Proxy(self.proxy_epochs, at="steps"), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import Proxy, Selection, Signals, param
+from dpbench.method import Proxy, Requires, Selection, Signals, param
 from dpbench.scores import Static, groups, moderate, pick
 
 
@@ -12,13 +12,10 @@ class Moderate(Static):
     balanced: bool = param(False)
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"embedding"})
-    paper = "Xia et al., Moderate coreset: a universal method of data selection for real-world data (ICLR)"
-    year = 2023
+    paper = "Xia et al., Moderate coreset: a universal method of data selection for real-world data (ICLR 2023)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def take(self, seen: Signals) -> None:
         self.distance = torch.zeros(self.task.n)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dpbench.greedy import last_layer
-from dpbench.method import Proxy, Signals, Task, param
+from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod
 
 
@@ -18,13 +18,10 @@ class MoSo(ScoreMethod):
 
     proxy_epochs: int = param(10, low=1, high=200)
 
-    needs = frozenset({"logits", "embedding", "learning_rate"})
-    paper = "Tan et al., Data pruning via moving-one-sample-out (NeurIPS)"
-    year = 2023
+    paper = "Tan et al., Data pruning via moving-one-sample-out (NeurIPS 2023)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, at="epochs")
+    def requires(self) -> Requires:
+        return Requires({"logits", "embedding", "learning_rate"}, Proxy(self.proxy_epochs, at="epochs"), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

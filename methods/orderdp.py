@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, sample, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, sample, top
 
 
 class OrderDP(PruningMethod):
@@ -32,12 +32,10 @@ class OrderDP(PruningMethod):
     floor: float = param(0.0, low=0.0, high=0.9)
     correct: str = param("surrogate", choices=("surrogate", "full"))
 
-    paper = "Jin et al., OrderDP: a theoretically guaranteed lossless dynamic data pruning framework (ICLR)"
-    year = 2026
+    paper = "Jin et al., OrderDP: a theoretically guaranteed lossless dynamic data pruning framework (ICLR 2026)"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({self.score})
+    def requires(self) -> Requires:
+        return Requires({self.score})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, param, sample, top
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param, sample, top
 
 
 class OrderDPStep(PruningMethod):
@@ -17,22 +17,22 @@ class OrderDPStep(PruningMethod):
     explore: float = param(0.8, low=0.05, high=1.0)
     score: str = param("loss", choices=("loss", "error_norm", "entropy", "grad_norm"))
 
-    paper = "Jin et al., OrderDP: a theoretically guaranteed lossless dynamic data pruning framework (ICLR)"
-    year = 2026
+    paper = "Jin et al., OrderDP: a theoretically guaranteed lossless dynamic data pruning framework (ICLR 2026)"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({self.score})
+    def requires(self) -> Requires:
+        return Requires({self.score})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
         self.candidates = max(task.k, round(self.explore * task.n))
         self.exploit = task.k / self.candidates
-        self.pool = max(1, round(1 / self.exploit))
+
+    def pool(self, task: Task) -> int:
+        return max(1, round(1 / self.exploit))
 
     def select(self, epoch: int) -> Selection:
         return Selection(sample(self.task.n, self.candidates, self.rng))
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         q = max(1, round(self.exploit * len(signals)))
-        return Selection(top(signals[self.score].float(), q, rng))
+        return Picks(top(signals[self.score].float(), q, rng))

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, param, top
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param, top
 
 SCHEDULE = ((0.995, 1 / 16), (0.95, 1 / 8), (0.9, 1 / 4), (0.8, 1 / 2))  # training accuracy reached -> q / s
 
@@ -17,10 +17,10 @@ class OrderedSGD(PruningMethod):
 
     share: float | None = param(None, low=1 / 16, high=1.0)
 
-    needs = frozenset({"loss", "correct"})
-    exact = False
-    paper = "Kawaguchi & Lu, Ordered SGD: a new stochastic optimization framework for empirical risk (AISTATS)"
-    year = 2020
+    paper = "Kawaguchi & Lu, Ordered SGD: a new stochastic optimization framework for empirical risk (AISTATS 2020)"
+
+    def requires(self) -> Requires:
+        return Requires({"loss", "correct"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
@@ -33,8 +33,8 @@ class OrderedSGD(PruningMethod):
         self.current = scheduled if self.share is None else self.share
         return Selection(torch.arange(self.task.n))
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
-        return Selection(top(signals["loss"].float(), max(1, int(self.current * len(signals))), rng))
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
+        return Picks(top(signals["loss"].float(), max(1, int(self.current * len(signals))), rng))
 
     def observe(self, signals: Signals) -> None:
         self.correct[signals.indices] = signals["correct"].float()

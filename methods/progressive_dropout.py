@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, sample, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, sample, top
 
 
 class ProgressiveDropout(PruningMethod):
@@ -21,17 +21,10 @@ class ProgressiveDropout(PruningMethod):
     threshold: float = param(0.3, low=0.05, high=0.95)
     gamma: float | None = param(None, low=0.1, high=1.0)
 
-    exact = False
-    paper = "Sathiyanarayanan et al., Progressive data dropout (NeurIPS)"
-    year = 2025
+    paper = "Sathiyanarayanan et al., Progressive data dropout (NeurIPS 2025)"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset() if self.mode == "random" else frozenset({"prob_y"})
-
-    @property
-    def refreshes(self) -> bool:
-        return self.mode != "random"
+    def requires(self) -> Requires:
+        return Requires() if self.mode == "random" else Requires({"prob_y"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, param, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param, top
 
 
 class RCAP(PruningMethod):
@@ -20,9 +20,10 @@ class RCAP(PruningMethod):
     beta: float = param(1.0, low=0.1, high=3.0, log=True)
     aggregate: str = param("mean", choices=("mean", "mass"))
 
-    needs = frozenset({"loss"})
-    paper = "Hassan et al., RCAP: robust, class-aware, probabilistic dynamic dataset pruning (PMLR 286)"
-    year = 2025
+    paper = "Hassan et al., RCAP: robust, class-aware, probabilistic dynamic dataset pruning (PMLR 286, 2025)"
+
+    def requires(self) -> Requires:
+        return Requires({"loss"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, param
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class RePB(PruningMethod):
@@ -19,11 +19,10 @@ class RePB(PruningMethod):
     rho: float | None = param(None, low=0.0, high=0.9)
     batches: int = param(1, low=1, high=64)
 
-    needs = frozenset({"loss"})
-    exact = False
-    online = True
-    paper = "Zhou et al., Inconsistency biases in dynamic data pruning (ICLR)"
-    year = 2026
+    paper = "Zhou et al., Inconsistency biases in dynamic data pruning (ICLR 2026)"
+
+    def requires(self) -> Requires:
+        return Requires({"loss"}, online=True)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import Proxy, PruningMethod, Selection, Signals, Task, param, top
+from dpbench.method import Picks, Proxy, PruningMethod, Requires, Selection, Signals, Task, param, top
 
 
 class RHOLoss(PruningMethod):
@@ -14,25 +14,24 @@ class RHOLoss(PruningMethod):
 
     proxy_epochs: int = param(10, low=1, high=100)
 
-    needs = frozenset({"loss"})
-    paper = "Mindermann et al., Prioritized training on points that are learnable, worth learning (ICML)"
-    year = 2022
+    paper = "Mindermann et al., Prioritized training on points that are learnable, worth learning (ICML 2022)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(epochs=self.proxy_epochs, data="holdout")
+    def requires(self) -> Requires:
+        return Requires({"loss"}, Proxy(self.proxy_epochs, data="holdout"))
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
-        self.pool = max(1, round(1 / task.keep))
         self.irreducible = torch.zeros(task.n)
+
+    def pool(self, task: Task) -> int:
+        return max(1, round(1 / task.keep))
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(self.task.n))
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         reducible = signals["loss"].float() - self.irreducible[signals.indices]
-        return Selection(top(reducible, max(1, round(self.task.keep * len(signals))), rng))
+        return Picks(top(reducible, max(1, round(self.task.keep * len(signals))), rng))
 
     def observe(self, signals: Signals) -> None:
         if signals.proxy_run is not None:

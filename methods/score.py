@@ -1,12 +1,12 @@
 """Any score with any selection rule: score[by=aum,rule=stratified]."""
 
 import copy
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 
-from dpbench.method import Proxy, PruningMethod, Selection, Signals, Task, param
+from dpbench.method import Requires, Selection, Signals, Task, param
 from dpbench.scores import (
     Rule,
     Static,
@@ -37,15 +37,9 @@ class Score(Static):
     cut: float = param(0.0, low=0.0, high=0.5)
     c: float = param(4.0, low=0.5, high=10.0)
 
-    _INTERFACE = PruningMethod._INTERFACE | {"source"}  # it has a state of its own
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return scorer(self.by).needs | ({"prob_y"} if self.rule == "beta" else set())
-
-    @property
-    def proxy(self) -> Proxy | None:
-        return scorer(self.by).proxy
+    def requires(self) -> Requires:
+        of_score = scorer(self.by).requires()
+        return replace(of_score, signals={*of_score.signals, "prob_y"}) if self.rule == "beta" else of_score
 
     def uses(self) -> tuple[str, ...]:
         return (self.by,)
@@ -75,10 +69,3 @@ class Score(Static):
             "beta": draw,
         }
         return Selection(pick(scores, groups(self.task, self.balanced), rules[self.rule], self.rng))
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"source": self.source.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.source.load_state_dict(state["source"])

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, param
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class SelectiveBackprop(PruningMethod):
@@ -16,27 +16,28 @@ class SelectiveBackprop(PruningMethod):
     history: int = param(1024, low=64, high=8192)
     floor: float = param(0.0, low=0.0, high=0.5)
 
-    needs = frozenset({"loss"})
-    online = True
-    exact = False
-    paper = "Jiang et al., Accelerating deep learning by focusing on the biggest losers (arXiv 1910.00762)"
-    year = 2019
+    paper = "Jiang et al., Accelerating deep learning by focusing on the biggest losers (arXiv 1910.00762, 2019)"
+
+    def requires(self) -> Requires:
+        return Requires({"loss"}, online=True)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
-        self.pool = max(1, round(1 / task.keep))
         self.losses = torch.empty(0)
+
+    def pool(self, task: Task) -> int:
+        return max(1, round(1 / task.keep))
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(self.task.n))
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         beta = 1 / self.task.keep - 1 if self.beta is None else self.beta
         loss = signals["loss"].float()
         history = torch.cat([self.losses, loss])[-self.history :].sort().values
         percentile = torch.searchsorted(history, loss, right=True) / len(history)
         probability = percentile.pow(beta).clamp(min=self.floor)
-        return Selection((torch.rand(len(loss), generator=rng) < probability).nonzero().squeeze(1))
+        return Picks((torch.rand(len(loss), generator=rng) < probability).nonzero().squeeze(1))
 
     def observe(self, signals: Signals) -> None:
         self.losses = torch.cat([self.losses, signals["loss"].float()])[-self.history :]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, param, sample
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param, sample
 
 
 class SeTa(PruningMethod):
@@ -20,10 +20,10 @@ class SeTa(PruningMethod):
     window_scale: float = param(0.9, low=0.1, high=1.0)
     delta: float = param(0.875, low=0.0, high=1.0)
 
-    needs = frozenset({"loss"})
-    exact = False
-    paper = "Zhou et al., Scale efficient training for large datasets (CVPR)"
-    year = 2025
+    paper = "Zhou et al., Scale efficient training for large datasets (CVPR 2025)"
+
+    def requires(self) -> Requires:
+        return Requires({"loss"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

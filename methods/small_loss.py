@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Signals, Task, top
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, top
 
 
 class SmallLoss(PruningMethod):
@@ -12,14 +12,14 @@ class SmallLoss(PruningMethod):
     batch, so that it has about the usual size. The gradient is biased towards easy samples.
     """
 
-    needs = frozenset({"loss"})
+    def requires(self) -> Requires:
+        return Requires({"loss"})
 
-    def setup(self, task: Task, rng: torch.Generator) -> None:
-        super().setup(task, rng)
-        self.pool = max(1, round(1 / task.keep))
+    def pool(self, task: Task) -> int:
+        return max(1, round(1 / task.keep))
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(self.task.n))
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
-        return Selection(top(-signals["loss"].float(), max(1, round(self.task.keep * len(signals))), rng))
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
+        return Picks(top(-signals["loss"].float(), max(1, round(self.task.keep * len(signals))), rng))

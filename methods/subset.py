@@ -6,7 +6,7 @@ import torch
 
 from dpbench import store
 from dpbench.errors import UsageError
-from dpbench.method import PruningMethod, Selection, Task, param
+from dpbench.method import PruningMethod, Requires, Selection, Task, param
 
 
 class Subset(PruningMethod):
@@ -14,20 +14,17 @@ class Subset(PruningMethod):
 
     id: str = param("")
 
-    period = 0
+    def requires(self) -> Requires:
+        """The fixed share is the one that was asked for, or the file's own where it holds another number of samples."""
+        if not self.file.is_file():
+            return Requires(period=0)
+        found = store.read_selections(self.file)
+        k, asked = len(found.epochs[0]), found.config.get("keep", 0.0)
+        return Requires(period=0, fixed_keep=asked if round(asked * found.n) == k else k / found.n)
 
     @property
     def file(self) -> Path:
         return store.home() / "subsets" / f"{self.id}.npz"
-
-    @property
-    def keep(self) -> float | None:
-        """The share that was asked for, or the file's own where it holds another number of samples."""
-        if not self.file.is_file():
-            return None
-        found = store.read_selections(self.file)
-        k, asked = len(found.epochs[0]), found.config.get("keep", 0.0)
-        return asked if round(asked * found.n) == k else k / found.n
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dpbench.method import Proxy, Signals, param
+from dpbench.method import Proxy, Requires, Signals, param
 from dpbench.scores import ScoreMethod
 
 
@@ -14,13 +14,10 @@ class SupervisedPrototypes(ScoreMethod):
     prefer: str = param("far", choices=("far", "near"))
     proxy_epochs: int = param(30, low=1, high=200)
 
-    needs = frozenset({"embedding"})
-    paper = "Sorscher et al., Beyond neural scaling laws: beating power law scaling via data pruning (NeurIPS)"
-    year = 2022
+    paper = "Sorscher et al., Beyond neural scaling laws: beating power law scaling via data pruning (NeurIPS 2022)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs)
+    def requires(self) -> Requires:
+        return Requires({"embedding"}, Proxy(self.proxy_epochs), period=0)
 
     def take(self, seen: Signals) -> None:
         h, labels = seen["embedding"], self.labels()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Proxy, Signals, Task, param
+from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod, classes_first, in_parts, windows
 
 
@@ -18,13 +18,10 @@ class TDDS(ScoreMethod):
     decay: float = param(0.9, low=0.1, high=0.99)
     proxy_epochs: int = param(30, low=2, high=200)
 
-    needs = frozenset({"logits"})
-    paper = "Zhang et al., Spanning training progress: temporal dual-depth scoring for dataset pruning (CVPR)"
-    year = 2024
+    paper = "Zhang et al., Spanning training progress: temporal dual-depth scoring for dataset pruning (CVPR 2024)"
 
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.proxy_epochs, at="steps")
+    def requires(self) -> Requires:
+        return Requires({"logits"}, Proxy(self.proxy_epochs, at="steps"), period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

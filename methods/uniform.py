@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, param, sample
+from dpbench.method import PruningMethod, Requires, Selection, param, sample
 from dpbench.scores import groups
 
 
@@ -11,7 +11,8 @@ class Uniform(PruningMethod):
 
     balanced: bool = param(False)
 
-    period = 0
+    def requires(self) -> Requires:
+        return Requires(period=0)
 
     def select(self, epoch: int) -> Selection:
         among = groups(self.task, self.balanced)

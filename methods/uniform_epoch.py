@@ -16,8 +16,7 @@ class UniformEpoch(PruningMethod):
 
     replace: bool = param(True)
 
-    paper = "Raju et al., Accelerating deep learning with dynamic data pruning (arXiv 2111.12621)"
-    year = 2021
+    paper = "Raju et al., Accelerating deep learning with dynamic data pruning (arXiv 2111.12621, 2021)"
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)

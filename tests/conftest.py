@@ -40,7 +40,7 @@ PLUGIN = '''\
 
 import torch
 
-from dpbench import PruningMethod, Selection, Signals, Task, param
+from dpbench import PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class Hardest(PruningMethod):
@@ -48,7 +48,8 @@ class Hardest(PruningMethod):
 
     start: float = param(1.0, low=0.0, high=10.0)
 
-    needs = frozenset({"loss"})
+    def requires(self) -> Requires:
+        return Requires({"loss"})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
@@ -102,7 +103,8 @@ def plugin(tmp_path: Path, unplug: None) -> Callable[[str], str]:
     def write(source: str) -> str:
         path = tmp_path / f"plugin_{next(numbers)}.py"
         path.write_text(
-            "import torch\nfrom dpbench import Proxy, PruningMethod, Selection, param\n" + textwrap.dedent(source)
+            "import torch\nfrom dpbench import Picks, Proxy, PruningMethod, Requires, Selection, param\n"
+            + textwrap.dedent(source)
         )
         return str(path)
 

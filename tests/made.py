@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from dpbench import Proxy, PruningMethod, Selection, Signals, Task, param
+from dpbench import Picks, Proxy, PruningMethod, Requires, Selection, Signals, Task, param
 from dpbench.method import others, sample
 
 
@@ -13,9 +13,8 @@ class All(PruningMethod):
 
     signal: str = param("loss")
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({self.signal})
+    def requires(self) -> Requires:
+        return Requires({self.signal})
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
@@ -35,7 +34,8 @@ class All(PruningMethod):
 class Online(All):
     """Observe after each step."""
 
-    online = True
+    def requires(self) -> Requires:
+        return Requires({self.signal}, online=True)
 
 
 class Weighted(All):
@@ -67,19 +67,13 @@ class Hiding(All):
 
 
 class Fresh(PruningMethod):
-    """Draw k samples every `every` epochs inside the window."""
+    """Draw k samples every `every` epochs until the share `until` of the training."""
 
     every: int = param(1)
-    low: float = param(0.0)
-    high: float = param(1.0)
+    until: float = param(1.0)
 
-    @property
-    def period(self) -> int:
-        return self.every
-
-    @property
-    def window(self) -> tuple[float, float]:
-        return (self.low, self.high)
+    def requires(self) -> Requires:
+        return Requires(period=self.every, until=self.until)
 
     def select(self, epoch: int) -> Selection:
         return Selection(sample(self.task.n, self.task.k, self.rng))
@@ -91,20 +85,19 @@ class PickHardest(All):
     weight: float | None = param(None)
     batches: int = param(1)
 
-    def setup(self, task: Task, rng: torch.Generator) -> None:
-        super().setup(task, rng)
-        self.pool = self.batches
+    def pool(self, task: Task) -> int:
+        return self.batches
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         rows = signals["loss"].topk(len(signals) // 2).indices
-        return Selection(rows, None if self.weight is None else torch.full((len(rows),), self.weight))
+        return Picks(rows, None if self.weight is None else torch.full((len(rows),), self.weight))
 
 
 class PickNone(All):
     """Send nothing backward."""
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
-        return Selection(torch.arange(0))
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
+        return Picks(torch.arange(0))
 
 
 class Restless(All):
@@ -114,9 +107,9 @@ class Restless(All):
         super().setup(task, rng)
         self.picked = 0
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         self.picked += 1
-        return Selection(sample(len(signals), 1 + self.picked % len(signals), self.rng))
+        return Picks(sample(len(signals), 1 + self.picked % len(signals), self.rng))
 
 
 class Replayed(PruningMethod):
@@ -129,15 +122,9 @@ class Replayed(PruningMethod):
     share: float = param(1.0)
     signal: str = param("loss")
 
-    period = 0
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({self.signal})
-
-    @property
-    def proxy(self) -> Proxy:
-        return Proxy(self.upto, self.runs, self.at, self.data, self.share)  # type: ignore[arg-type]
+    def requires(self) -> Requires:
+        proxy = Proxy(self.upto, self.runs, self.at, self.data, self.share)  # type: ignore[arg-type]
+        return Requires({self.signal}, proxy, period=0)
 
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
@@ -173,9 +160,9 @@ class Raising(All):
             self._maybe("select")
         return super().select(epoch)
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         self._maybe("pick")
-        return Selection(torch.arange(len(signals)))
+        return Picks(torch.arange(len(signals)))
 
     def observe(self, signals: Signals) -> None:
         self._maybe("observe")
@@ -225,8 +212,9 @@ class Bad(PruningMethod):
 class BadPick(Bad):
     """Answer badly in `pick`."""
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
-        return super().select(0)
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
+        answer = super().select(0)
+        return Picks(answer.indices, answer.weights)
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(self.task.n))

@@ -89,7 +89,8 @@ def test_extended_by_signal(add: Callable[..., None], plugin: Callable[[str], st
     method = plugin(
         """
         class Sure(PruningMethod):
-            needs = frozenset({"confidence"})
+            def requires(self):
+                return Requires({"confidence"})
             def select(self, epoch):
                 return Selection(torch.arange(self.task.n))
             def observe(self, signals):

@@ -105,7 +105,6 @@ def test_what_a_library_adds_while_it_is_imported_stays(tmp_path: Path, monkeypa
 
 REACHES = """
 class Reaches(PruningMethod):
-    needs = frozenset({"loss"})
     what: str = param("labels", choices=("labels", "signals", "dtype", "environment", "proxy"))
 
     def setup(self, task, rng):
@@ -115,9 +114,8 @@ class Reaches(PruningMethod):
         if self.what in ("dtype", "proxy"):
             torch.set_default_dtype(torch.float64)
 
-    @property
-    def proxy(self):
-        return Proxy(1) if self.what == "proxy" else None
+    def requires(self):
+        return Requires({"loss"}, Proxy(1) if self.what == "proxy" else None)
 
     def select(self, epoch):
         if self.what == "environment":
@@ -128,7 +126,7 @@ class Reaches(PruningMethod):
     def pick(self, signals, rng):
         rows = torch.arange(len(signals))
         signals.indices.zero_(), signals["loss"].zero_()
-        return Selection(rows)
+        return Picks(rows)
 
     def observe(self, signals):
         signals.indices.zero_(), signals["loss"].zero_()
@@ -159,9 +157,8 @@ def test_a_static_method_that_writes_into_replayed_signals_changes_no_record(
 ) -> None:
     file = plugin("""
     class Zeroes(PruningMethod):
-        needs = frozenset({"error_norm"})
-        proxy = Proxy(2)
-        period = 0
+        def requires(self):
+            return Requires({"error_norm"}, Proxy(2), period=0)
         def select(self, epoch):
             return Selection(torch.arange(self.task.k))
         def observe(self, signals):

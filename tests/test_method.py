@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare
 
-from dpbench import Proxy, PruningMethod, Selection, Task, param
+from dpbench import Picks, Proxy, PruningMethod, Requires, Selection, Task, param
 from dpbench.method import others, sample, top
 
 LIKELY = 1e-4  # the p-value under which a draw counts as not uniform; the seeds are fixed, so a pass stays one
@@ -176,13 +176,21 @@ def test_subclasses_are_dataclasses_of_their_hyper_parameters() -> None:
 
 def test_kind_follows_from_what_is_overridden() -> None:
     class Once(Walker):
-        period = 0
+        every: int = param(0)
+
+        def requires(self) -> Requires:
+            return Requires(period=self.every)
 
     class Picking(Once):
         def pick(self, signals, rng):  # type: ignore[no-untyped-def]
-            return Selection(torch.arange(len(signals)))
+            return Picks(torch.arange(len(signals)))
 
-    assert [cls.kind() for cls in (Walker, Once, Picking)] == ["epoch", "static", "batch"]
+    assert [method.kind() for method in (Walker(), Once(), Once(every=3), Picking())] == [
+        "epoch",
+        "static",
+        "epoch",
+        "batch",
+    ]
     assert [cls.picks() for cls in (Walker, Once, Picking)] == [False, False, True]
 
 
@@ -199,6 +207,52 @@ def test_k_is_the_rounded_share_and_at_least_one(n: int, keep: float, k: int) ->
 def test_a_proxy_without_meaning_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Proxy(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"signals": "loss"}, r"signals = 'loss' is not a set of names, as \{'loss'\}"),
+        ({"signals": ["loss"]}, r"signals = \['loss'\] is not a set of names"),
+        ({"period": -1}, "period = -1 is not a whole number of epochs"),
+        ({"period": True}, "period = True is not a whole number"),
+        ({"until": 1.5}, "until = 1.5 is not a share of the training"),
+        ({"until": (0.0, 0.9)}, r"until = \(0.0, 0.9\) is not a share"),
+        ({"fixed_keep": 1.5}, r"fixed_keep = 1.5 is not a share in \(0, 1\] or None"),
+        ({"fixed_keep": 0}, "fixed_keep = 0 is not a share"),
+        ({"proxy": 3}, "proxy = 3 is not a Proxy or None"),
+        ({"online": "no"}, "online = 'no' is not True or False"),
+        ({"budget": "steps"}, "budget = 'steps' is not 'epochs' or 'samples'"),
+    ],
+)
+def test_a_requirement_without_meaning_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Requires(**options)
+
+
+def test_a_requirement_does_not_change_with_the_set_that_it_was_made_of() -> None:
+    names = {"loss"}
+    stated = Requires(names)
+    names.add("logits")
+    assert stated.signals == {"loss"}
+
+
+def test_a_method_within_a_method_is_stored_with_it() -> None:
+    class Outer(Walker):
+        def setup(self, task: Task, rng: torch.Generator) -> None:
+            super().setup(task, rng)
+            self.inner = Walker(step=2)
+            self.inner.setup(task, rng)
+
+        def select(self, epoch: int) -> Selection:
+            return self.inner.select(epoch)
+
+    one, other = Outer(), Outer()
+    one.setup(Task(30, 10, 5, 0.3), generator(4))
+    other.setup(Task(30, 10, 5, 0.3), generator(5))
+    one.select(0)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.select(1).indices, other.select(1).indices)
 
 
 @pytest.mark.parametrize(

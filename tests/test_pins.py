@@ -124,7 +124,7 @@ def of(name: str) -> Any:
 
 def in_a_loop(method: str) -> bool:
     """Whether a sampler can drive it on signals that a loop has, without a proxy."""
-    made = load_method(method)
+    made = load_method(method).requires()
     return made.proxy is None and made.budget == "epochs" and method not in ("full_short", "metriq")
 
 

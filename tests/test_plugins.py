@@ -75,20 +75,14 @@ except ChildProcessError:
 
 
 @pytest.mark.parametrize(("body", "message"), [
-    ("needs = {'los'}", "needs: unknown signal 'los'; known: loss, "),
-    ("needs = frozenset({'loss', 'los'})", "needs: unknown signal 'los'"),
-    ("needs = 'loss'", "needs = 'loss' is not a set of signals, as frozenset({'loss'})"),
-    ("needs = ['loss']", "needs = ['loss'] is not a set of signals"),
-    ("period = -1", "period = -1 is not a whole number of epochs"),
-    ("pool = 0", "pool = 0 is not a whole number of batches, at least 1"),
-    ("pool = True", "pool = True is not a whole number"),
-    ("window = (0.9, 0.1)", "window = (0.9, 0.1) is not two shares of the training"),
-    ("window = 0.9", "window = 0.9 is not two shares"),
-    ("keep = 1.5", "keep = 1.5 is not a share in (0, 1] or None"),
-    ("proxy = 3", "proxy = 3 is not a Proxy or None"),
-    ("proxy = property(lambda self: Proxy(0))", "its proxy raised ValueError: a proxy of 0 epochs"),
-    ("proxy = property(lambda self: Proxy(1, at='epoch'))", "its proxy raised ValueError: a proxy at='epoch'"),
-    ("online = 'no'", "online = 'no' is not True or False"),
+    ("requires = lambda self: Requires({'los'})", "unknown signal 'los'; known: loss, "),
+    ("requires = lambda self: Requires({'loss', 'los'})", "unknown signal 'los'"),
+    ("requires = lambda self: Requires({'member'})", "the signal 'member' is of a proxy with at='end' or at='epochs'"),
+    ("requires = lambda self: Requires({'member'}, Proxy(1, at='steps'))", "the signal 'member' is of a proxy with"),
+    ("requires = lambda self: Requires('loss')", "requires() raised ValueError: signals = 'loss' is not a set"),
+    ("requires = lambda self: Requires(proxy=Proxy(0))", "requires() raised ValueError: a proxy of 0 epochs"),
+    ("requires = lambda self: {'loss'}", "requires() returned {'loss'}, not what it requires; write return Requires("),
+    ("requires = Requires({'loss'})", "requires() raised TypeError: 'Requires' object is not callable"),
     ("rate: float = param(5.0, low=0.0, high=1.0)", "the default rate = 5.0 is outside [0.0, 1.0]"),
     ("rate: float = param(float('nan'), low=0.0)", "the default rate = nan is outside [0.0, inf]"),
     ("kind: str = param('c', choices=('a', 'b'))", "the default kind = 'c' is not one of a, b"),
@@ -100,13 +94,14 @@ def test_a_declaration_that_contradicts_itself(body: str, message: str, plugin: 
 
 
 def test_a_class_without_select_is_refused(plugin: Plugin) -> None:
-    message = refused(plugin, "class Made(PruningMethod):\n    needs = frozenset()\n")
+    message = refused(plugin, "class Made(PruningMethod):\n    paper = 'none'\n")
     assert message.startswith("making it raised TypeError: Can't instantiate abstract class Made")
 
 
-@pytest.mark.parametrize("needs", ["{'loss'}", "frozenset()", "property(lambda self: frozenset({'entropy'}))"])
-def test_good_declarations_are_taken(needs: str, plugin: Plugin) -> None:
-    path = plugin(f"class Made(PruningMethod):\n    needs = {needs}\n    rate: float = param(1.0, high=1.0)\n{SELECT}")
+@pytest.mark.parametrize("stated", ["{'loss'}", "frozenset()", "set(['entropy'][: int(self.rate)])"])
+def test_good_declarations_are_taken(stated: str, plugin: Plugin) -> None:
+    requires = f"    requires = lambda self: Requires({stated})\n"
+    path = plugin(f"class Made(PruningMethod):\n{requires}    rate: float = param(1.0, high=1.0)\n{SELECT}")
     assert catalog.load_method(path).hyperparameters() == {"rate": 1.0}
 
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from dpbench import scores as blocks
-from dpbench.method import Proxy, Selection, Signals, Task
+from dpbench.method import Proxy, Requires, Selection, Signals, Task
 
 
 class Witness(blocks.Static):
     """Keeps the passes that it is given."""
 
-    needs = frozenset({"loss", "logits"})
-    proxy = Proxy(2, seeds=2, at="epochs")
+    def requires(self):
+        return Requires({"loss", "logits"}, Proxy(2, seeds=2, at="epochs"), period=0)
 
     def setup(self, task, rng):
         super().setup(task, rng)

@@ -171,7 +171,7 @@ def _control(line: dict[str, Any]) -> str:
 def _proxy(method: str) -> Proxy | None:
     """The method's proxy; None without one, or where its file is not at hand any more."""
     try:
-        return catalog.load_method(method).proxy
+        return catalog.load_method(method).requires().proxy
     except UsageError:
         return None
 

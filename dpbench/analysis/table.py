@@ -165,7 +165,7 @@ def _add_costs(frame: pd.DataFrame, groups: dict[Row, list[str]], results: dict[
 def _kind(method: str) -> str:
     """The method's kind, unknown when its file is not at hand any more."""
     try:
-        return catalog.method_class(catalog.parse(method)[0]).kind()
+        return catalog.load_method(method).kind()
     except UsageError:
         return "unknown"
 

@@ -34,11 +34,6 @@ def wanted_columns(wide: bool, columns: str | None, sort: str | None, every: boo
     return Wanted(wide, names, sort or "", every, notes)
 
 
-def check_keep(share: float) -> None:
-    if not 0 < share <= 1:
-        raise UsageError(f"--keep {share:g} is outside (0, 1]; it is the share of the samples that is kept")
-
-
 def check_writable(option: str, output: Path) -> None:
     """Try it before any work, in the nearest folder there is: permissions do not tell all."""
     try:

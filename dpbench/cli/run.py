@@ -16,13 +16,12 @@ from dpbench.cli.options import (
     Sort,
     TrackingUri,
     Wide,
-    check_keep,
     grid_name,
     single_threaded,
     wanted_columns,
 )
 from dpbench.cli.terminal import err, out, program, size, tell_what_next
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import RunFailed, UsageError, check_keep
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +182,7 @@ def _grid(
         "seeds": base.seeds if seeds is None else seeds,
     }
     for share in changes["keep"]:
-        check_keep(share)
+        check_keep(share, f"--keep {share:g}")
     if changes["seeds"] < 1:
         raise UsageError(f"--seeds {changes['seeds']}: at least 1 is needed")
     for text in changes["datasets"]:
@@ -205,7 +204,7 @@ def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | No
     taken = {}
     for file in files:
         method, left_out = subsets.take_in(file, dataset, runner.load_data(dataset, data_root))
-        taken[method] = catalog.load_method(method).keep or 1.0
+        taken[method] = catalog.load_method(method).requires().fixed_keep or 1.0
         if left_out:
             err.print(
                 f"{file}: {left_out} of its samples are held out for validation here and left out", style="yellow"

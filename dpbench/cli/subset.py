@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from dpbench.cli import complete
-from dpbench.cli.options import DataRoot, check_keep, check_writable, single_threaded
+from dpbench.cli.options import DataRoot, check_writable, single_threaded
 from dpbench.cli.terminal import out
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, check_keep
 
 
 def subset(
@@ -50,7 +50,7 @@ def subset(
     from dpbench.spec import RunSpec, canonical, load_grid
     from dpbench.training import runner
 
-    check_keep(keep)
+    check_keep(keep, f"--keep {keep:g}")
     if output.suffix != ".npz":
         raise UsageError(f"--output {output}: the name ends in .npz")
     check_writable("--output", output)
@@ -68,9 +68,9 @@ def subset(
     )
     found = subsets.choose(spec, runner.default_device(), data_root)
     store.write_selections(output, found)
-    own = catalog.load_method(spec.method).keep
-    if own is not None and own != keep:
+    fixed = catalog.load_method(spec.method).requires().fixed_keep
+    if fixed is not None and fixed != keep:
         out.print(
-            escape(f"{spec.method} keeps its own share of the samples, {own:g}; --keep is not used"), soft_wrap=True
+            escape(f"{spec.method} keeps its own share of the samples, {fixed:g}; --keep is not used"), soft_wrap=True
         )
     out.print(f"{len(found.epochs[0]):,} of {found.n:,} samples, hash {found.digest}: {output}", soft_wrap=True)

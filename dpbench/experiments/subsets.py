@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dpbench import catalog, isolation, store
 from dpbench.data import Data
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, check_keep
 from dpbench.method import Selection
 from dpbench.spec import RunSpec
 from dpbench.store import Selections
@@ -30,14 +30,14 @@ STEM = 40  # characters of a name before its hash
 def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -> Selections:
     """Make the selection that a run of `spec`, of a static method, makes; nothing is trained but proxies."""
     method = catalog.load_method(spec.method)
-    if method.kind() != "static" or method.window[0] > 0:
+    if method.kind() != "static":
         raise UsageError(
             f"{spec.method} chooses anew while it trains, so it has no one subset; "
             "the selections of each epoch lie in each run's selections.npz"
         )
     data = runner.data_of(spec, data_root)
     driver = runner.prepare(spec, data, device, Ledger())
-    selection = driver.start(0, 0.0, 1 / spec.recipe.epochs)
+    selection = driver.start(0, 1 / spec.recipe.epochs)
     order = selection.indices.argsort()
     return Selections(
         epochs=[selection.indices[order]],
@@ -80,8 +80,7 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
     if fault := selection_fault(Selection(found.epochs[0], found.weights), found.n):
         raise UsageError(f"--from {file}: {fault.removeprefix('returned ')}")
     asked = found.config.get("keep", 1.0)
-    if not isinstance(asked, int | float) or not 0 < asked <= 1:
-        raise UsageError(f"--from {file}: made for keep = {store.brief(repr(asked))}, which is outside (0, 1]")
+    check_keep(asked, f"--from {file}: made for keep = {store.brief(repr(asked))}")
     config = found.config | {"data": data.fingerprint}
     found = replace(found, epochs=found.epochs[:1], config=config, positions=data.positions)
     stem = re.sub(r"\W+", "_", str(found.config.get("method", file.stem))).strip("_")[:STEM]

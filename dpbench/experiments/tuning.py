@@ -29,7 +29,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dpbench import catalog, store
-from dpbench.errors import RunFailed, UsageError, redact
+from dpbench.errors import RunFailed, UsageError, check_keep, redact
 from dpbench.experiments.controls import DECOMPOSED
 from dpbench.experiments.executors import run_all
 from dpbench.rng import derive
@@ -75,12 +75,11 @@ class Plan:
         for value, option in ((self.trials, "--trials"), (self.seeds, "--seeds")):
             if not 1 <= value <= MOST:
                 raise UsageError(f"{option} {value}: a number from 1 to {MOST:,}")
-        if not 0 < self.keep <= 1:
-            raise UsageError(f"--keep {self.keep:g} is outside (0, 1]; it is the share of the samples that is kept")
+        check_keep(self.keep, f"--keep {self.keep:g}")
         catalog.load_dataset(self.dataset)
         catalog.check_model(self.model)
         method = catalog.load_method(self.method)
-        if method.keep is not None:
+        if method.requires().fixed_keep is not None:
             raise UsageError(f"{self.method} keeps a fixed share of the samples; there is nothing to tune")
         space = self.space(self.keep)
         for name in self.params:
@@ -169,7 +168,7 @@ def tunable() -> list[str]:
 
     def fits(name: str) -> bool:
         try:
-            return bool(declared(name)) and catalog.method_class(name).keep is None
+            return bool(declared(name)) and catalog.load_method(name).requires().fixed_keep is None
         except UsageError:
             return False
 

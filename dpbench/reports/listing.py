@@ -29,7 +29,7 @@ DECIDES = {
     "batch": "chooses within each batch",
 }
 LEADING = {  # columns of a list between name and summary; of what is a list itself, its length
-    "methods": ("kind", "year"),
+    "methods": ("kind",),
     "datasets": (),
     "models": (),
     "grids": ("datasets", "methods", "keep", "seeds"),
@@ -157,16 +157,15 @@ def _range(one: Row) -> str:
 def _method(text: str) -> Row:
     method, name = catalog.load_method(text), catalog.parse(catalog.resolve(text))[0]
     cls = catalog.method_class(name)
-    proxy = method.proxy
+    stated = method.requires()
+    proxy = stated.proxy
     return {
         "kind": method.kind(),
-        "saves": method.saves(),
         "summary": _summary(cls),
-        "needs": sorted(method.needs),
+        "signals": sorted(stated.signals),
         "proxy": None if proxy is None else dataclasses.asdict(proxy),
         "parameters": _parameters(cls),
         "paper": cls.paper,
-        "year": cls.year,
         "description": inspect.getdoc(cls) or "",
         "file": _file(cls),
     }
@@ -174,15 +173,14 @@ def _method(text: str) -> Row:
 
 def _method_facts(row: Row) -> Iterator[tuple[str, str]]:
     static = row["kind"] == "static"
-    yield "saves", f"{row['saves']} passes" if row["saves"] != "nothing" else "nothing: it trains on all samples"
     if row["proxy"]:
         yield "costs", _proxy_cost(row["proxy"])
     elif static:
         yield "costs", "nothing before training: it needs no proxy"
-    if row["needs"]:
-        yield "signals", ", ".join(row["needs"]) + (" of the proxy" if row["proxy"] else " of the forwarded samples")
+    if row["signals"]:
+        yield "signals", ", ".join(row["signals"]) + (" of the proxy" if row["proxy"] else " of the forwarded samples")
     if row["paper"]:
-        yield "paper", row["paper"] + (f", {row['year']}" if row["year"] else "")
+        yield "paper", row["paper"]
     yield "file", row["file"]
     listed = [grid for grid in catalog.grid_names() if row["name"] in _methods_of(grid)]
     yield "grids", ", ".join(listed) or "none of the built-in ones"

@@ -31,10 +31,12 @@ class Driver:
     def __init__(self, method: PruningMethod, task: Task, seed: int, rank: int = 0, replicas: int = 1) -> None:
         self.method, self.task, self.seed, self.rank, self.replicas = method, task, seed, rank, replicas
         call(method, "setup", method.setup, task, generator(seed, "method"), fault=self._setup_fault)
-        self.epochs: int = call(method, "epochs", method.epochs, task, fault=_epochs_fault)
+        self.requires = method.requires()
+        self.epochs: int = call(method, "epochs", method.epochs, task, fault=_count_fault)
+        self.pool: int = call(method, "pool", method.pool, task, fault=_count_fault)
         self.picks = method.picks()
-        decided = method.period == 0 and method.window[0] == 0 and not self.picks
-        self.needs = frozenset() if decided else method.needs  # the signals that the training must compute
+        decided = self.requires.period == 0 and not self.picks
+        self.needs = frozenset() if decided else frozenset(self.requires.signals)  # what the training must compute
         self.epoch = -1  # the one under way
         self.selection = everything(task.n)  # of that epoch
         self.asked: int | None = None  # the epoch of the last select
@@ -50,23 +52,22 @@ class Driver:
         """Tell a method that asks for a proxy what a pass of it measured, before the first epoch."""
         call(self.method, f"observe(epoch={signals.epoch})", self.method.observe, signals)
 
-    def start(self, epoch: int, begin: float, end: float, again: bool = False) -> Selection:
-        """Begin `epoch`, which takes the training from progress `begin` to `end`; return its selection.
+    def start(self, epoch: int, end: float, again: bool = False) -> Selection:
+        """Begin `epoch`, which takes the training to the progress `end`; return its selection.
 
-        The method is asked every `period` epochs and inside its window only; outside, all samples are used. A training
+        The method is asked every `period` epochs `until` it prunes no more; then all samples are used. A training
         that goes back to an epoch before the last select, or `again` to one that is over, gets a new selection from a
         method that makes more than one.
         """
         if again or epoch != self.epoch:  # else a resume goes on in this epoch
             self._rng = generator(self.seed, "pick", epoch, self.rank)
         self.epoch = epoch
-        self.selection = self._select(again, begin, end)
+        self.selection = self._select(again, end)
         return self.selection
 
-    def _select(self, again: bool, begin: float, end: float) -> Selection:
-        method, epoch, period = self.method, self.epoch, self.method.period
-        low, high = method.window
-        if begin < low - TOLERANCE or end > high + TOLERANCE:
+    def _select(self, again: bool, end: float) -> Selection:
+        method, epoch, period = self.method, self.epoch, self.requires.period
+        if end > self.requires.until + TOLERANCE:
             return everything(self.task.n)
         if self.asked is None or (period > 0 and (again or not 0 <= epoch - self.asked < period)):
             self.answer = call(method, f"select(epoch={epoch})", method.select, epoch, fault=self._select_fault)
@@ -101,15 +102,16 @@ class Driver:
         """
         signals, fault = join([(rows, values)], self.epoch), partial(pick_fault, b=len(rows))
         rng = self._rng if rng is None else rng
-        picked = call(self.method, f"pick(epoch={self.epoch})", self.method.pick, signals, rng, fault=fault)
+        name, pick = f"pick(epoch={self.epoch})", self.method.pick
+        picked = call(self.method, name, pick, signals, rng, fault=fault, each_step=True)
         weights = None if picked.weights is None else picked.weights.float().to(rows.device)
-        return picked.indices.to(rows.device), weights
+        return picked.positions.to(rows.device), weights
 
     def observe(self, rows: Tensor, values: dict[str, Tensor]) -> None:
         """Take what was measured on `rows` (b,); an online method is told at once, the others by `tell`."""
         if values:
             self._passed.append((rows, values))
-            if self.method.online:
+            if self.requires.online:
                 self.tell()
 
     def tell(self) -> None:
@@ -119,7 +121,8 @@ class Driver:
         if self.replicas > 1 and self.needs and (passed or self.epoch >= 0):
             passed = self._gather(passed, epoch)
         if passed:
-            call(self.method, f"observe(epoch={epoch})", self.method.observe, join(passed, epoch))
+            name, online = f"observe(epoch={epoch})", self.requires.online
+            call(self.method, name, self.method.observe, join(passed, epoch), each_step=online)
 
     def _gather(self, passed: list[Passed], epoch: int) -> list[Passed]:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -160,5 +163,6 @@ def launched() -> bool:
     return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
-def _epochs_fault(epochs: Any) -> str | None:
-    return None if isinstance(epochs, int) and epochs >= 1 else f"returned {epochs!r}; at least 1 is needed"
+def _count_fault(count: Any) -> str | None:
+    whole = isinstance(count, int) and not isinstance(count, bool) and count >= 1
+    return None if whole else f"returned {count!r}; a whole number, at least 1, is needed"

@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Request:
     seed: int
     run: int
     proxy: Proxy
-    needs: frozenset[str]
+    needs: Set[str]
     data: str  # the fingerprint, as in RunSpec
 
     @property
@@ -141,12 +141,12 @@ def _sum(path: Path) -> tuple[int, str]:
 
 def requests(spec: RunSpec) -> list[Request]:
     """What the run's method asks for, one request for each of its proxy runs."""
-    method = catalog.load_method(spec.method)
-    if method.proxy is None:
+    stated = catalog.load_method(spec.method).requires()
+    if stated.proxy is None:
         return []
     return [
-        Request(spec.dataset, spec.model, spec.recipe, spec.seed, run, method.proxy, method.needs, spec.data)
-        for run in range(method.proxy.seeds)
+        Request(spec.dataset, spec.model, spec.recipe, spec.seed, run, stated.proxy, stated.signals, spec.data)
+        for run in range(stated.proxy.seeds)
     ]
 
 

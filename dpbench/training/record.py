@@ -23,7 +23,7 @@ def record_proxy(model: nn.Module, loader: DataLoader[Any], needs: Iterable[str]
 
     Called after an epoch of the proxy's training, what it returns is ready for `PruningSampler.replay`:
 
-        sampler.replay(**record_proxy(model, loader, sampler.method.needs), epoch=epoch)
+        sampler.replay(**record_proxy(model, loader, sampler.method.requires().signals), epoch=epoch)
 
     `loader` goes once through an `IndexedDataset` of all n samples, in any order and without augmentation. Its batches
     are (indices, (x, labels)), and `model(x)` are the logits (b, C); or they are mappings with "index" and "labels",

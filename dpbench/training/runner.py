@@ -14,11 +14,10 @@ from torch import Tensor
 
 from dpbench import catalog, isolation, store
 from dpbench.data import Data
-from dpbench.errors import Diverged, MethodFailed, RunFailed, UsageError
+from dpbench.errors import Diverged, MethodFailed, RunFailed
 from dpbench.method import PruningMethod, Task
 from dpbench.rng import derive, generator, seeded
 from dpbench.scores import ScoreMethod
-from dpbench.signals import RECORD_SIGNALS, check_names
 from dpbench.spec import Budget, RunSpec
 from dpbench.training import account, probes, proxy, results
 from dpbench.training import ledger as ledgers
@@ -146,10 +145,6 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels.clone(), spec.data)
     with ledger.time("select"):
         driver = Driver(method, task, spec.seed)
-    check_names(method.needs)
-    alone = sorted(method.needs & RECORD_SIGNALS)
-    if alone and (method.proxy is None or method.proxy.at == "steps"):
-        raise UsageError(f"the signal {alone[0]!r} is of a proxy with at='end' or at='epochs'")
     for request in proxy.requests(spec):
         try:
             passes = proxy.obtain(request, data, device, ledger)
@@ -182,7 +177,7 @@ class _Run:
         self.validation, self.test = (
             split.loader(train, recipe, device, augment=False) for split in (self.data.validation, self.data.test)
         )
-        picked = recipe.batch_size * self.method.pool  # what `pick` is shown at once
+        picked = recipe.batch_size * self.driver.pool  # what `pick` is shown at once
         parts = probes.draw(
             self.n, spec.probe.samples, picked if self.driver.picks else 1, generator(spec.seed, "probe")
         )
@@ -192,7 +187,7 @@ class _Run:
         """The budget in what it counts; a method may ask for a budget of samples, keep of those of full training."""
         recipe, budget, samples = self.recipe, self.spec.budget, self.n * self.recipe.epochs
         share = 1.0
-        if budget.unit == "epochs" and self.method.budget == "samples":
+        if budget.unit == "epochs" and self.driver.requires.budget == "samples":
             budget, share = Budget(unit="samples"), self.method.task.keep
         steps = len(batches(torch.arange(self.n), recipe.batch_size)) * recipe.epochs
         pace = Pace(recipe, self.epochs, budget, share * samples, steps)
@@ -247,7 +242,7 @@ class _Run:
         start = self.pace.progress(epoch)
         end = start + 1 / self.epochs if self.pace.budget.unit == "epochs" else start
         with ledger.time("select"):
-            selection = driver.start(epoch, start, end)
+            selection = driver.start(epoch, end)
         probe = {}
         if spec.probe.every and epoch % spec.probe.every == 0:
             with ledger.time("probe", device):
@@ -255,7 +250,7 @@ class _Run:
         with ledger.time("train", device):
             self.pace.start(epoch, selection.lr_scale)
             self.loader.start_epoch(generator(spec.seed, "augment", epoch))
-            parts = batches(driver.order().to(device), self.recipe.batch_size * driver.method.pool)
+            parts = batches(driver.order().to(device), self.recipe.batch_size * driver.pool)
             done = train_epoch(self.learner, self.loader, parts, self.pace, driver, self._weights())
         if driver.needs and selection.refresh is not None and len(selection.refresh):
             with ledger.time("train", device):
@@ -305,14 +300,14 @@ class _Run:
             if not self.driver.picks:
                 return weights[rows], int(trained.count_nonzero())
             with torch.no_grad():
-                _, values = self.learner.measure(*self.loader.batch(rows, augment=False), self.method.needs)
+                _, values = self.learner.measure(*self.loader.batch(rows, augment=False), self.driver.needs)
             positions, picked = self.driver.pick(rows, values, rng)
             result = torch.zeros(len(rows), device=self.device)
             result[positions] = 1.0 if picked is None else picked
             return result * weights[rows], int(trained[positions].count_nonzero())
 
         picks = self.driver.picks
-        chunk = self.recipe.batch_size * self.method.pool if picks else PROBE_BATCH
+        chunk = self.recipe.batch_size * self.driver.pool if picks else PROBE_BATCH
         state = self.method.state_dict() if picks else None
         weighted = self.driver.surrogate()
         surrogate = None if weighted is None else weighted.float().to(self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from dpbench import catalog
 from dpbench import signals as definitions
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, check_keep
 from dpbench.method import PruningMethod, Task
 from dpbench.training import given
 from dpbench.training.driver import Driver
@@ -61,8 +61,7 @@ class PruningSampler(Sampler[list[int]]):
     ) -> None:
         n, epochs, seed = whole("n", n, 1), whole("epochs", epochs, 1), whole("seed", seed, 0)
         batch_size = whole("batch_size", batch_size, 1)
-        if not isinstance(keep, int | float | np.number) or not 0 < keep <= 1:
-            raise UsageError(f"PruningSampler: keep = {keep!r} is outside (0, 1]")
+        check_keep(keep, f"PruningSampler: keep = {keep!r}")
         self.rank, self.replicas = given.ranks(rank, replicas)
         self.method = catalog.load_method(method) if isinstance(method, str) else method
         if not isinstance(self.method, PruningMethod):
@@ -70,17 +69,18 @@ class PruningSampler(Sampler[list[int]]):
         name = type(self.method).__name__
         ids = None if labels is None else given.class_ids(labels, n)
         self._classes = 0 if ids is None else int(ids.max()) + 1
-        keep = keep if self.method.keep is None else self.method.keep
+        requires = self.method.requires()
+        keep = keep if requires.fixed_keep is None else requires.fixed_keep
         self.task = Task(n, epochs, batch_size * self.replicas, keep, ids)
         self.method.ready()
-        if self.method.budget != "epochs":
+        if requires.budget != "epochs":
             raise UsageError(f"{name} trains until its samples are spent; a sampler counts epochs")
         self._driver = Driver(self.method, self.task, seed, self.rank, self.replicas)
         if (asked := self._driver.epochs) != epochs:
             raise UsageError(f"{name} trains {asked} of {epochs} epochs; use 'full' with epochs={asked}")
         self.needs = self._driver.needs
         self.drop_last = drop_last
-        self._size = batch_size * self.method.pool
+        self._size = batch_size * self._driver.pool
         self._next = 0
         self._chosen = torch.ones(n, dtype=torch.bool)
         self._weights: Tensor | None = None
@@ -224,7 +224,7 @@ class PruningSampler(Sampler[list[int]]):
         needed, `embedding=` (n, d), as in `observe`; `record_proxy` measures all. The passes come in the order of the
         proxy's training, and the runs, where the method wants several, one after the other.
         """
-        name, proxy, n = type(self.method).__name__, self.method.proxy, self.task.n
+        name, proxy, n = type(self.method).__name__, self._driver.requires.proxy, self.task.n
         epoch, run = whole("epoch", epoch, 0), whole("run", run, 0)
         if proxy is None:
             raise UsageError(f"{name} has no proxy to replay: it learns from what the training itself observes")
@@ -236,7 +236,7 @@ class PruningSampler(Sampler[list[int]]):
         rate = values.get(definitions.LEARNING_RATE)
         if isinstance(rate, int | float):
             values[definitions.LEARNING_RATE] = torch.full((n,), float(rate))
-        measured = self._measure(torch.arange(n), self.method.needs, values)
+        measured = self._measure(torch.arange(n), self._driver.requires.signals, values)
         self._driver.replay(join([(torch.arange(n), measured)], epoch, run))
         self._replayed.add((run, epoch))
 
@@ -273,7 +273,7 @@ class PruningSampler(Sampler[list[int]]):
         """Whether the epoch under way has ended: drawn to its end (loaders draw ahead) and, if at all, told of all."""
         return 0 < self._length == self._drawn and (self._told == 0 or self._told >= self._total)
 
-    def _measure(self, rows: Tensor, needs: frozenset[str], values: dict[str, Any]) -> dict[str, Tensor]:
+    def _measure(self, rows: Tensor, needs: Set[str], values: dict[str, Any]) -> dict[str, Tensor]:
         """The signals `needs` of the samples `rows`, from what was given."""
         definitions.check_names(values.keys() - needs)
         found = {name: given.signal(name, value, len(rows)) for name, value in values.items()}
@@ -302,8 +302,8 @@ class PruningSampler(Sampler[list[int]]):
             return
         given.ranks(self.rank, self.replicas)  # torch.distributed may have started since
         name = type(self.method).__name__
-        if self.method.proxy is not None:
-            due, each = given.passes(self.method.proxy, self.task.epochs)
+        if (proxy := self._driver.requires.proxy) is not None:
+            due, each = given.passes(proxy, self.task.epochs)
             if len(self._replayed) < due:
                 raise UsageError(
                     f"{name} chooses by a proxy's signals: give it these by replay() before the first epoch, {each} "
@@ -311,10 +311,9 @@ class PruningSampler(Sampler[list[int]]):
                 )
         self._driver.tell()
         again = epoch == self.epoch and self._over
-        begin, end = (min(e / self.task.epochs, 1.0) for e in (epoch, epoch + 1))
         if again or epoch != self.epoch:  # else a resume goes on in this epoch
             self._told = 0
-        selection = self._driver.start(epoch, begin, end, again)
+        selection = self._driver.start(epoch, min((epoch + 1) / self.task.epochs, 1.0), again)
         self._chosen, self._weights = mask(selection.indices, self.task.n), self._driver.weights()
         rows = self._driver.order()
         if self.replicas > 1:

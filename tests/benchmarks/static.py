@@ -215,7 +215,7 @@ def scores() -> list[Row]:
             for path in set(files[name]):
                 np.save(path, torch.randn(n, *width, generator=rng).abs().numpy())
         for name in SCORES:
-            (need,) = catalog.load_method(name).needs
+            (need,) = catalog.load_method(name).requires().signals
             epochs = EPOCHS if name in OVER_EPOCHS else 1
             series = files["logits" if need == "logits" else "vector"][:epochs]
 

@@ -26,7 +26,7 @@ def train(keep: float = 0.3) -> dict[str, float]:
             seen[indices] = (logits := proxy(images)).detach()
             step(optimizer, F.cross_entropy(logits, labels))
         forgetting.replay(logits=seen, epoch=epoch)  # which is defined on what the training steps saw
-    el2n.replay(**record_proxy(proxy, DataLoader(data, 256), el2n.method.needs))
+    el2n.replay(**record_proxy(proxy, DataLoader(data, 256), el2n.method.requires().signals))
 
     for sampler in (el2n, forgetting):
         model, optimizer = new_model()

@@ -219,7 +219,7 @@ def test_thirty_static_methods_share_one_proxy_a_seed(
     home: Path, spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = {text: catalog.load_method(text) for text in load_grid("static_quick").methods}
-    methods = [text for text, method in loaded.items() if shared(method.proxy)]
+    methods = [text for text, method in loaded.items() if shared(method.requires().proxy)]
     assert len(methods) >= 30
     tiny = spec()
     changes = {"datasets": [tiny.dataset], "models": [tiny.model], "methods": methods, "keep": [0.2, 0.4, 0.6]}

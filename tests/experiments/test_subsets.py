@@ -68,7 +68,7 @@ def test_a_file_trains_like_the_method_that_made_it(
     name, left_out = take(path)
     assert left_out == 0
     path.unlink()  # it was copied
-    assert catalog.load_method(name).keep == 0.5
+    assert catalog.load_method(name).requires().fixed_keep == 0.5
     ours, theirs = run(spec(method))["metrics"], run(spec(name))["metrics"]
     for metric in ("accuracy", "loss_test", "prune_ratio", "samples_backward"):
         assert ours[metric] == theirs[metric]
@@ -105,7 +105,7 @@ def test_a_list_counts_the_dataset_s_own_samples(spec: Spec, run: Any, take: Any
     kept = sorted(set(wanted.tolist()) & set(positions))
     assert left_out == len(wanted) - len(kept)
     assert left_out > 0
-    assert catalog.load_method(name).keep == len(kept) / N
+    assert catalog.load_method(name).requires().fixed_keep == len(kept) / N
     result = run(spec(name, keep=len(kept) / N))
     trained = store.read_selections(store.run_folder(result["hash"]) / "selections.npz")
     assert [positions[row] for row in trained.epochs[0].tolist()] == kept
@@ -165,8 +165,8 @@ def test_a_large_list_is_not_read(take: Any, tmp_path: Path) -> None:
         ([1, 1, 2], None, {}, "indices with 1 repeated; each sample is named once"),
         ([1, 2], [1.0, -1.0], {}, "a weight that is negative or not finite"),
         ([1, 2], [1.0, float("nan")], {}, "a weight that is negative or not finite"),
-        ([1, 2], None, {"keep": "half"}, r"made for keep = 'half', which is outside \(0, 1\]"),
-        ([1, 2], None, {"keep": -1}, r"made for keep = -1, which is outside \(0, 1\]"),
+        ([1, 2], None, {"keep": "half"}, r"made for keep = 'half' is outside \(0, 1\]"),
+        ([1, 2], None, {"keep": -1}, r"made for keep = -1 is outside \(0, 1\]"),
     ],
 )
 def test_a_subset_that_cannot_be_trained_on_is_refused_at_once(
@@ -181,7 +181,7 @@ def test_a_subset_that_cannot_be_trained_on_is_refused_at_once(
 def test_a_subset_s_name_fits_a_file_system(take: Any, tmp_path: Path) -> None:
     store.write_selections(tmp_path / "s.npz", store.Selections([torch.arange(3)], N, {"method": "é" * 3000}))
     method, _ = take(tmp_path / "s.npz")
-    assert catalog.load_method(method).keep == 3 / N
+    assert catalog.load_method(method).requires().fixed_keep == 3 / N
 
 
 def test_a_subset_of_something_else_is_refused(spec: Spec, home: Path, take: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A stand-in for the runner: it drives a method over made-up signals, without a model or training."""
 
 import io
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpbench import PruningMethod, Selection, Signals, Task, load_method
+from dpbench import Picks, PruningMethod, Selection, Signals, Task, load_method
 from dpbench.signals import compute
 from dpbench.training.driver import Driver
 
@@ -34,7 +35,7 @@ class World:
         self.logits = noise + growth[:, :, None] * torch.eye(CLASSES)[self.labels]
         self.embedding = torch.randn(epochs, n, 3, generator=rng)
 
-    def signals(self, needs: frozenset[str], indices: Tensor, epoch: int, proxy_run: int | None = None) -> Signals:
+    def signals(self, needs: Set[str], indices: Tensor, epoch: int, proxy_run: int | None = None) -> Signals:
         logits, labels = self.logits[epoch, indices], self.labels[indices]
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         values = compute(needs, logits, labels, loss, self.embedding[epoch, indices])
@@ -46,15 +47,15 @@ class Trace:
     """What a method did in one epoch."""
 
     selection: Selection
-    picks: list[Selection] = field(default_factory=list)
+    picks: list[Picks] = field(default_factory=list)
     forwarded: list[Tensor] = field(default_factory=list)
 
     def tensors(self) -> list[Tensor]:
         """Everything it answered, to be compared bit for bit."""
-        answers = [self.selection, *self.picks]
-        empty = torch.empty(0)
-        parts = [(a.indices, a.weights, a.refresh, torch.tensor(a.lr_scale)) for a in answers]
-        return [empty if part is None else part for answer in parts for part in answer]
+        chosen = self.selection
+        parts = [chosen.indices, chosen.weights, chosen.refresh, torch.tensor(chosen.lr_scale)]
+        parts += [part for picks in self.picks for part in (picks.positions, picks.weights)]
+        return [torch.empty(0) if part is None else part for part in parts]
 
     @property
     def saw_all(self) -> bool:
@@ -70,29 +71,29 @@ class Training:
         self.world, self.rearrange = world, rearrange
 
     def observe(self, indices: Tensor, epoch: int) -> None:
-        for part in self.rearrange(self.world.signals(self.driver.method.needs, indices, epoch)):
+        for part in self.rearrange(self.world.signals(self.driver.requires.signals, indices, epoch)):
             self.driver.observe(part.indices, part.values)
             self.driver.tell()
 
     def replay_proxy(self) -> None:
-        if self.driver.method.proxy is not None:
+        if self.driver.requires.proxy is not None:
             rows = torch.arange(self.driver.task.n)
-            for part in self.rearrange(self.world.signals(self.driver.method.needs, rows, 0, proxy_run=0)):
+            for part in self.rearrange(self.world.signals(self.driver.requires.signals, rows, 0, proxy_run=0)):
                 self.driver.replay(part)
 
     def epoch(self, epoch: int) -> Trace:
         driver, task = self.driver, self.driver.task
-        trace = Trace(driver.start(epoch, epoch / task.epochs, (epoch + 1) / task.epochs))
-        for part in driver.order().split(task.batch_size * driver.method.pool):
+        trace = Trace(driver.start(epoch, (epoch + 1) / task.epochs))
+        for part in driver.order().split(task.batch_size * driver.pool):
             trace.forwarded.append(part)
             if driver.picks:
-                measured = self.world.signals(driver.method.needs, part, epoch).values
-                trace.picks.append(Selection(*driver.pick(part, measured)))
-            if driver.method.online:
+                measured = self.world.signals(driver.requires.signals, part, epoch).values
+                trace.picks.append(Picks(*driver.pick(part, measured)))
+            if driver.requires.online:
                 self.observe(part, epoch)
         refresh = trace.selection.refresh
         late = [] if refresh is None else [refresh]
-        if not driver.method.online:
+        if not driver.requires.online:
             self.observe(torch.cat(trace.forwarded + late), epoch)
         elif refresh is not None:
             self.observe(refresh, epoch)

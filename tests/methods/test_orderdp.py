@@ -170,7 +170,7 @@ def test_running_score(make, show):
 @pytest.mark.parametrize("score", ["error_norm", "entropy", "grad_norm", "margin", "prob_y", "correct"])
 def test_any_scalar_signal_scores(make, drive, world, score):
     trace = drive(make(f"orderdp[explore=1.0,score={score},order=low]"), 6)[-1]
-    assert make(f"orderdp[score={score}]").needs == {score}
+    assert make(f"orderdp[score={score}]").requires().signals == {score}
     assert len(trace.selection.indices) == 24
 
 

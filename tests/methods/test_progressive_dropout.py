@@ -36,7 +36,7 @@ def test_random_meets_keep_on_average(make, keep):
 def test_random_with_given_gamma(make):
     method = make("progressive_dropout[mode=random,gamma=0.9]")
     assert [len(method.select(e).indices) for e in range(8)] == [math.ceil(0.9**e * 60) for e in range(7)] + [60]
-    assert method.needs == frozenset()
+    assert method.requires().signals == frozenset()
 
 
 @pytest.mark.parametrize("mode", ["difficulty", "matched", "random"])

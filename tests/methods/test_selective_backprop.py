@@ -39,7 +39,7 @@ def test_expected_share_is_keep(make, keep):
     signals = Signals(torch.arange(1000), {"loss": loss}, 0)
     share = sum(len(method.pick(signals, rank).indices) for _ in range(200)) / 200_000
     assert share == pytest.approx(keep, abs=0.005)
-    assert method.pool == round(1 / keep)
+    assert method.pool(method.task) == round(1 / keep)
 
 
 def test_state_and_order(resumes, order_free):

@@ -56,11 +56,12 @@ def play(make):
     def show(text, data, keep=0.3):
         n, asked = len(data.labels), load_method(text)
         method = make(text, n=n, keep=keep, labels=data.labels)
-        last = min(asked.proxy.epochs, len(data.logits)) - 1
-        for epoch in [last] if asked.proxy.at == "end" else range(last + 1):
+        proxy = asked.requires().proxy
+        last = min(proxy.epochs, len(data.logits)) - 1
+        for epoch in [last] if proxy.at == "end" else range(last + 1):
             logits = data.logits[epoch]
             loss = torch.nn.functional.cross_entropy(logits, data.labels, reduction="none")
-            values = compute(method.needs - RECORD_SIGNALS, logits, data.labels, loss, data.embedding)
+            values = compute(method.requires().signals - RECORD_SIGNALS, logits, data.labels, loss, data.embedding)
             values["learning_rate"] = torch.full((n,), epoch + 1.0)
             method.observe(Signals(torch.arange(n), values, epoch, 0))
         return method
@@ -172,7 +173,7 @@ def test_scores_are_means_over_runs(name, history, make):
     for run, epochs in enumerate(passes):
         for epoch in epochs:
             loss = torch.nn.functional.cross_entropy(history.logits[epoch], history.labels, reduction="none")
-            values = compute(method.needs, history.logits[epoch], history.labels, loss, history.embedding)
+            values = compute(method.requires().signals, history.logits[epoch], history.labels, loss, history.embedding)
             method.observe(Signals(torch.arange(N), values, epoch - epochs[0], run))
     method.select(0)
     expected = np.mean([each[name.partition("[")[0]][epochs].sum(0) for epochs in passes], 0)

@@ -40,7 +40,7 @@ def answer(make):
     def select(text, data, keep):
         method = make(text, n=len(data.labels), keep=keep, labels=data.labels)
         loss = torch.nn.functional.cross_entropy(data.logits, data.labels, reduction="none")
-        values = compute(method.needs, data.logits, data.labels, loss, data.embedding)
+        values = compute(method.requires().signals, data.logits, data.labels, loss, data.embedding)
         method.observe(Signals(torch.arange(len(data.labels)), values, 29, 0))
         selection = method.select(0)
         assert len(selection.indices.unique()) == method.task.k

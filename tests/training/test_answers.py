@@ -1,13 +1,14 @@
 """What is refused as a method's answer, and how its exceptions are told."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from dpbench import Selection, load_method
+from dpbench import Picks, Selection, load_method
 from dpbench.errors import RunFailed, UsageError
-from dpbench.training.answers import call, selection_fault
+from dpbench.training.answers import call, pick_fault, selection_fault
 from dpbench.training.rows import everything
 
 N = 10
@@ -74,6 +75,32 @@ def test_the_rewrite_that_is_told_is_right(indices: object, rewrite: str) -> Non
 def test_what_is_no_selection_is_refused() -> None:
     assert selection_fault([1, 2], N) == "returned list, not a Selection; write return Selection(indices)"
     assert selection_fault(None, N) == "returned None, not a Selection; is a return missing?"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, "returned None, not Picks; is a return missing?"),
+        (Selection(torch.tensor([1])), r"returned Selection, not Picks; .*positions in the batch, .*: return Picks\("),
+        (torch.tensor([1]), r"returned Tensor, not Picks; .*: return Picks\(positions\)$"),
+        (Picks(torch.tensor([0, 4])), "returned positions with 4, which is outside 0..3; pick answers with positions"),
+        (Picks(torch.tensor([1.0])), r"returned positions that are torch.float32 .*: positions\.long\(\)$"),
+        (Picks(torch.tensor([1, 1])), "returned positions with 1 repeated"),
+        (Picks(torch.tensor([1, 2]), torch.ones(1)), r"returned weights of shape \(1,\) for positions of shape \(2,\)"),
+        (Picks(torch.tensor([1]), -torch.ones(1)), "returned a weight that is negative"),
+    ],
+)
+def test_what_are_no_picks_is_refused(answer: object, told: str) -> None:
+    fault = pick_fault(answer, 4)
+    assert fault is not None
+    assert re.match(told, fault)
+
+
+@pytest.mark.parametrize("positions", [[], [3, 0], [0, 1, 2, 3]])
+def test_good_picks_are_taken(positions: list[int]) -> None:
+    rows = torch.tensor(positions, dtype=torch.int64)
+    assert pick_fault(Picks(rows), 4) is None
+    assert pick_fault(Picks(rows, torch.ones(len(rows))), 4) is None
 
 
 def test_call_names_method_and_call() -> None:

@@ -19,12 +19,29 @@ def test_every_method_conforms(method: str, check: str, monkeypatch: pytest.Monk
     assert conformance.CHECKS[check](method) == []
 
 
+INEXACT = (  # what they keep depends on losses, a window, or coins
+    {"full_short", "ies", "importance_sampling", "infobatch", "kakurenbo", "ordered_sgd", "progressive_dropout"}
+    | {"repb", "selective_backprop", "seta"}
+)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in INEXACT])
+def test_the_others_select_exactly_the_share_asked_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPBENCH_DEEPCORE", str(Path(__file__).parent.parent / "data" / "deepcore_standin"))
+    setting, loaded = conformance.Setting(), catalog.load_method(method)
+    if not loaded.picks():
+        fixed = loaded.requires().fixed_keep
+        k = round(setting.n * (setting.keep if fixed is None else fixed))
+        assert {len(chosen) for chosen in conformance.pretend(method, setting).selected} == {k}
+
+
 HEADER = """
 import numpy, torch
-from dpbench.method import PruningMethod, Selection, sample, top
+from dpbench.method import Picks, PruningMethod, Requires, Selection, sample, top
 
 class Broken(PruningMethod):
-    needs = frozenset({"loss"})
+    def requires(self):
+        return Requires({"loss"})
 
     def setup(self, task, rng):
         super().setup(task, rng)
@@ -43,7 +60,6 @@ BROKEN = {
         "valid",
     ),
     "floats": ("    def select(self, epoch):\n        return Selection(torch.arange(self.task.k) * 1.0)", "valid"),
-    "count": ("    def select(self, epoch):\n        return Selection(torch.arange(self.task.k + 1))", "valid"),
     "global_torch": (
         "    def select(self, epoch):\n        return Selection(torch.randperm(self.task.n)[: self.task.k])",
         "no_globals",
@@ -108,7 +124,7 @@ def test_broken_methods_are_found(broken: str, tmp_path: Path, unplug: None) -> 
 def test_a_method_that_fails_everywhere_is_told_so_once(tmp_path: Path, unplug: None) -> None:
     file = tmp_path / "careless.py"
     file.write_text(HEADER.replace("        super().setup(task, rng)\n", "") + "\n" + BROKEN["range"][0] + "\n")
-    told = "Broken.setup did not call super().setup(task, rng); begin it with that line (careless.py, line 8)"
+    told = "Broken.setup did not call super().setup(task, rng); begin it with that line (careless.py, line 9)"
     assert conformance.check(catalog.resolve(str(file))) == {"valid": [told]}
 
 
@@ -121,7 +137,7 @@ def test_ranks_that_drift_apart_are_found(tmp_path: Path, unplug: None) -> None:
         + "    extra = 0\n"
         + "    def pick(self, signals, rng):\n"
         + "        self.extra = torch.rand(self.task.n, generator=rng)\n"
-        + "        return Selection(torch.arange(len(signals)))\n"
+        + "        return Picks(torch.arange(len(signals)))\n"
     )
     assert "rank 1 chose other samples" in conformance.check(catalog.resolve(str(file)))["same_on_ranks"][0]
 

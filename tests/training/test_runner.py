@@ -194,19 +194,14 @@ def test_observe_comes_once_an_epoch_or_after_each_step(spec: Spec, trained: Cal
 
 
 @pytest.mark.parametrize(
-    ("epochs", "window", "pruned"),
-    [
-        (30, "high=0.875", 26),
-        (8, "high=0.875", 7),
-        (8, "low=0.25,high=0.75", 4),
-        (4, "high=1.0", 4),
-        (4, "high=0.1", 0),
-    ],
+    ("epochs", "until", "pruned"),
+    [(30, 0.875, 26), (8, 0.875, 7), (4, 1.0, 4), (4, 0.1, 0)],
 )
-def test_window(spec: Spec, run: Run, epochs: int, window: str, pruned: int) -> None:
-    result = run(spec(f"made:Fresh[{window}]", epochs=epochs, probe={"every": 0}))
-    first = round(0.25 * epochs) if "low" in window else 0
-    expected = [45 if first <= epoch < first + pruned else N for epoch in range(epochs)]
+def test_after_its_end_of_pruning_all_samples_are_used(
+    spec: Spec, run: Run, epochs: int, until: float, pruned: int
+) -> None:
+    result = run(spec(f"made:Fresh[until={until}]", epochs=epochs, probe={"every": 0}))
+    expected = [45 if epoch < pruned else N for epoch in range(epochs)]
     assert column(result, "samples_backward") == expected
 
 
@@ -567,7 +562,7 @@ def test_the_surrogates_gradient_is_what_the_selections_gradient_is_on_average(
     found = spec("orderdp[explore=0.7]", keep=0.3, epochs=2, probe={"every": 1, "samples": samples})
     inner, before = trained(found), run(found.model_copy(update={"method": "uniform_epoch"}))
     gradient = each_gradient(inner.learner, inner.loader, torch.arange(N))
-    selection = inner.driver.start(2, 0.5, 1.0)
+    selection = inner.driver.start(2, 1.0)
     probe, weights = inner._probe(2), inner.method.surrogate()
     rows, parts = torch.cat(inner.probed), [len(part) for part in inner.probed]
     chosen = mask(selection.indices, N)[rows]

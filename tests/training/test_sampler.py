@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from dpbench import IndexedDataset, PruningMethod, PruningSampler, Selection, Signals, load_method
+from dpbench import IndexedDataset, Picks, PruningMethod, PruningSampler, Requires, Selection, Signals, load_method
 from dpbench.errors import RunFailed, UsageError
 from dpbench.signals import compute
 
@@ -166,13 +166,14 @@ def test_a_replay_computes_what_the_method_needs(method: str) -> None:
     labels = torch.arange(N) % 3
     logits, embedding = torch.randn(N, 3), torch.randn(N, 5)
     extra = {"learning_rate": 0.1, "member": (torch.arange(N) % 2).float()}
-    extra = {name: extra[name] for name in load_method(method).needs & extra.keys()}
+    extra = {name: extra[name] for name in load_method(method).requires().signals & extra.keys()}
     one, two = (PruningSampler(method, n=N, epochs=1, batch_size=8, keep=0.2, labels=labels) for _ in range(2))
     loss = F.cross_entropy(logits, labels, reduction="none")
-    whole = compute(one.method.needs - extra.keys(), logits, labels, loss, embedding)
+    whole = compute(one.method.requires().signals - extra.keys(), logits, labels, loss, embedding)
     whole |= {name: torch.as_tensor(value).expand(N).clone() for name, value in extra.items()}
-    assert one.method.proxy is not None
-    for run in range(one.method.proxy.seeds):
+    proxy = one.method.requires().proxy
+    assert proxy is not None
+    for run in range(proxy.seeds):
         one.replay(logits=logits, embedding=embedding, run=run, **extra)
         two.replay(run=run, **whole)
     assert list(one) == list(two)
@@ -486,14 +487,16 @@ class Chooses(PruningMethod):
     """Selects nothing, or all and picks nothing."""
 
     empty: bool = False
-    needs = frozenset({"loss"})
+
+    def requires(self) -> Requires:
+        return Requires({"loss"})
 
     def select(self, epoch: int) -> Selection:
         return Selection(torch.arange(0 if self.empty else self.task.n))
 
-    def pick(self, signals: Signals, rng: torch.Generator) -> Selection:
+    def pick(self, signals: Signals, rng: torch.Generator) -> Picks:
         # the second of several ranks picks nothing, and who is alone
-        return Selection(torch.arange(len(signals) if os.environ.get("RANK") == "0" else 0))
+        return Picks(torch.arange(len(signals) if os.environ.get("RANK") == "0" else 0))
 
 
 def test_epochs_of_nothing_are_refused() -> None:
