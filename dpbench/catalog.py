@@ -166,6 +166,30 @@ def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
     return factory, params
 
 
+def models_for(dataset: str) -> tuple[str, ...]:
+    """The models that take what the dataset holds, the one to begin with first."""
+    from dpbench.models import KINDS
+
+    return KINDS[load_dataset(dataset).kind]
+
+
+def fits(dataset: str, model: str) -> bool:
+    """Whether the model takes what the dataset holds; an author's own model is taken to."""
+    from dpbench.models import MODELS
+
+    name = parse(model)[0]
+    return name not in MODELS or name in models_for(dataset)
+
+
+def fitting(models: list[str], datasets: list[str]) -> list[str]:
+    """Those of the models that fit one of the datasets, and for a dataset that none fits the first of its kind."""
+    chosen = [model for model in models if any(fits(dataset, model) for dataset in datasets)]
+    for dataset in datasets:
+        if not any(fits(dataset, model) for model in chosen):
+            chosen.append(models_for(dataset)[0])
+    return chosen
+
+
 def load_model(text: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     """Build the model that `text` names for images of `shape` (c, h, w); weights come from torch's generator."""
     factory, params = check_model(text)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ SPLIT_SEED = 0  # the split is one for all seeds, so that index i is the same sa
 class Source(ABC):
     """Labelled samples of one kind, of one split; a sample is its row."""
 
+    kind: ClassVar[str]  # "images", "tables" or "texts", by which models are offered
     labels: Tensor  # (n,) int64, what a sample is to be recognised as
 
     def __len__(self) -> int:
@@ -138,6 +139,7 @@ class Dataset(ABC):
 
     label_noise: float = param(0.0, low=0.0, high=0.9)
     validation = 0.1  # share of the training samples held out for tuning
+    kind = "images"  # of the samples, known before they are read
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -189,6 +191,8 @@ class Dataset(ABC):
                 f"{name}.read returned {got}; two sources of one kind are needed, the training and the test samples"
             )
         samples, test = parts
+        if samples.kind != self.kind:
+            raise UsageError(f"{name}.read returned {samples.kind}; its kind is {self.kind}")
         faults = samples.faults("training") + test.faults("test")
         faults = faults or self._faults_of_both(samples, test)
         if faults:

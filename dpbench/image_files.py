@@ -32,6 +32,8 @@ class ImageFiles(Source):
     Each is brought to 3 x `side` x `side`: its short side is scaled to `side`, and the middle is cut out.
     """
 
+    kind = "images"
+
     root: Path
     files: list[str]
     labels: Tensor

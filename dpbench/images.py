@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Images(Source):
     """Images (n, c, h, w) uint8 with labels (n,) int64."""
 
+    kind = "images"
+
     images: Tensor
     labels: Tensor
 

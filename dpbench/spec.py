@@ -139,6 +139,20 @@ def check_name(name: str) -> str:
     return name
 
 
+def canonical_dataset(text: str) -> str:
+    """Write a dataset's `name:PATH[...]` as `name[path=PATH,...]`."""
+    name, params = catalog.parse(text)
+    name, colon, path = name.partition(":")
+    return catalog.label(name, {"path": path} | params) if colon else text
+
+
+def _of_paths(texts: list[str]) -> list[str]:
+    try:
+        return [canonical_dataset(text) for text in texts]
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 def recipe_names() -> list[str]:
     """The recipes that come with dpbench, one file a source."""
     return sorted(f.name[:-5] for f in files("dpbench.leaderboards").joinpath("recipes").iterdir())
@@ -162,7 +176,7 @@ class Grid(Strict):
 
     name: Annotated[str, AfterValidator(check_name)]
     description: str = ""
-    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
+    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_of_paths), AfterValidator(_unique)]
     models: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
     keep: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(_unique)]
@@ -182,31 +196,43 @@ class Grid(Strict):
             raise ValueError(f"{counts} are {math.prod(parts):,} cells; a grid has at most {CELLS:,}")
         return self
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each dataset with each model that takes its kind; UsageError for one that is left alone."""
+        found = [(data, model) for data in self.datasets for model in self.models if catalog.fits(data, model)]
+        for data in self.datasets:
+            if all(data != paired for paired, _ in found):
+                raise UsageError(
+                    f"no model of the grid takes {data}; for its kind: {', '.join(catalog.models_for(data))}"
+                )
+        for model in self.models:
+            if all(model != paired for _, paired in found):
+                raise UsageError(f"the model {model} takes none of the grid's datasets: {', '.join(self.datasets)}")
+        return found
+
     def runs(self, data: Mapping[str, str] | None = None) -> list[RunSpec]:
         """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row.
 
         `data` has the fingerprint of each dataset's samples; without it the cells are not to be run.
         """
         methods = [(canonical(text), catalog.load_method(text).requires().fixed_keep) for text in self.methods]
+        pairs = self.pairs()
         cells: dict[RunSpec, None] = {}
         for seed in range(self.seeds):
-            for dataset in self.datasets:
-                for model in self.models:
-                    for method, fixed in methods:
-                        for keep in self.keep if fixed is None else [fixed]:
-                            cells[
-                                RunSpec(
-                                    dataset=dataset,
-                                    model=model,
-                                    method=method,
-                                    keep=keep,
-                                    seed=seed,
-                                    recipe=self.recipe,
-                                    budget=self.budget,
-                                    probe=self.probe,
-                                    data=(data or {}).get(dataset, ""),
-                                )
-                            ] = None
+            for dataset, model in pairs:
+                for method, fixed in methods:
+                    for keep in self.keep if fixed is None else [fixed]:
+                        spec = RunSpec(
+                            dataset=dataset,
+                            model=model,
+                            method=method,
+                            keep=keep,
+                            seed=seed,
+                            recipe=self.recipe,
+                            budget=self.budget,
+                            probe=self.probe,
+                            data=(data or {}).get(dataset, ""),
+                        )
+                        cells[spec] = None
         return list(cells)
 
 

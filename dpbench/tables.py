@@ -28,6 +28,8 @@ class Table(Source):
     A code counts from 0 for a missing value up to one less than its entry in `categories`.
     """
 
+    kind = "tables"
+
     numbers: Tensor
     codes: Tensor
     categories: tuple[int, ...]

@@ -79,6 +79,8 @@ class Sequence(NamedTuple):
 class Texts(Source):
     """Texts as `tokens` (n, length) int64, PAD after the end of each, with labels (n,) int64."""
 
+    kind = "texts"
+
     tokens: Tensor
     vocabulary: int
     labels: Tensor

@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 
 from dpbench import catalog
+from dpbench.analysis import gallery
 from dpbench.data import Data
 from dpbench.errors import RunFailed, UsageError
 from dpbench.image_files import ImageFiles
 from dpbench.images import Images
+from dpbench.spec import Grid, canonical_dataset
 from dpbench.tables import Columns, Table
 from dpbench.tokens import PAD, Texts
+from dpbench.training import runner
 
 FRAME = pd.DataFrame(
     {
@@ -218,3 +221,65 @@ def test_a_picture_that_is_cut_short_is_named(pictures: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises((UsageError, RunFailed), match=r"bee/3\.png: not an image that can be read"):
         load("folder[path=p]", pictures)
+
+
+# a grid of them
+
+
+def test_a_path_after_the_name_is_a_parameter() -> None:
+    assert canonical_dataset("table:a b/t.csv[label=y]") == "table[path=a b/t.csv,label=y]"
+    assert canonical_dataset("folder:P") == "folder[path=P]"
+    assert canonical_dataset("digits") == "digits"
+
+
+def grid(**changes: object) -> Grid:
+    recipe = {"epochs": 2, "batch_size": 8, "lr": 0.05, "schedule": "cosine"}
+    base = {"name": "own", "methods": ["full", "uniform"], "keep": [0.5], "seeds": 1, "recipe": recipe}
+    return Grid.model_validate(base | changes)
+
+
+def test_each_dataset_runs_with_the_models_of_its_kind() -> None:
+    both = grid(datasets=["digits", "table:wine", "text:t.csv"], models=["mlp", "cnn", "bag", "ft_transformer"])
+    assert both.pairs() == [
+        ("digits", "mlp"),
+        ("digits", "cnn"),
+        ("table[path=wine]", "mlp"),
+        ("table[path=wine]", "ft_transformer"),
+        ("text[path=t.csv]", "bag"),
+    ]
+    assert catalog.fitting(["cnn"], ["digits", "text[path=t.csv]"]) == ["cnn", "bag"]
+    assert catalog.fitting(["cnn", "mlp"], ["table[path=wine]"]) == ["mlp"]
+    with pytest.raises(
+        UsageError, match=r"no model of the grid takes text\[path=t.csv\]; for its kind: bag, transformer"
+    ):
+        grid(datasets=["digits", "text:t.csv"], models=["mlp"]).pairs()
+    with pytest.raises(UsageError, match="the model bag takes none of the grid's datasets: digits"):
+        grid(datasets=["digits"], models=["mlp", "bag"]).pairs()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model"),
+    [
+        ("table[path=wine]", "mlp[width=8]"),
+        ("table[path=wine]", "ft_transformer[width=8,depth=1]"),
+        ("text[path=t.csv,length=6]", "bag[width=8]"),
+        ("text[path=t.csv,length=6]", "transformer[width=8,depth=1]"),
+        ("folder[path=p,side=8]", "cnn[width=2]"),
+    ],
+)
+@pytest.mark.parametrize("method", ["orderdp", "el2n[at_epoch=1]", "selective_backprop"])
+def test_methods_of_each_kind_run_on_each(
+    dataset: str, model: str, method: str, written: Path, pictures: Path, home: Path
+) -> None:
+    [fingerprint] = runner.fingerprints([dataset], written).values()
+    asked = grid(datasets=[dataset], models=[model], methods=[method], probe={"every": 1, "samples": 8})
+    [spec] = asked.runs({dataset: fingerprint})
+    result = runner.run(spec, torch.device("cpu"), written)
+    assert result["status"] != "FAILED", result["reason"]
+    assert len(result["epochs"]) == 2
+    result["status"] = "FINISHED"  # so little data may teach nothing, and what did not learn has no pictures
+    has_pictures = dataset.startswith("folder")
+    drawn = gallery.sheet_of_run(result, written, written / "sheet.png")
+    assert drawn == has_pictures
+    note = gallery.make([result], written).note
+    assert note == ("" if has_pictures else f"No pictures of {dataset}: its samples are no images.")

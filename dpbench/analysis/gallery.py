@@ -301,7 +301,10 @@ def sheet_of_run(result: RunResult, root: Path | None, file: Path) -> bool:
     found = next(usage.of_results([result]), None)
     if found is None or found.even:
         return False
-    drawn = _Drawn(runner.data_of(found.spec, root), ROOM)
+    data = runner.data_of(found.spec, root)
+    if data.train.picture(0) is None:
+        return False
+    drawn = _Drawn(data, ROOM)
     picked = drawn.pick(found)
     text = f"below each: in how many of {picked.epochs:g} epochs it was used, seed {found.spec.seed}"
     _paint(picked, drawn.sheet(), text, file)

@@ -151,7 +151,7 @@ def _grid(
 ) -> Grid:
     """Build the grid that the options describe."""
     from dpbench import catalog
-    from dpbench.spec import canonical, change_grid, load_grid
+    from dpbench.spec import canonical, canonical_dataset, change_grid, load_grid
 
     if name is None and not methods and not files:
         raise UsageError("name a grid (try: dpbench run quick), or give at least one --method or --from")
@@ -173,11 +173,13 @@ def _grid(
         if absent:
             raise UsageError(f"--only {absent[0]}: not in the grid {base.name}; it has {', '.join(chosen)}")
         chosen = list(dict.fromkeys(wanted + added))
+    datasets = [canonical_dataset(text) for text in dataset or (base.datasets if name else ["digits"])]
+    datasets = list(dict.fromkeys(datasets))
     changes: dict[str, Any] = {
         "name": base.name if name else (own_name or "custom"),
         "methods": chosen,
-        "datasets": list(dict.fromkeys(dataset or (base.datasets if name else ["digits"]))),
-        "models": list(dict.fromkeys(model or base.models)),
+        "datasets": datasets,
+        "models": list(dict.fromkeys(model or catalog.fitting(base.models, datasets))),
         "keep": list(dict.fromkeys(keep or base.keep)),
         "seeds": base.seeds if seeds is None else seeds,
     }
@@ -185,8 +187,6 @@ def _grid(
         check_keep(share, f"--keep {share:g}")
     if changes["seeds"] < 1:
         raise UsageError(f"--seeds {changes['seeds']}: at least 1 is needed")
-    for text in changes["datasets"]:
-        catalog.load_dataset(text)
     for text in changes["models"]:
         catalog.check_model(text)
     return change_grid(base, changes)

@@ -47,7 +47,7 @@ def subset(
     """
     from dpbench import catalog, store
     from dpbench.experiments import subsets
-    from dpbench.spec import RunSpec, canonical, load_grid
+    from dpbench.spec import RunSpec, canonical, canonical_dataset, load_grid
     from dpbench.training import runner
 
     check_keep(keep, f"--keep {keep:g}")
@@ -55,10 +55,10 @@ def subset(
         raise UsageError(f"--output {output}: the name ends in .npz")
     check_writable("--output", output)
     single_threaded(1)
-    base = load_grid(grid)
+    base, dataset = load_grid(grid), canonical_dataset(dataset)
     spec = RunSpec(
         dataset=dataset,
-        model=model or base.models[0],
+        model=model or catalog.fitting(base.models, [dataset])[0],
         method=canonical(method),
         keep=keep,
         seed=seed,

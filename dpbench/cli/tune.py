@@ -71,15 +71,15 @@ def tune(
     from dpbench.experiments.tuning import Plan, tunable
     from dpbench.reports import study as studies
     from dpbench.reports import tracking
-    from dpbench.spec import load_grid
+    from dpbench.spec import canonical_dataset, load_grid
     from dpbench.training import runner
 
-    base, device = load_grid(grid), runner.default_device()
+    base, device, dataset = load_grid(grid), runner.default_device(), canonical_dataset(dataset)
     plans = [
         Plan(
             method=name,
             dataset=dataset,
-            model=model or base.models[0],
+            model=model or catalog.fitting(base.models, [dataset])[0],
             keep=keep,
             trials=trials,
             seeds=seeds,
