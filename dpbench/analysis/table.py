@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,37 +16,11 @@ from dpbench.analysis.stats import mean_interval, pareto_front
 from dpbench.errors import UsageError
 from dpbench.experiments import controls
 from dpbench.spec import Row, RunSpec
-from dpbench.training import measures
+from dpbench.training import derived, measures
 from dpbench.training.results import RunResult, is_finished
 
 KEYS = ["dataset", "model", "method", "keep"]
-AVERAGED = [  # metrics of which a row shows the mean over seeds
-    "accuracy_best_epoch",
-    "loss_test",
-    "prune_ratio",
-    "forward_saving",
-    "samples_forward",
-    "samples_backward",
-    "samples_proxy",
-    "optimizer_steps",
-    "time_total_s",
-    "time_train_s",
-    "time_select_s",
-    "time_observe_s",
-    "time_probe_s",
-    "time_proxy_s",
-    "jaccard_epochs",
-    "jaccard_epochs_chance",
-    "gradient_cosine",
-    "gradient_norm_ratio",
-    "gradient_norm",
-    "gradient_cosine_surrogate",
-    "gradient_norm_ratio_surrogate",
-    "peak_memory_mb",
-    "peak_device_memory_mb",
-]
-DERIVED = ["cost", "cost_with_proxy", "accuracy_spread_last", "accuracy_worst_class", "noisy_share", "never_used"]
-DERIVED += ["gradient_norm_r"]
+Line: TypeAlias = dict[str, Any]  # of the board's table, by column
 
 
 def table(
@@ -85,7 +59,7 @@ def is_broken(frame: pd.DataFrame) -> pd.Series:
     return (frame["diverged"] > 0) | (frame["failed"] > 0)
 
 
-def broken(row: dict[str, Any]) -> str:
+def broken(row: Line) -> str:
     """How many of a row's seeds diverged or failed, in words; empty for a row that is whole."""
     made = row["seeds"] + row["diverged"] + row["failed"]
     return verdicts.broken_text(row["diverged"], row["failed"], made)
@@ -99,7 +73,7 @@ def _ranks(frame: pd.DataFrame, whole: pd.Series) -> pd.Series:
     return within.where(whole, within + ahead).astype("Int64")
 
 
-def _row(row: Row, runs: list[tuple[RunSpec, RunResult | None]], overlap: Overlap) -> dict[str, Any]:
+def _row(row: Row, runs: list[tuple[RunSpec, RunResult | None]], overlap: Overlap) -> Line:
     """Summarise the runs of one row."""
     finished = [result for _, result in runs if is_finished(result)]
     diverged, failed = (
@@ -109,8 +83,7 @@ def _row(row: Row, runs: list[tuple[RunSpec, RunResult | None]], overlap: Overla
     accuracies = [result["metrics"]["accuracy"] for result in finished]
     mean, half_width = mean_interval(accuracies, step=_step(finished)) if finished else (np.nan, np.nan)
     best = [result["metrics"].get("accuracy_best_epoch", np.nan) for result in finished]
-    derived = [measures.of_run(result) for result in finished]
-    covered = [run["coverage_epochs"] for run in derived]
+    covered = [derived.coverage_epochs(result) for result in finished]
     jaccard, chance = overlap.seeds.get(row, (np.nan, np.nan))
     return {
         **dict(zip(KEYS, row, strict=True)),
@@ -120,9 +93,8 @@ def _row(row: Row, runs: list[tuple[RunSpec, RunResult | None]], overlap: Overla
         "accuracy_ci95": half_width,
         "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else np.nan,
         "accuracy_best_epoch_ci95": mean_interval(best, step=_step(finished))[1] if finished else np.nan,
-        **{name: _mean([result["metrics"].get(name) for result in finished]) for name in AVERAGED},
-        **{name: _mean([run[name] for run in derived]) for name in DERIVED},
-        "gradient_norm_r_pooled": measures.pooled_gradient_norm_r(finished),
+        **{measure.name: _mean([measure.of(result) for result in finished]) for measure in measures.tabled()},
+        "gradient_norm_r_pooled": derived.pooled_gradient_norm_r(finished),
         "coverage_epochs": np.nan if None in covered else _mean(covered),  # unknown while one seed never saw all
         "jaccard_seeds": jaccard,
         "jaccard_seeds_chance": chance,
@@ -154,7 +126,7 @@ def _add_costs(frame: pd.DataFrame, groups: dict[Row, list[str]], results: dict[
     times = []
     for row, goal, fair in zip(frame[KEYS].itertuples(index=False, name=None), goals, whole, strict=True):
         runs = [] if not fair else [results[key] for key in groups[row] if is_finished(results.get(key))]
-        times.append(measures.seconds_to(runs, goal))
+        times.append(derived.seconds_to(runs, goal))
     frame["time_to_random_s"] = times
     frame["pareto"] = False
     for _, part in frame[whole].groupby(["dataset", "model"]):
@@ -177,7 +149,7 @@ def _mean(values: Sequence[float | None]) -> float:
     return known[0] + float(np.mean([value - known[0] for value in known]))  # to the last digit where all are equal
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame) -> list[Line]:
     """The rows as dicts."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from dpbench import catalog
 from dpbench.spec import Row, RunSpec
-from dpbench.training import measures
+from dpbench.training import derived
 from dpbench.training.results import RunResult, is_finished
 
 METHOD = "uniform_epoch"
@@ -30,7 +30,7 @@ def keeps(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[Row,
         result = results.get(key)
         if not is_finished(result) or spec.budget.unit != "epochs":
             continue
-        cost = measures.of_run(result)["cost"]
+        cost = derived.cost(result)
         if cost is not None and catalog.parse(spec.method)[0] not in EXEMPT:
             costs.setdefault(spec.row, []).append(cost)
     means = {row: fmean(values) for row, values in costs.items()}

@@ -34,7 +34,7 @@ from dpbench.experiments.controls import DECOMPOSED
 from dpbench.experiments.executors import run_all
 from dpbench.rng import derive
 from dpbench.spec import Grid, RunSpec, canonical, identity_hash
-from dpbench.training import account, measures, runner
+from dpbench.training import account, derived, runner
 from dpbench.training.results import EpochRecord, RunResult, is_done
 
 SEED = 1000  # the first seed of tuning; a grid's seeds start at 0, so that final figures come from fresh seeds
@@ -339,7 +339,7 @@ def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[flo
     if wrong := next((result["reason"] for result in results if "metrics" not in result), None):
         trial.set_user_attr("reason", wrong)
         return (0.0, 1.0) if plan.two_objectives else 0.0  # the worst there is: no accuracy at the cost of all data
-    costs = [measures.of_run(result)["cost_with_proxy"] for result in results]
+    costs = [derived.cost_with_proxy(result) for result in results]
     for name, values in (
         ("prune_ratio", [result["metrics"]["prune_ratio"] for result in results]),
         ("accuracy_validation", [result["metrics"].get("accuracy_validation") for result in results]),

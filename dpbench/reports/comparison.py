@@ -16,28 +16,11 @@ from rich.text import Text
 from dpbench import catalog
 from dpbench.analysis import stats, verdicts
 from dpbench.analysis.board import Board
-from dpbench.analysis.table import KEYS, broken, records
+from dpbench.analysis.table import KEYS, Line, broken, records
 from dpbench.errors import UsageError
 from dpbench.reports.columns import accuracy, difference, number
 from dpbench.spec import canonical
-
-LINES = [  # label, column, format, factor
-    ("rank", "rank", "d", 1),
-    ("worst class %", "accuracy_worst_class", ".2f", 100),
-    ("std over seeds", "accuracy_std", ".2f", 100),
-    ("pruned", "prune_ratio", ".3f", 1),
-    ("cost", "cost", ".3f", 1),
-    ("cost with proxy", "cost_with_proxy", ".3f", 1),
-    ("random at its cost", "control_keep", "g", 1),
-    ("time s", "time_total_s", ".2f", 1),
-    ("speed-up", "speedup", ".2f", 1),
-    ("memory MB", "peak_memory_mb", ".0f", 1),
-    ("Jaccard", "jaccard_epochs", ".3f", 1),
-    ("  chance", "jaccard_epochs_chance", ".3f", 1),
-    ("cosine", "gradient_cosine", ".3f", 1),
-    ("  to its surrogate", "gradient_cosine_surrogate", ".3f", 1),
-    ("all seen by epoch", "coverage_epochs", ".1f", 1),
-]
+from dpbench.training.measures import MEASURES
 
 
 def screen(board: Board, a: str, b: str) -> Group:
@@ -79,7 +62,7 @@ def among(methods: Iterable[str], grid: str, text: str) -> str:
     raise UsageError(f"no method {text!r} in the grid {grid}; {hint}")
 
 
-def _pairs(table: pd.DataFrame, a: str, b: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _pairs(table: pd.DataFrame, a: str, b: str) -> list[tuple[Line, Line]]:
     """The rows to compare: equal keeps, or every keep with the one row of a method whose keep is fixed."""
     pairs = []
     for _, part in table.groupby(["dataset", "model"], sort=False):
@@ -90,11 +73,11 @@ def _pairs(table: pd.DataFrame, a: str, b: str) -> list[tuple[dict[str, Any], di
     return pairs
 
 
-def _row(row: dict[str, Any]) -> tuple[Any, ...]:
+def _row(row: Line) -> tuple[Any, ...]:
     return tuple(row[name] for name in KEYS)
 
 
-def _table(x: dict[str, Any], y: dict[str, Any]) -> Table:
+def _table(x: Line, y: Line) -> Table:
     view = Table(
         title=escape(f"{x['dataset']}, {x['model']}"), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
     )
@@ -102,12 +85,13 @@ def _table(x: dict[str, Any], y: dict[str, Any]) -> Table:
     for row in (x, y):
         view.add_column(escape(f"{row['method']} at {row['keep']:g}"), justify="right")
     view.add_row("accuracy %", accuracy(x), accuracy(y))
-    for label, name, form, factor in LINES:
-        texts = [number(row[name] if pd.isna(row[name]) else factor * row[name], form) for row in (x, y)]
+    lines = [("rank", [number(row["rank"], "d") for row in (x, y)])]
+    lines.append(("random at its cost", [number(row["control_keep"], "g") for row in (x, y)]))
+    lines.append(("  difference to it", [difference(row, verdicts.AT_COST) for row in (x, y)]))
+    lines += [(one.header, [one.shown(row[one.name]) for row in (x, y)]) for one in MEASURES if one.column]
+    for label, texts in lines:
         if texts != ["-", "-"]:
             view.add_row(label, *texts)
-        if name == "control_keep" and texts != ["-", "-"]:
-            view.add_row("  difference to it", *(difference(row, verdicts.AT_COST) for row in (x, y)))
     return view
 
 
@@ -123,7 +107,7 @@ def _said(line: dict[str, Any], a: str, b: str) -> Text:
     )
 
 
-def _alike(board: Board, x: dict[str, Any], y: dict[str, Any]) -> Text:
+def _alike(board: Board, x: Line, y: Line) -> Text:
     """How much the two select the same samples."""
     lines = board.overlap.methods
     names = [x["method"], y["method"]]

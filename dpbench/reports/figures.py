@@ -23,7 +23,7 @@ from dpbench.analysis import stats, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.board import Board
 from dpbench.reports import pareto_figure
-from dpbench.training import measures
+from dpbench.training import derived
 
 # Blue, orange, green, vermilion, pink, brown and sky of seaborn's colour-blind-safe palette; each also has its marker.
 COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9)]
@@ -91,7 +91,7 @@ class Part:
     def curves(self, name: str, keep: float) -> Iterator[tuple[str, np.ndarray]]:
         """Each method's per-epoch record `name` as (seeds, epochs)."""
         for (method, share), results in self.board.finished(self.dataset, self.model).items():
-            values = [v for v in (measures.curve(result, name) for result in results) if np.isfinite(v).any()]
+            values = [v for v in (derived.curve(result, name) for result in results) if np.isfinite(v).any()]
             if share in (keep, 1.0) and values:
                 shortest = min(map(len, values))
                 yield method, np.array([v[:shortest] for v in values])

@@ -13,7 +13,7 @@ from rich.table import Table
 from dpbench.analysis import published, verdicts
 from dpbench.analysis.board import Board
 from dpbench.analysis.fairness import Finding
-from dpbench.analysis.table import csv, records
+from dpbench.analysis.table import Line, csv, records
 from dpbench.reports import html
 from dpbench.reports.columns import difference, named, number
 
@@ -60,7 +60,7 @@ def as_json(frame: pd.DataFrame) -> str:
     return json.dumps(plain(frame), indent=1, allow_nan=False)
 
 
-def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def plain(frame: pd.DataFrame) -> list[Line]:
     """The rows as JSON values."""
     return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in records(frame)]
 
@@ -134,11 +134,11 @@ def published_markdown(board: Board) -> str:
     return "**Published figures**, beside the measured ones, never part of a rank\n\n" + _pipes(header, texts)
 
 
-def _zip(frame: pd.DataFrame, lines: list[list[str]]) -> list[tuple[dict[str, Any], list[str]]]:
+def _zip(frame: pd.DataFrame, lines: list[list[str]]) -> list[tuple[Line, list[str]]]:
     return list(zip(records(frame), lines, strict=True))
 
 
-def _names(row: dict[str, Any]) -> list[str]:
+def _names(row: Line) -> list[str]:
     return [row["dataset"], row["model"]]
 
 

@@ -17,12 +17,12 @@ from dpbench.analysis import gallery, pareto, published, verdicts
 from dpbench.analysis.board import Board
 from dpbench.analysis.table import KEYS, broken, records
 from dpbench.reports import summary
-from dpbench.training import measures
+from dpbench.training import derived
+from dpbench.training.measures import MEASURES, Measure
 from dpbench.training.results import RunResult
 
 DIGITS = 6  # significant digits of a shown number
 LONGEST_CURVE = 60  # points of a row's curve
-CURVES = {"accuracy": 4, "prune_ratio": 3, "gradient_cosine": 3}  # by epoch, with as many digits
 SCRIPTS = ("state.js", "table.js", "charts.js", "gallery.js", "notes.js")  # in the order in which they run
 
 
@@ -76,6 +76,7 @@ def _data(board: Board) -> dict[str, Any]:
         ],
         "plots": [_plot(part) for _, part in table.groupby(["dataset", "model"], sort=False)],
         "columns": list(table.columns),
+        "measures": {one.name: _declared(one) for one in MEASURES},
         "rows": [[_short(value) for value in row] for row in table.itertuples(index=False, name=None)],
         "runs": runs,
         "epochs": epochs,
@@ -90,6 +91,19 @@ def _data(board: Board) -> dict[str, Any]:
         "times_reason": board.times_reason,
         "published": _records(published.beside(table, board.grid.delta)),
         **gallery.data(board),
+    }
+
+
+def _declared(one: Measure) -> dict[str, Any]:
+    """What the page has to know of a measure; its meaning is plain text there."""
+    return {
+        "label": one.header[0].upper() + one.header[1:],
+        "help": one.meaning.replace("`", ""),
+        "digits": one.digits,
+        "factor": one.factor,
+        "up": one.better != "down",
+        "column": bool(one.column),
+        "drawn": one.drawn,
     }
 
 
@@ -136,14 +150,13 @@ def _curves(
     places: dict[tuple[int, ...], int] = {}
     curves: list[dict[str, Any]] = []
     for results in found:
-        means = {name: _mean_curve([measures.curve(result, name) for result in results]) for name in CURVES}
-        curves.append(
-            {
-                name: [places.setdefault(epochs, len(places)), [round(value, CURVES[name]) for value in values]]
-                for name, (epochs, values) in means.items()
-                if epochs
-            }
-        )
+        curves.append({})
+        for one in (one for one in MEASURES if one.drawn):
+            epochs, values = _mean_curve([derived.curve(result, one.name) for result in results])
+            if epochs:
+                digits = one.digits + (2 if one.factor == 100 else 0)
+                short = [round(value, digits) for value in values]
+                curves[-1][one.name] = [places.setdefault(epochs, len(places)), short]
     return [list(epochs) for epochs in places], curves
 
 

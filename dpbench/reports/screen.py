@@ -14,12 +14,11 @@ from rich.text import Text
 
 from dpbench import catalog
 from dpbench.analysis.board import Board
-from dpbench.analysis.table import records
+from dpbench.analysis.table import Line, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.reports import formats, summary
 from dpbench.reports.columns import BY_NAME, COLUMNS, IMPORTANT, Column, named, ordered
 
-Row = dict[str, Any]
 LINES = 40  # of a screen that can be read at once
 AROUND = 19  # of them that are no row: sentences, headers, notes and what to do next
 SENTENCES = 3
@@ -70,7 +69,7 @@ def _marked(line: str) -> Text:
     return Text.assemble(*((part, "bold" if i % 2 else "") for i, part in enumerate(line.split("`"))))
 
 
-def _rows(rows: list[Row], keeps: int, wanted: Wanted) -> list[Row]:
+def _rows(rows: list[Line], keeps: int, wanted: Wanted) -> list[Line]:
     """All rows, or so many that they fit a screen: of each keep the first in rank, and the controls."""
     if wanted.sort:
         rows = ordered(rows, wanted.sort)
@@ -88,7 +87,7 @@ def _rows(rows: list[Row], keeps: int, wanted: Wanted) -> list[Row]:
     return kept
 
 
-def _tables(rows: list[Row], width: int, wanted: Wanted) -> list[Table]:
+def _tables(rows: list[Line], width: int, wanted: Wanted) -> list[Table]:
     """One table of the columns that fit; or all that are asked for, in as many tables as that takes."""
     if not wanted.wide and not wanted.columns:
         chosen = _fitting(named(IMPORTANT), rows, width)
@@ -104,7 +103,7 @@ def _tables(rows: list[Row], width: int, wanted: Wanted) -> list[Table]:
     return tables
 
 
-def _fitting(columns: Sequence[Column], rows: list[Row], width: int) -> list[Column]:
+def _fitting(columns: Sequence[Column], rows: list[Line], width: int) -> list[Column]:
     """The first of the columns, as many as fit."""
     chosen: list[Column] = []
     for column in columns:
@@ -116,12 +115,12 @@ def _fitting(columns: Sequence[Column], rows: list[Row], width: int) -> list[Col
     return chosen
 
 
-def _width(column: Column, rows: list[Row]) -> int:
+def _width(column: Column, rows: list[Line]) -> int:
     """What its cells need, and the longest word of its header."""
     return max(map(len, [*column.header.split(), *(column.cell(row) for row in rows)]))
 
 
-def _table(columns: list[Column], rows: list[Row], width: int, wanted: Wanted) -> Table:
+def _table(columns: list[Column], rows: list[Line], width: int, wanted: Wanted) -> Table:
     """A rule after each keep; only a method's name is ever wrapped."""
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False)
     widths = {column.name: _width(column, rows) for column in columns}

@@ -21,13 +21,14 @@ import pandas as pd
 from dpbench import store
 from dpbench.analysis import board as boards
 from dpbench.analysis import gallery, verdicts
-from dpbench.analysis.table import records
+from dpbench.analysis.table import Line, records
 from dpbench.errors import RunFailed, UsageError
 from dpbench.reports import columns, database, formats, summary
 from dpbench.reports import files as written
 from dpbench.reports.tracking import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, default_uri, fit
 from dpbench.spec import row_of
-from dpbench.training import measures
+from dpbench.training import derived
+from dpbench.training.measures import MEASURES
 from dpbench.training.results import RunResult
 
 if TYPE_CHECKING:
@@ -36,19 +37,11 @@ if TYPE_CHECKING:
 
     from dpbench.analysis.board import Board
 
-CURVES = ("accuracy", "accuracy_validation", "loss_test", "loss_train", "gradient_norm")  # the last value is the run's
-CURVES_OF_MEANS = ["prune_ratio", "jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_norm_ratio"]
-CURVES_OF_MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
-NUMBERS = ["rank", "accuracy_mean", "difference_full", "prune_ratio", "cost_with_proxy", "time_total_s"]
-NUMBERS += ["jaccard_epochs", "gradient_cosine", "seeds"]  # a row's metrics: the UI draws a chart of each
-ROW_CURVES = ("accuracy", "prune_ratio", "gradient_cosine")
+NUMBERS = ["rank", "accuracy_mean", "difference_full", *(one.name for one in MEASURES if one.main), "seeds"]
 MEANING = (  # of the columns, in the description
     "**accuracy**: mean over seeds in %, with its 95 % interval; **rank**: its place among the rows of the same "
     "**keep**, the share of samples to keep; **at its cost**: the difference to random per epoch at the same cost.",
-    "**cost_with_proxy**: forward and twice the backward passes, the proxy's too, as a share of full training's; "
-    "**prune_ratio**: the share of the backward passes that was left out.",
-    "**jaccard_epochs**: how alike the selections of successive epochs are, 1 if the same; **gradient_cosine**: how "
-    "well the selection's gradient points along that of all samples, 1 if exactly.",
+    *(f"**{one.name}**: {one.meaning}." for one in MEASURES if one.main),
 )
 NOTE = "mlflow.note.content"
 MOST_PICTURES = 500  # runs of a grid, lest sending takes minutes for them; the rows have theirs
@@ -152,18 +145,18 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _several(rows: Iterable[dict[str, Any]]) -> list[str]:
+def _several(rows: Iterable[Line]) -> list[str]:
     """Which of dataset and model differ between rows or runs: only these need to be named."""
     named = {(row["dataset"], row["model"]) for row in rows}
     return [name for i, name in enumerate(("dataset", "model")) if len({names[i] for names in named}) > 1]
 
 
-def _title(row: dict[str, Any]) -> str:
+def _title(row: Line) -> str:
     """For instance "orderdp 0.3"."""
     return f"{row['method']} {row['keep']:g}"
 
 
-def _where(row: dict[str, Any], several: list[str]) -> str:
+def _where(row: Line, several: list[str]) -> str:
     """For instance " on digits, cnn", empty where the grid has one dataset and model."""
     return f" on {', '.join(row[name] for name in several)}" if several else ""
 
@@ -267,16 +260,14 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
 def _curves(results: list[RunResult]) -> list[tuple[str, int, float]]:
     """A row's curves as name, epoch and mean over its seeds, for the epochs at which all seeds' values are known."""
     found = []
-    for name in ROW_CURVES:
-        by_epoch = zip(*(measures.curve(result, name) for result in results), strict=False)
+    for name in (one.name for one in MEASURES if one.drawn):
+        by_epoch = zip(*(derived.curve(result, name) for result in results), strict=False)
         means = [round(fmean(values), 6) for values in by_epoch]  # NaN where one of the values is
         found += [(name, epoch, mean) for epoch, mean in enumerate(means, 1) if not math.isnan(mean)]
     return found
 
 
-def _note(
-    row: dict[str, Any], experiment: str, run_id: str, runs_experiment: str, params: dict[str, str], shown: str
-) -> str:
+def _note(row: Line, experiment: str, run_id: str, runs_experiment: str, params: dict[str, str], shown: str) -> str:
     """A row's description: links to its curves, its runs and the board, why runs are missing, and its picture."""
     query = " and ".join(f"params.{name} = '{params[name]}'" for name in ("method", "dataset", "model", "keep"))
     mode = "workflowType=machine_learning"
@@ -288,7 +279,7 @@ def _note(
     return "\n\n".join(filter(None, [" | ".join(links), row["reason"], shown]))
 
 
-def _texts(row: dict[str, Any]) -> dict[str, str]:
+def _texts(row: Line) -> dict[str, str]:
     """A row's tags: what its columns show, and its verdicts."""
     texts = {
         "accuracy": columns.accuracy(row),
@@ -299,7 +290,7 @@ def _texts(row: dict[str, Any]) -> dict[str, str]:
     return texts | {name: row[name] for name in verdict if row[name]}
 
 
-def _numbers(row: dict[str, Any]) -> dict[str, float]:
+def _numbers(row: Line) -> dict[str, float]:
     """A row's metrics, as far as they are known; row.json has all of the row."""
     digits = {"accuracy_mean": 4}  # the others need no more than fits a narrow column
     return {name: round(float(row[name]), digits.get(name, 2)) for name in NUMBERS if pd.notna(row[name])}
@@ -350,15 +341,15 @@ def _metrics(result: RunResult, timestamp: int) -> list[Metric]:
 
     records = result.get("epochs", [])
     final = len(records)
+    curves = {one.name for one in MEASURES if one.by_epoch == "last"}  # the last value is the run's
+    others = {one.name for one in MEASURES if one.by_epoch in ("mean", "total")}
     metrics = [
-        Metric(name, value, timestamp, final)
-        for name, value in result.get("metrics", {}).items()
-        if value is not None and name not in CURVES
+        Metric(name, value, timestamp, final) for name, value in result.get("metrics", {}).items() if name not in curves
     ]
     for epoch, record in enumerate(records, 1):
         for name, value in record.items():
-            if name in CURVES:  # NaN is a gap, lest an older epoch's value stand for the run
+            if name in curves:  # NaN is a gap, lest an older epoch's value stand for the run
                 metrics.append(Metric(name, value, timestamp, epoch))
-            elif name in CURVES_OF_MEANS and not math.isnan(value):
+            elif name in others and not math.isnan(value):
                 metrics.append(Metric(f"{name}_by_epoch", value, timestamp, epoch))
     return metrics

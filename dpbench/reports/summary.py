@@ -14,7 +14,6 @@ import textwrap
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -24,11 +23,11 @@ from dpbench.analysis import board as boards
 from dpbench.analysis import verdicts
 from dpbench.analysis.board import Board
 from dpbench.analysis.stats import ALPHA, MIN_SEEDS
-from dpbench.analysis.table import broken, is_broken, records
+from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.reports.columns import accuracy, named
+from dpbench.training.measures import MEASURES
 
-Row = dict[str, Any]
 CONTROLS = verdicts.CONTROLS | {verdicts.AT_COST: "random per epoch at its cost"}
 MOST_NAMES = 8  # that a sentence lists
 WIDTH = 120
@@ -62,16 +61,16 @@ def _where(board: Board, part: pd.DataFrame) -> str:
     return f"{at} keep {part['keep'].iloc[0]:g}"
 
 
-def suggested(board: Board) -> Row | None:
+def suggested(board: Board) -> Line | None:
     """The row of the first headline: that of the lowest keep of the first dataset and model."""
     return next((_suggested(_compared_with_full(part), board.grid.delta) for part in parts(board)), None)
 
 
-def _compared_with_full(part: pd.DataFrame) -> list[Row]:
+def _compared_with_full(part: pd.DataFrame) -> list[Line]:
     return records(part[~is_broken(part) & part["difference_full"].notna()])
 
 
-def _suggested(rows: list[Row], delta: float) -> Row | None:
+def _suggested(rows: list[Line], delta: float) -> Line | None:
     """The cheapest method that reaches full's accuracy within delta, else the nearest one; None without a method."""
     methods = [row for row in rows if catalog.parse(row["method"])[0] not in EXEMPT]
     reaching = [row for row in methods if row["difference_full"] >= -delta]
@@ -99,7 +98,7 @@ def _headline(board: Board, part: pd.DataFrame) -> str:
     )
 
 
-def _random(rows: list[Row], row: Row, delta: float) -> str:
+def _random(rows: list[Line], row: Line, delta: float) -> str:
     """How random per epoch does beside a row, at the row's cost where that is another one."""
     control: str = verdicts.AT_COST if pd.notna(row["control_keep"]) else "uniform_epoch"
     name = f"random per epoch{' at its cost' if control == verdicts.AT_COST else ''}"
@@ -129,7 +128,7 @@ def sentences(board: Board) -> list[str]:
     return found
 
 
-def _ends(rows: list[Row]) -> Iterator[str]:
+def _ends(rows: list[Line]) -> Iterator[str]:
     """Who is highest and lowest, beside the controls, and who costs least and most."""
     made = sorted((row for row in rows if row["seeds"] and not broken(row)), key=lambda row: -row["accuracy_mean"])
     if not made:
@@ -147,7 +146,7 @@ def _ends(rows: list[Row]) -> Iterator[str]:
         yield f"costs with proxy go from {least} to {most}"
 
 
-def _compared(rows: list[Row], delta: float) -> Iterator[str]:
+def _compared(rows: list[Line], delta: float) -> Iterator[str]:
     """Who is better and who worse than each control, of all that have a verdict; who equivalent to full training."""
     same, silent = [], []
     for control, name in CONTROLS.items():
@@ -176,11 +175,11 @@ def _compared(rows: list[Row], delta: float) -> Iterator[str]:
         yield f"equivalent to full within {delta:g} points: {_names(equal) if equal else 'none is shown to be'}"
 
 
-def _known(row: Row, control: str) -> bool:
+def _known(row: Line, control: str) -> bool:
     return bool(pd.notna(row[f"difference_{control}"]))
 
 
-def _names(rows: list[Row], control: str | None = None) -> str:
+def _names(rows: list[Line], control: str | None = None) -> str:
     """Names, each with its difference to a control."""
     names = [_name(row) + (f" {_gap(row, control)}" if control else "") for row in rows[:MOST_NAMES]]
     return (", " if control is None else "; ").join(names) + (
@@ -188,23 +187,23 @@ def _names(rows: list[Row], control: str | None = None) -> str:
     )
 
 
-def _name(row: Row) -> str:
+def _name(row: Line) -> str:
     return f"`{row['method']}`"
 
 
-def _short_gap(row: Row, control: str) -> str:
+def _short_gap(row: Line, control: str) -> str:
     """Difference and simultaneous interval."""
     half, gap = row[f"difference_{control}_ci95"], f"{row[f'difference_{control}']:+.2f}"
     return gap if pd.isna(half) else f"{gap} ± {half:.2f}"
 
 
-def _gap(row: Row, control: str) -> str:
+def _gap(row: Line, control: str) -> str:
     """Difference, simultaneous interval and corrected p."""
     p, gap = row[f"difference_{control}_p"], _short_gap(row, control)
     return gap if pd.isna(row[f"difference_{control}_ci95"]) else f"{gap}, p = {p:.2g}"
 
 
-def _cost(row: Row, board: Board) -> str:
+def _cost(row: Line, board: Board) -> str:
     """Its cost, and how much faster it is where times are comparable."""
     speed = f" ({row['speedup']:.1f} times faster)" if row["speedup"] > 1 and not board.times_reason else ""
     return f"{row['cost_with_proxy']:.2f} of the cost{speed}"
@@ -287,6 +286,15 @@ def _few(board: Board) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _measures() -> str:
+    """All measures as a markdown table."""
+    lines = [["number", "in `--columns`", "unit", "meaning"], ["---"] * 4]
+    for one in MEASURES:
+        column = f"`{one.column}`" if one.column else ""
+        lines.append([f"`{one.name}`", column, one.unit, one.meaning.replace("|", "\\|")])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _screen(board: Board) -> str:
     """The terminal's first screen as a block of code."""
     from dpbench.reports import screen
@@ -315,6 +323,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {  # what stands in a block of each ki
     "table": lambda grid: _screen(boards.load_checked_in(grid)),
     "results": lambda grid: _wrapped(boards.load_checked_in(grid)),
     "figure4": lambda grid: f"\n{_fill(decompositions(grid))}\n",
+    "measures": lambda _: _measures(),
 }
 
 

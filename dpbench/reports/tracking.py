@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from dpbench import store
 from dpbench.errors import RunFailed, Untracked, UsageError, redact
 from dpbench.reports import database
+from dpbench.training.measures import MEASURES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,10 +41,7 @@ COLUMNS = (  # the leaderboard's columns that are visible without a click
     "tags.`accuracy`",
     "tags.`to random`",
     "tags.`at its cost`",
-    "metrics.`cost_with_proxy`",
-    "metrics.`prune_ratio`",
-    "metrics.`jaccard_epochs`",
-    "metrics.`gradient_cosine`",
+    *(f"metrics.`{one.name}`" for one in MEASURES if one.main),
 )
 WIDTHS = {  # so that all fit a laptop's screen
     "attributes.`Run Name`": 60,  # method and keep have columns of their own
@@ -61,11 +59,7 @@ RUN_COLUMNS = (
     "params.`keep`",
     "params.`seed`",
     "metrics.`accuracy`",
-    "metrics.`prune_ratio`",
-    "metrics.`forward_saving`",
-    "metrics.`time_total_s`",
-    "metrics.`jaccard_epochs`",
-    "metrics.`gradient_cosine`",
+    *(f"metrics.`{one.name}`" for one in MEASURES if one.main and one.derive is None),
 )
 
 

@@ -22,12 +22,11 @@ from dpbench.spec import RunSpec, identity_hash
 from dpbench.training import ledger as ledgers
 from dpbench.training import probes
 from dpbench.training.ledger import Ledger
+from dpbench.training.measures import MEASURES
 from dpbench.training.results import VERSION, Diagnostics, EpochRecord, Failure, RunResult
 from dpbench.training.rows import mask
 
 REASON = 500  # characters of a failure's message in a result; the whole is in traceback.txt
-MEANS = ["jaccard_epochs", "jaccard_epochs_chance", "gradient_cosine", "gradient_cosine_ci95", "gradient_norm_ratio"]
-MEANS += ["gradient_cosine_surrogate", "gradient_norm_ratio_surrogate"]
 
 
 def blank(spec: RunSpec) -> RunResult:
@@ -122,7 +121,7 @@ def metrics(
     norms = [record["gradient_norm"] for record in records if "gradient_norm" in record]
     if norms:
         found["gradient_norm"] = norms[-1]
-    for name in MEANS:
+    for name in (measure.name for measure in MEASURES if measure.by_epoch == "mean"):
         values = [record[name] for record in records if np.isfinite(record.get(name, np.nan))]
         if values:
             found[name] = float(np.mean(values))

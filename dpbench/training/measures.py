@@ -1,87 +1,356 @@
-"""Measures derived from a run's record: realised cost, stability, coverage and the gradient norm's correlation."""
+"""The measures of a run, each declared once; whatever shows, sorts, sends or explains them reads MEASURES."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
-
-from dpbench.training.results import Diagnostics, RunResult
-
-LAST = 0.2  # the share of the epochs that counts as the end of training
+from dpbench.training import derived
+from dpbench.training.results import RunResult
 
 
-def of_run(result: RunResult) -> dict[str, float | None]:
-    """Measures of a finished run; None where it is not known or never happened."""
-    spent, seen = result["metrics"], result.get("diagnostics", Diagnostics())
-    forward, backward = spent.get("samples_forward"), spent.get("samples_backward")
-    full = 3 * _samples(seen) * result["spec"]["recipe"]["epochs"]  # forward + 2 backward of all samples in all epochs
-    cost = with_proxy = None
-    if full and forward is not None and backward is not None:
-        proxy = spent.get("samples_proxy_forward", 0) + 2 * spent.get("samples_proxy", 0)
-        cost, with_proxy = (forward + 2 * backward) / full, (forward + 2 * backward + proxy) / full
-    return {
-        "cost": cost,
-        "cost_with_proxy": with_proxy,
-        "accuracy_spread_last": _spread_last(curve(result, "accuracy")),
-        "accuracy_worst_class": seen.get("accuracy_worst_class"),
-        "noisy_share": seen.get("noisy_share"),
-        "never_used": seen.get("never_used"),
-        "coverage_epochs": next((i for i, share in enumerate(seen.get("coverage", []), 1) if share >= 1), None),
-        "gradient_norm_r": pearson(curve(result, "gradient_norm"), curve(result, "accuracy")),
-    }
+@dataclass(frozen=True)
+class Measure:
+    """A number of a run, of which a row of the board has the mean over its seeds.
+
+    A measure that has `derive` is computed from a result; it returns None for what is not known or never happened. The
+    others are recorded by the runner, or with `of_row` computed by the table from all runs. What is recorded by epoch
+    has as the run's value that of the last epoch, the mean, or what was counted over the whole run.
+    """
+
+    name: str  # in results, in tables and in MLflow
+    label: str
+    meaning: str  # in Markdown
+    unit: str = ""  # of the number as it is shown: shares are shown in "%" or, where they are differences, in "points"
+    digits: int = 3  # after the point
+    better: Literal["up", "down", ""] = ""
+    column: str = ""  # its name in --columns and --sort, and whether wide tables and comparisons have it
+    by_epoch: Literal["last", "mean", "total", ""] = ""
+    derive: Callable[[RunResult], float | None] | None = None
+    of_row: bool = False
+    in_table: bool = True
+    main: bool = False  # one of the few that MLflow shows of a row at once
+    drawn: bool = False  # the page and MLflow have a row's curve of it
+
+    @property
+    def header(self) -> str:
+        """Its label with its unit."""
+        return f"{self.label} {self.unit}".strip()
+
+    @property
+    def factor(self) -> int:
+        """By what the number is multiplied to be shown."""
+        return 100 if self.unit in ("%", "points") else 1
+
+    def shown(self, value: float | None) -> str:
+        """The number as text, a dash for what is not known."""
+        return "-" if value is None or value != value else f"{self.factor * value:.{self.digits}f}"
+
+    def of(self, result: RunResult) -> float | None:
+        """Its value of a finished run."""
+        return result["metrics"].get(self.name) if self.derive is None else self.derive(result)
 
 
-def _samples(diagnostics: Diagnostics) -> int:
-    """The number of training samples: each is in one bin of the histogram of uses."""
-    return sum(diagnostics.get("uses_histogram", []))
+MEASURES = (  # in the order in which wide tables show them
+    Measure(
+        "accuracy",
+        "test accuracy",
+        "test accuracy after the last epoch; a row shows the mean over seeds and its 95 % t interval",
+        unit="%",
+        digits=2,
+        better="up",
+        by_epoch="last",
+        in_table=False,
+        drawn=True,
+    ),
+    Measure(
+        "accuracy_validation",
+        "validation accuracy",
+        "accuracy on the validation samples after the last epoch, by which only tuning chooses",
+        unit="%",
+        digits=2,
+        better="up",
+        by_epoch="last",
+        in_table=False,
+    ),
+    Measure(
+        "loss_test", "test loss", "mean loss on the test samples after the last epoch", better="down", by_epoch="last"
+    ),
+    Measure(
+        "loss_train",
+        "training loss",
+        "mean loss of what the epoch trained on",
+        better="down",
+        by_epoch="last",
+        in_table=False,
+    ),
+    Measure(
+        "cost",
+        "cost",
+        "(forward + 2 backward) / (3 n epochs), as counted, without the proxy; full training's is 1",
+        digits=2,
+        better="down",
+        column="cost",
+        derive=derived.cost,
+    ),
+    Measure(
+        "cost_with_proxy",
+        "total cost",
+        "`cost` with the passes of the proxy's training",
+        digits=2,
+        better="down",
+        column="cost_with_proxy",
+        derive=derived.cost_with_proxy,
+        main=True,
+    ),
+    Measure(
+        "time_total_s",
+        "time",
+        "what the method takes: select + observe + train + proxy. Evaluation and probes are timed separately",
+        unit="s",
+        digits=2,
+        better="down",
+        column="time",
+        main=True,
+    ),
+    Measure(
+        "speedup",
+        "times faster",
+        "full training's `time_total_s` divided by the row's",
+        digits=2,
+        better="up",
+        column="speedup",
+        of_row=True,
+    ),
+    Measure(
+        "speedup_ideal",
+        "times faster by cost",
+        "full training's `cost_with_proxy` divided by the row's: what the time would be if choosing took none",
+        digits=2,
+        better="up",
+        of_row=True,
+    ),
+    Measure(
+        "prune_ratio",
+        "pruned",
+        "1 - samples sent backward / (n x epochs): what was really pruned, beside the requested `keep`",
+        better="up",
+        column="prune",
+        by_epoch="total",
+        main=True,
+        drawn=True,
+    ),
+    Measure(
+        "forward_saving",
+        "forward saving",
+        "1 - samples forwarded / (n x epochs); negative for batch-level methods, which forward every sample, and the "
+        "picked ones once more",
+        better="up",
+        column="forward_saving",
+    ),
+    Measure(
+        "jaccard_epochs",
+        "Jaccard",
+        "|A and B| / |A or B| of consecutive epochs' selections, mean over the run",
+        column="jaccard",
+        by_epoch="mean",
+        main=True,
+    ),
+    Measure(
+        "jaccard_epochs_chance",
+        "chance",
+        "`jaccard_epochs` at the expected overlap of independent uniform draws of those sizes",
+        column="chance",
+        by_epoch="mean",
+    ),
+    Measure(
+        "jaccard_seeds",
+        "Jaccard of seeds",
+        "|A and B| / |A or B| of two seeds' selections of the same epoch, mean over epochs and pairs of seeds",
+        of_row=True,
+    ),
+    Measure("jaccard_seeds_chance", "chance of seeds", "`jaccard_seeds` of independent uniform draws", of_row=True),
+    Measure(
+        "gradient_cosine",
+        "cosine",
+        "cosine between the (weighted) mean gradient of the selected samples and that of all samples, at the same "
+        "parameters, before every `probe.every`-th epoch; the run's value is the mean over epochs. Up to "
+        "`probe.samples` (2048) samples all are probed; beyond that, that many fixed, seeded ones, from which the "
+        "cosine over all is estimated without bias (so it may exceed 1)",
+        better="up",
+        column="cosine",
+        by_epoch="mean",
+        main=True,
+        drawn=True,
+    ),
+    Measure(
+        "gradient_cosine_ci95",
+        "cosine interval",
+        "half the 95 % interval of `gradient_cosine`, by a jackknife over parts of the probe; 0 where all are probed",
+        by_epoch="mean",
+        in_table=False,
+    ),
+    Measure(
+        "gradient_cosine_surrogate",
+        "cosine to surrogate",
+        "`gradient_cosine` against the gradient of the loss that the method states to minimise "
+        "(`PruningMethod.surrogate`; for OrderDP the loss of rank j weighted by P_j / q). One selection is a sample of "
+        "it, so the cosine stays below 1",
+        better="up",
+        column="surrogate",
+        by_epoch="mean",
+    ),
+    Measure(
+        "gradient_norm_ratio",
+        "norm ratio",
+        "the norm of the selected samples' (weighted) mean gradient divided by that of all samples' mean gradient",
+        by_epoch="mean",
+    ),
+    Measure(
+        "gradient_norm_ratio_surrogate",
+        "norm ratio to surrogate",
+        "`gradient_norm_ratio` against the gradient of the loss that the method states to minimise",
+        by_epoch="mean",
+    ),
+    Measure("gradient_norm", "gradient norm", "the norm of the full gradient at the last probe", by_epoch="last"),
+    Measure(
+        "gradient_norm_r",
+        "r of norm and accuracy",
+        "Pearson's correlation of gradient norm and accuracy over the epochs of a run",
+        digits=2,
+        derive=lambda result: derived.pooled_gradient_norm_r([result]),
+    ),
+    Measure(
+        "gradient_norm_r_pooled",
+        "r, pooled",
+        "Pearson's correlation of gradient norm and accuracy over the epochs of all seeds",
+        digits=2,
+        of_row=True,
+    ),
+    Measure(
+        "accuracy_worst_class",
+        "worst class",
+        "test accuracy of the class that has the lowest",
+        unit="%",
+        digits=2,
+        better="up",
+        column="worst_class",
+        derive=lambda result: derived.diagnostics(result).get("accuracy_worst_class"),
+    ),
+    Measure(
+        "accuracy_best_epoch",
+        "best epoch",
+        "the best epoch's accuracy on the test set; recorded because papers report it, never used for ranking",
+        unit="%",
+        digits=2,
+        better="up",
+        column="best_epoch",
+    ),
+    Measure(
+        "accuracy_spread_last",
+        "spread at end",
+        "standard deviation of test accuracy over the last fifth of the epochs",
+        unit="points",
+        digits=2,
+        better="down",
+        column="spread",
+        derive=derived.spread_last,
+    ),
+    Measure(
+        "accuracy_std",
+        "std over seeds",
+        "standard deviation of accuracy over seeds, the measure of stability",
+        unit="points",
+        digits=2,
+        better="down",
+        column="std",
+        of_row=True,
+    ),
+    Measure(
+        "never_used",
+        "never used",
+        "number of training samples that no epoch used",
+        digits=0,
+        better="down",
+        column="never_used",
+        derive=lambda result: derived.diagnostics(result).get("never_used"),
+    ),
+    Measure(
+        "coverage_epochs",
+        "all seen by epoch",
+        "number of epochs until every sample was used; unknown while one seed has not seen all",
+        digits=1,
+        better="down",
+        column="coverage",
+        of_row=True,
+    ),
+    Measure(
+        "noisy_share",
+        "noisy labels",
+        "share of the used samples whose label is known to be wrong",
+        better="down",
+        derive=lambda result: derived.diagnostics(result).get("noisy_share"),
+    ),
+    Measure(
+        "peak_memory_mb",
+        "memory",
+        "peak host memory of the worker process during the run",
+        unit="MB",
+        digits=0,
+        better="down",
+        column="memory",
+    ),
+    Measure(
+        "peak_device_memory_mb",
+        "device memory",
+        "peak memory that the run held on its GPU",
+        unit="MB",
+        digits=0,
+        better="down",
+    ),
+    Measure(
+        "time_to_random_s",
+        "time to random",
+        "time until the mean accuracy of random at the same keep is reached; unknown unless every seed reaches it",
+        unit="s",
+        digits=2,
+        better="down",
+        of_row=True,
+    ),
+    *(
+        Measure(f"time_{phase}_s", f"time in {phase}", meaning, unit="s", digits=2, better="down", in_table=tabled)
+        for phase, meaning, tabled in (
+            ("select", "time in choosing samples", True),
+            ("observe", "time in telling the method what was measured", True),
+            ("train", "time in training", True),
+            ("proxy", "time of a static method's proxy training", True),
+            ("probe", "time in the gradient's probes, in no total", True),
+            ("eval", "time in evaluation, in no total", False),
+        )
+    ),
+    Measure(
+        "time_on_cpu",
+        "time on CPU",
+        "the share of a run's time (its proxy's included) in which its main thread had a CPU; unknown on a GPU. Where "
+        "it is below 0.9 or unknown for any run, the machine may have been shared, and no times are compared",
+        better="up",
+        in_table=False,
+    ),
+    *(
+        Measure(name, label, meaning, digits=0, in_table=tabled)
+        for name, label, meaning, tabled in (
+            ("samples_forward", "samples forward", "samples that were forwarded in training, each time counted", True),
+            ("samples_backward", "samples backward", "samples that were sent backward, each time counted", True),
+            ("samples_proxy", "proxy backward", "samples that a static method's proxy training sent backward", True),
+            ("samples_proxy_forward", "proxy forward", "samples that the proxy's training forwarded", False),
+            ("optimizer_steps", "optimizer steps", "steps of the optimizer", True),
+            ("epochs", "epochs", "epochs that were made", False),
+        )
+    ),
+)
 
 
-def curve(result: RunResult, name: str) -> list[float]:
-    """One value an epoch, NaN where it was not measured."""
-    return [record.get(name, math.nan) for record in result.get("epochs", [])]
-
-
-def _spread_last(accuracy: Sequence[float]) -> float:
-    """The standard deviation over the last epochs, at least two of them."""
-    last = accuracy[-max(2, round(LAST * len(accuracy))) :]
-    return float(np.std(last, ddof=1)) if len(last) > 1 else math.nan
-
-
-def pearson(x: ArrayLike, y: ArrayLike) -> float:
-    """Return Pearson's correlation over the pairs without NaN; NaN below two pairs or where one side is constant."""
-    a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"x and y must be vectors of one length, got shapes {a.shape} and {b.shape}")
-    known = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[known], b[known]
-    order = np.lexsort((b, a))
-    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    return float(stats.pearsonr(a[order], b[order]).statistic)
-
-
-def pooled_gradient_norm_r(results: Sequence[RunResult]) -> float:
-    """Pearson's r of gradient norm and accuracy over the epochs of all runs."""
-    norms, accuracies = ([x for r in results for x in curve(r, name)] for name in ("gradient_norm", "accuracy"))
-    return pearson(norms, accuracies)
-
-
-def seconds_by_epoch(result: RunResult) -> list[float]:
-    """The time spent until the end of each epoch: proxy, select, train and observe."""
-    phases = [curve(result, f"time_{phase}_s") for phase in ("select", "train", "observe")]
-    epochs = [float(np.nansum(times)) for times in zip(*phases, strict=True)]
-    return [result["metrics"].get("time_proxy_s", 0.0) + total for total in itertools.accumulate(epochs)]
-
-
-def seconds_to(results: Sequence[RunResult], accuracy: float) -> float:
-    """Mean time until the test accuracy is first reached; NaN unless every run reaches it."""
-    times = []
-    for result in results:
-        reached = zip(curve(result, "accuracy"), seconds_by_epoch(result), strict=True)
-        times.append(next((seconds for value, seconds in reached if value >= accuracy), math.nan))
-    return float(np.mean(times)) if times else math.nan
+def tabled() -> Iterable[Measure]:
+    """The measures of which a row has the mean over its seeds."""
+    return (one for one in MEASURES if one.in_table and not one.of_row)

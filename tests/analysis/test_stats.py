@@ -29,7 +29,7 @@ from dpbench.analysis.stats import (
     rank_test,
     verdict,
 )
-from dpbench.training.measures import pearson
+from dpbench.training.derived import pearson
 
 pytestmark = pytest.mark.filterwarnings("error")
 

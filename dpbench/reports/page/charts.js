@@ -153,11 +153,11 @@ function drawPareto() {
 }
 
 // Curves by epoch of the chosen rows.
-const MEASURES = {accuracy: "Test accuracy, %", prune_ratio: "Share pruned in the epoch", gradient_cosine: "Cosine of the selection's gradient to the full one's"};
+const DRAWN = Object.entries(data.measures).filter(([, measure]) => measure.drawn);
 let clips = 0;
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 function curveChart(chosen, name, width, height) {
-  const scale = name === "accuracy" ? 100 : 1, left = 40, right = 12, top = 10, foot = 34;
+  const scale = data.measures[name].factor, left = 40, right = 12, top = 10, foot = 34;
   const found = chosen.filter(row => row.curve[name]?.[1].length > 1).map(row => { const [at, values] = row.curve[name]; return {row, points: values.map((v, i) => [data.epochs[at][i], scale * v])}; });
   if (!found.length) return h("p", {class: "soft"}, "not measured for these rows");
   const last = Math.max(...found.map(({points}) => points.at(-1)[0])), begin = Math.min(...found.map(({points}) => points[0][0]));
@@ -165,7 +165,7 @@ function curveChart(chosen, name, width, height) {
   const values = (usual.length ? usual : found).flatMap(({points}) => { const late = points.filter(([epoch]) => epoch > last / 3); return (late.length ? late : points).map(([, v]) => v); });
   let [low, high] = [Math.min(...values), Math.max(...values)];
   const pad = (high - low || scale / 20) * .06;
-  [low, high] = [Math.max(name === "gradient_cosine" ? -1 : 0, low - pad), Math.min(scale, high + pad)];
+  [low, high] = [low < 0 ? low - pad : Math.max(0, low - pad), Math.min(scale, high + pad)];
   const x = v => left + (width - left - right) * (v - begin) / (last - begin || 1), y = v => top + (height - top - foot) * (high - v) / (high - low || 1);
   const drawn = found.map(({row, points}) => ({row, points: points.map(([epoch, v]) => ({row, epoch, v, x: x(epoch), y: y(v)}))}));
   const keeps = [...new Set(chosen.map(row => row.keep))].filter(keep => keep < 1), inside = `inside-${++clips}`;
@@ -175,7 +175,7 @@ function curveChart(chosen, name, width, height) {
     s("clipPath", {id: inside}, s("rect", {x: left, y: top - 2, width: width - left - right + 2, height: height - top - foot + 4})),
     s("g", {"clip-path": `url(#${inside})`}, drawn.map(({row, points}) => s("polyline", {class: "curve" + (row.method === "uniform_epoch" ? " random" : ""), "data-method": row.method, "data-keep": row.keep, style: `stroke:${colour(row.method)};stroke-dasharray:${row.method in TO_BEAT ? "" : DASHES[Math.max(0, keeps.indexOf(row.keep)) % DASHES.length]}`,
       points: points.map(({x, y}) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ")}))));
-  return hovering(svg, drawn.flatMap(({points}) => points).filter(({y}) => y >= top - 2 && y <= height - foot + 2), ({row, epoch, v}) => [h("b", {}, `${row.method}, keep ${row.keep}`), h("div", {}, `epoch ${epoch}: ${fixed(v, name === "accuracy" ? 2 : 3)}`)]);
+  return hovering(svg, drawn.flatMap(({points}) => points).filter(({y}) => y >= top - 2 && y <= height - foot + 2), ({row, epoch, v}) => [h("b", {}, `${row.method}, keep ${row.keep}`), h("div", {}, `epoch ${epoch}: ${fixed(v, data.measures[name].digits)}`)]);
 }
 function curveRows() {
   const chosen = state.chosen.map(id => byId.get(id)).filter(Boolean);
@@ -195,7 +195,7 @@ function drawCurves() {
     rows.filter(row => row.curve.accuracy && !chosen.includes(row)).map(row => h("option", {value: row.id}, (plots.length > 1 ? row.plot.name + ": " : "") + label(row))));
   get("curves-key").replaceChildren(...chosen.map(row => h("span", {}, lineSwatch(row, chosen), label(row), remove(row))), add, state.chosen.length ? h("button", {type: "button", onclick: () => change({chosen: []})}, "Start anew") : "");
   const full = get("curves-charts").clientWidth || 1100, width = full < 800 ? full : (full - 20) / 2;
-  get("curves-charts").replaceChildren(...Object.entries(MEASURES).map(([name, text], i) => h("figure", {class: i ? "" : "whole"}, h("figcaption", {}, text), curveChart(chosen, name, Math.max(280, (i ? width : full) - 30), i ? 260 : 360))));
+  get("curves-charts").replaceChildren(...DRAWN.map(([name, {label, help}], i) => h("figure", {class: i ? "" : "whole"}, h("figcaption", {title: help}, label), curveChart(chosen, name, Math.max(280, (i ? width : full) - 30), i ? 260 : 360))));
 }
 const lineSwatch = (row, chosen) => { const keeps = [...new Set(chosen.map(other => other.keep))].filter(keep => keep < 1);
   return s("svg", {viewBox: "0 0 26 10", width: 26, height: 10, "aria-hidden": "true"}, s("path", {class: "curve" + (row.method === "uniform_epoch" ? " random" : ""), d: "M1 5H25", style: `stroke:${colour(row.method)};stroke-dasharray:${row.method in TO_BEAT ? "" : DASHES[Math.max(0, keeps.indexOf(row.keep)) % DASHES.length]}`})); };

@@ -43,13 +43,8 @@ get("meanings").append(...[
   ["Accuracy", "mean ± 95 % interval over seeds after the last epoch; the bars share the picture's axis, which leaves out what lies far below the others."],
   ["To full, to random", "mean paired difference in accuracy points to full training and to random per epoch, ± an interval; with 95 % confidence all intervals of this board hold at once, and the verdicts are read from them: the same runs have wider intervals, and so fewer verdicts, on a board of more rows. No verdict under 3 seeds, nor by the seeds that are left where some diverged or failed."],
   ["At its cost", "random per epoch at the same keep costs as much; where the realised cost, without proxy, is not the keep, the difference is to random per epoch at the keep that does."],
-  ["Cost with proxy", "(forward + 2 backward) / (3 n epochs), as counted, the proxy training included; cost alone leaves it out. Full training's is 1."],
   ["Front", "the rows that no other row beats: none is more accurate at no more cost. It is of all keeps, whatever is filtered."],
-  ["Pruned", "1 − samples sent backward / (n × epochs), as counted, whatever was requested."],
-  ["Time", "seconds in select, train, observe and proxy; below it how many times faster than full training."],
-  ["Jaccard", "overlap of consecutive epochs' selections, with the value that independent uniform draws would have."],
-  ["Cosine", "between the selection's mean gradient and that of all samples, mean over training."],
-  ["Std seeds", "standard deviation of accuracy over seeds, in points; the measure of stability."],
+  ...Object.values(data.measures).filter(({column}) => column).map(({label, help}) => [label, help + "."]),
 ].flatMap(([term, meaning]) => [h("dt", {}, term), h("dd", {}, meaning)]));
 
 const theme = get("theme"), dark = () => document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;

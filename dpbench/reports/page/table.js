@@ -40,7 +40,8 @@ function rankCell(row) {
   const note = weighted ? (row.place !== row.rank && known(row.rank) ? `was ${row.rank}` : "") : interval;
   return [h("span", {}, known(row.place) ? String(row.place) : "–"), h("small", {title: weighted ? "rank by accuracy" : "95 % interval of the rank"}, note)];
 }
-const plain = (key, digits, scale = 1) => row => [fixed(known(row[key]) ? scale * row[key] : null, digits)];
+const plain = (key, {digits, factor} = data.measures[key]) => row => [fixed(known(row[key]) ? factor * row[key] : null, digits)];
+const column = (key, more = {}, {label, help, up} = data.measures[key]) => ({key, label, help, down: up, show: plain(key), ...more});
 const several = key => new Set(rows.map(row => row[key])).size > 1;
 const COLUMNS = [  // `usual` ones are shown at the start
   {key: "pick", label: "", fixed: true, usual: true, show: pick},
@@ -51,23 +52,15 @@ const COLUMNS = [  // `usual` ones are shown at the start
   {key: "accuracy_mean", help: "mean ± 95 % interval over seeds, after the last epoch", label: "Accuracy %", usual: true, down: true, show: accuracy},
   {key: "difference_full", help: "paired difference in accuracy points to training on all samples", label: "To full", usual: true, down: true, show: againstFull},
   {key: "to_random", help: "paired difference in accuracy points to random samples, drawn anew each epoch, that cost as much", label: "To random at its cost", usual: true, down: true, show: toRandom},
-  {key: "cost_with_proxy", help: "forward and backward passes as a share of full training's, the training of a proxy included", label: "Cost with proxy", usual: true, show: row => [h("span", {}, fixed(row.cost_with_proxy, 2)), known(row.cost) && row.cost_with_proxy - row.cost > .005 ? h("small", {}, `${fixed(row.cost, 2)} without`) : ""]},
-  {key: "time_total_s", help: "wall time: select, train, observe and proxy" + (data.times_reason ? `; ${data.times_reason}` : ""), label: "Time s", usual: true, show: row => [h("span", {}, fixed(row.time_total_s, 1)), known(row.speedup) && row.method !== "full" && !data.times_reason ? h("small", {title: `full training's time over its; by its cost it would be ${fixed(row.speedup_ideal, 1)}`}, row.speedup >= 1 ? `${fixed(row.speedup, 1)}× faster` : `${fixed(1 / row.speedup, 1)}× slower`) : ""]},
+  column("cost_with_proxy", {usual: true, show: row => [h("span", {}, fixed(row.cost_with_proxy, 2)), known(row.cost) && row.cost_with_proxy - row.cost > .005 ? h("small", {}, `${fixed(row.cost, 2)} without`) : ""]}),
+  column("time_total_s", {usual: true, help: data.measures.time_total_s.help + (data.times_reason ? `; ${data.times_reason}` : ""), show: row => [h("span", {}, fixed(row.time_total_s, 1)), known(row.speedup) && row.method !== "full" && !data.times_reason ? h("small", {title: `full training's time over its; by its cost it would be ${fixed(row.speedup_ideal, 1)}`}, row.speedup >= 1 ? `${fixed(row.speedup, 1)}× faster` : `${fixed(1 / row.speedup, 1)}× slower`) : ""]}),
   {key: "seeds", label: "Seeds", usual: true, down: true, show: row => [row.diverged + row.failed + row.missing ? `${row.seeds} of ${row.runs.length}` : String(row.seeds)]},
   {key: "difference_uniform_epoch", label: "To random per epoch", down: true, show: row => against(row, "uniform_epoch")},
   {key: "difference_uniform", label: "To static random", down: true, show: row => against(row, "uniform")},
   rows.some(row => known(row.control_keep)) && {key: "difference_control", label: "At its cost", down: true, show: atCost},
-  {key: "cost", label: "Cost without proxy", show: plain("cost", 2)},
-  {key: "speedup", label: "Times faster", down: true, show: plain("speedup", 2)},
-  {key: "prune_ratio", label: "Pruned", down: true, show: plain("prune_ratio", 3)},
-  {key: "forward_saving", label: "Forward saved", down: true, show: plain("forward_saving", 3)},
-  {key: "peak_memory_mb", label: "Memory MB", show: plain("peak_memory_mb", 0)},
-  {key: "accuracy_std", label: "Std seeds", show: plain("accuracy_std", 2, 100)},
-  {key: "accuracy_worst_class", label: "Worst class %", down: true, show: plain("accuracy_worst_class", 1, 100)},
-  {key: "jaccard_epochs", label: "Jaccard", down: true, show: row => [h("span", {}, fixed(row.jaccard_epochs, 3)), known(row.jaccard_epochs_chance) ? h("small", {}, `chance ${fixed(row.jaccard_epochs_chance, 3)}`) : ""]},
-  {key: "gradient_cosine", label: "Cosine", down: true, show: plain("gradient_cosine", 3)},
-  {key: "never_used", label: "Never used", show: plain("never_used", 0)},
 ].filter(Boolean);
+const JACCARD = {show: row => [h("span", {}, fixed(row.jaccard_epochs, 3)), known(row.jaccard_epochs_chance) ? h("small", {}, `chance ${fixed(row.jaccard_epochs_chance, 3)}`) : ""]};
+for (const [key, {column: listed}] of Object.entries(data.measures)) if (listed && !COLUMNS.some(column => column.key === key)) COLUMNS.push(column(key, key === "jaccard_epochs" ? JACCARD : {}));
 const USUAL = COLUMNS.filter(column => column.usual).map(column => column.key);
 const shownColumns = () => COLUMNS.filter(({key, fixed}) => fixed || (state.columns.length ? state.columns : USUAL).includes(key));
 
@@ -181,23 +174,11 @@ get("columns").append(...COLUMNS.filter(column => !column.fixed).map(({key, labe
 }}), label)), h("button", {type: "button", onclick: () => change({columns: []})}, "Usual ones"));
 
 // What a row opens to.
-const DETAILS = [
-  ["best epoch's accuracy, % (never ranked by)", "accuracy_best_epoch", 2, 100], ["worst class's accuracy, %", "accuracy_worst_class", 2, 100],
-  ["spread over the last epochs, points", "accuracy_spread_last", 2, 100], ["share pruned, as counted", "prune_ratio", 3],
-  ["time to random's accuracy, s", "time_to_random_s", 2], ["time in proxy, s", "time_proxy_s", 2], ["time in select and observe, s", "overhead", 3],
-  ["forward saving", "forward_saving", 3], ["optimizer steps", "optimizer_steps", 0], ["memory, MB", "peak_memory_mb", 0], ["samples never used", "never_used", 1],
-  ["epochs until all data was seen", "coverage_epochs", 1], ["noisy labels among the used", "noisy_share", 3],
-  ["Jaccard, epoch to epoch", "jaccard_epochs", 3], ["its chance level", "jaccard_epochs_chance", 3],
-  ["Jaccard, seed to seed", "jaccard_seeds", 3], ["its chance level", "jaccard_seeds_chance", 3], ["cosine to the full gradient", "gradient_cosine", 3], ["gradient norm ratio", "gradient_norm_ratio", 3],
-  ["cosine to its surrogate's gradient", "gradient_cosine_surrogate", 3], ["norm ratio to it", "gradient_norm_ratio_surrogate", 3],
-  ["r of gradient norm and accuracy, per run", "gradient_norm_r", 2], ["the same, pooled", "gradient_norm_r_pooled", 2],
-];
-for (const row of rows) row.overhead = known(row.time_select_s) ? row.time_select_s + (row.time_observe_s || 0) : null;
 function details(row, width) {
   const runs = h("table", {}, h("tbody", {}, row.runs.map(([seed, hash, status, accuracy, reason]) => h("tr", {},
     h("td", {class: "left"}, `seed ${seed}`), h("td", {class: "left"}, h("a", {href: "#run-" + hash, onclick: event => { event.preventDefault(); change({run: hash}); }}, h("code", {}, hash))),
     h("td", {}, status === "FINISHED" ? fixed(percent(accuracy), 2) : status.toLowerCase()), h("td", {class: "left reason"}, reason)))));
-  const facts = DETAILS.filter(([, key]) => known(row[key])).flatMap(([label, key, digits, scale = 1]) => [h("dt", {}, label), h("dd", {}, fixed(scale * row[key], digits))]);
+  const facts = Object.entries(data.measures).filter(([key]) => known(row[key])).flatMap(([key, {label, help}]) => [h("dt", {title: help}, label), h("dd", {}, plain(key)(row))]);
   const linked = row.runs.some(run => run[1] === state.run);
   const go = hasPictures(row) ? h("button", {type: "button", onclick: () => { showSamples(row); scrollTo(0, 0); }}, "Which samples it used and dropped") : null;
   const curves = row.curve.accuracy ? h("button", {type: "button", onclick: () => { change({tab: "curves", chosen: [...new Set([...state.chosen, row.id])]}); scrollTo(0, 0); }}, "Its curves beside others") : null;
