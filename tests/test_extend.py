@@ -1,6 +1,8 @@
 """What docs/extend.md shows works: its code is read from the page and used, in a plug-in home or as one entry more."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -98,6 +100,50 @@ def test_extended_by_signal(add: Callable[..., None], plugin: Callable[[str], st
         """
     )
     learnt(run(spec(method, keep=1.0)))
+
+
+SHOWN = """
+from rich.console import Console
+from synthetic_board import usual
+
+from dpbench.analysis.table import records
+from dpbench.reports import comparison, formats, html, screen, send, summary, tracking
+
+board = usual()
+row = records(board.table)[0]
+assert row["method"] == "orderdp" and abs(row["accuracy_first"] - 0.89) < 1e-9, row
+assert "accuracy_first" in formats.text(board, "csv").splitlines()[0].split(",")
+
+
+def printed(shown):
+    console = Console(width=100, record=True, file=open("printed", "w"))
+    console.print(shown)
+    return console.export_text()
+
+
+chosen = printed(screen.screen(board, 100, screen.Wanted(columns=("first",), sort="-first"))).splitlines()
+assert chosen[6:9] == ["                first", "                epoch", "method     keep     %"], chosen
+shown = [float(line.split()[-1]) for line in chosen[10:21]]
+assert shown == sorted(shown) and (shown[0], shown[-1]) == (85.0, 92.0), "from the worst to the best"
+assert "first" in printed(screen.screen(board, 100, screen.Wanted(wide=True)))
+assert "first epoch %" in printed(comparison.screen(board, "orderdp", "el2n"))
+page = html._data(board)
+assert "accuracy_first" in page["columns"]
+assert page["measures"]["accuracy_first"]["help"] == "test accuracy after the first epoch"
+assert page["measures"]["accuracy_first"]["label"] == "First epoch %"
+assert send._numbers(row)["accuracy_first"] == 0.89
+assert "metrics.`accuracy_first`" in tracking.COLUMNS
+assert "**accuracy_first**: test accuracy after the first epoch." in send.describe(board, "link")
+assert "| `accuracy_first` | `first` | % | test accuracy after the first epoch |" in summary.BLOCKS["measures"]("all")
+"""
+
+
+def test_extended_by_measure(tmp_path: Path) -> None:
+    path = [str(Path(__file__).parent), *sys.path]
+    code = f"import sys\nsys.path[:] = {path!r}\nfrom dpbench.training import measures\n"
+    code += f"exec({EXAMPLES['measure']!r}, vars(measures))\n{SHOWN}"
+    made = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
 
 
 def test_extended_by_optimizer(add: Callable[..., None], spec: MakeSpec, run: Run, trained: Callable[..., Any]) -> None:

@@ -1,9 +1,7 @@
-"""A measure is declared once: what a run records is declared, and one more entry is shown wherever measures are."""
+"""A measure is declared once: what a run records is declared, and what is declared is in the table."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,65 +12,6 @@ from dpbench.reports import columns
 from dpbench.spec import RunSpec
 from dpbench.training import runner
 from dpbench.training.measures import MEASURES, tabled
-
-ADD = """
-from dpbench.training import measures
-from dpbench.training.derived import curve
-
-measures.MEASURES += (
-    measures.Measure(
-        "accuracy_first",
-        "first epoch",
-        "accuracy after the `first` epoch",
-        unit="%",
-        digits=1,
-        better="down",
-        column="first",
-        derive=lambda result: curve(result, "accuracy")[0],
-        main=True,
-    ),
-)
-
-from rich.console import Console
-from synthetic_board import usual
-
-from dpbench.analysis.table import records
-from dpbench.reports import comparison, formats, html, screen, send, summary, tracking
-
-board = usual()
-row = records(board.table)[0]
-assert row["method"] == "orderdp" and abs(row["accuracy_first"] - 0.89) < 1e-9, row
-assert "accuracy_first" in formats.text(board, "csv").splitlines()[0].split(",")
-
-
-def printed(shown):
-    console = Console(width=100, record=True, quiet=False, file=open("printed", "w"))
-    console.print(shown)
-    return console.export_text()
-
-
-chosen = printed(screen.screen(board, 100, screen.Wanted(columns=("first",), sort="first"))).splitlines()
-assert chosen[6:9] == ["                first", "                epoch", "method     keep     %"], chosen
-shown = [float(line.split()[-1]) for line in chosen[10:21]]
-assert shown == sorted(shown) and (shown[0], shown[-1]) == (85.0, 92.0), "the lowest is the best, and comes first"
-assert "first" in printed(screen.screen(board, 100, screen.Wanted(wide=True)))
-assert "first epoch %" in printed(comparison.screen(board, "orderdp", "el2n"))
-page = html._data(board)
-assert "accuracy_first" in page["columns"]
-assert page["measures"]["accuracy_first"]["help"] == "accuracy after the first epoch"
-assert page["measures"]["accuracy_first"]["label"] == "First epoch %"
-assert send._numbers(row)["accuracy_first"] == 0.89
-assert "metrics.`accuracy_first`" in tracking.COLUMNS
-assert "**accuracy_first**: accuracy after the `first` epoch." in send.describe(board, "link")
-assert "| `accuracy_first` | `first` | % | accuracy after the `first` epoch |" in summary.BLOCKS["measures"]("all")
-"""
-
-
-def test_one_more_entry_is_shown_wherever_measures_are(tmp_path: Path) -> None:
-    path = [str(Path(__file__).parent.parent), *sys.path]
-    code = f"import sys\nsys.path[:] = {path!r}\n{ADD}"
-    made = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
 
 
 def test_what_a_run_records_is_declared_and_nothing_else(spec: Callable[..., RunSpec], home: Path) -> None:
