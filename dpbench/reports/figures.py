@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +13,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -23,13 +21,8 @@ from dpbench.analysis import stats, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.board import Board
 from dpbench.reports import pareto_figure
-from dpbench.training import derived
+from dpbench.reports.panels import COLOURS, LETTER, Part, axes_of, legend, marks_of, shape_of, styles_of, with_panels
 
-# Blue, orange, green, vermilion, pink, brown and sky of seaborn's colour-blind-safe palette; each also has its marker.
-COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9)]
-MARKERS = "osD^vPX"
-DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5))]
-CONTROLS = {"full": "black", "full_short": "0.35", "uniform": "0.5", "uniform_epoch": "0.65"}
 RC = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
@@ -44,70 +37,14 @@ RC = {
 }
 
 
-@dataclass(frozen=True)
-class Part:
-    """What one figure is drawn from: a dataset's and model's rows and runs, and the style of each method."""
-
-    board: Board
-    dataset: str
-    model: str
-    table: pd.DataFrame
-    style: dict[str, dict[str, Any]]
-
-    @property
-    def keeps(self) -> list[float]:
-        """The shares that are pruned to."""
-        return sorted(keep for keep in self.table["keep"].unique() if keep < 1) or [1.0]
-
-    @property
-    def panels(self) -> list[float]:
-        """The shares that have a panel, with full training in each; of many some, evenly spread."""
-        keeps = self.keeps
-        chosen = np.unique(np.linspace(0, len(keeps) - 1, min(len(keeps), MOST_PANELS)).round().astype(int))
-        return [keeps[i] for i in chosen]
-
-    @property
-    def everything(self) -> pd.DataFrame:
-        """The table with the rows that have seeds which diverged or failed."""
-        table = self.board.table
-        here = (table["dataset"] == self.dataset) & (table["model"] == self.model)
-        return table[here & (table["seeds"] > 0)].reset_index(drop=True)
-
-    def colours(self, methods: list[str]) -> dict[str, Any]:
-        """A colour of its own for each of at most as many methods as there are colours, in the style's order."""
-        return dict(zip([method for method in self.style if method in methods], COLOURS, strict=False))
-
-    @property
-    def left_out(self) -> str:
-        """What no figure shows, in words."""
-        broken = [
-            f"{row['method']} at {row['keep']:g} ({tables.broken(row)})"
-            for row in tables.records(self.board.table)
-            if (row["dataset"], row["model"]) == (self.dataset, self.model) and tables.broken(row)
-        ]
-        rest = f" and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
-        return f"left out: {', '.join(broken[:MOST_NAMED])}{rest}" if broken else ""
-
-    def curves(self, name: str, keep: float) -> Iterator[tuple[str, np.ndarray]]:
-        """Each method's per-epoch record `name` as (seeds, epochs)."""
-        for (method, share), results in self.board.finished(self.dataset, self.model).items():
-            values = [v for v in (derived.curve(result, name) for result in results) if np.isfinite(v).any()]
-            if share in (keep, 1.0) and values:
-                shortest = min(map(len, values))
-                yield method, np.array([v[:shortest] for v in values])
-
-
-LETTER = 0.08  # inches that a letter of a method's name takes at most
-MOST_PANELS = 9  # of a figure
 MOST_TICKS = 20  # of the axis of keeps
-MOST_NAMED = 3  # rows that were left out
 
 Draw: TypeAlias = Callable[[Part], Figure]
 
 
 def figures(board: Board, wanted: Collection[str] = ()) -> dict[str, Figure]:
     """All figures by name, or those that are wanted; a name ends in dataset and model where there are several."""
-    styles = _styles(list(dict.fromkeys(board.table["method"])))
+    styles = styles_of(list(dict.fromkeys(board.table["method"])))
     found = {}
     shown = (board.table["seeds"] > 0) & ~tables.is_broken(board.table)
     groups = list(board.table[shown].groupby(["dataset", "model"], sort=False))
@@ -152,56 +89,6 @@ def _safe(name: object) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in str(name))
 
 
-def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Grey for the controls; colour, marker and dash for the others, told apart without colour too."""
-    styles = {}
-    others = [method for method in sorted(methods) if method not in CONTROLS]
-    for i, method in enumerate(others):
-        turn = i // len(COLOURS)
-        marker = MARKERS[(i + turn) % len(MARKERS)]
-        styles[method] = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "ls": DASHES[turn % len(DASHES)]}
-    for method, marker in zip(CONTROLS, "*phd", strict=True):
-        styles[method] = {"color": CONTROLS[method], "marker": marker, "ls": (0, (4, 2))}
-    return styles
-
-
-def _panels(part: Part, width: float = 4.0, height: float = 3.2) -> tuple[Figure, list[tuple[float, Axes]]]:
-    """One panel a keep, sharing their axes, with room for a legend at the right."""
-    keeps = part.panels
-    legend = LETTER * max(map(len, part.style)) + 0.8
-    rows, columns = _shape(len(keeps))
-    figure = Figure(figsize=(width * columns + legend, height * rows), layout="constrained")
-    axes = _axes(figure, len(keeps), share=True)
-    for keep, ax in zip(keeps, axes, strict=True):
-        ax.set_title(f"keep {keep:g}", loc="left")
-    return figure, list(zip(keeps, axes, strict=True))
-
-
-def _shape(count: int) -> tuple[int, int]:
-    """Rows and columns of so many panels: one row of few, else three columns."""
-    return (1, count) if count <= 4 else (-(-count // 3), 3)
-
-
-def _axes(figure: Figure, count: int, share: bool = False) -> list[Axes]:
-    """So many panels, row by row."""
-    rows, columns = _shape(count)
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).flat)
-    for spare in axes[count:]:
-        spare.remove()
-    return axes[:count]
-
-
-def _legend(figure: Figure) -> None:
-    """One legend for all panels."""
-    entries: dict[str, Any] = {}
-    for ax in figure.axes:
-        entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside right upper")
-    figure.set_figheight(max(figure.get_figheight(), 0.23 * len(entries) + 0.3))  # room for every entry
-    for ax in figure.axes:
-        sns.despine(ax=ax)
-
-
 def accuracy_against_keep(part: Part) -> Figure:
     """Mean accuracy and 95 % interval at each keep; full training as a band."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
@@ -220,7 +107,7 @@ def accuracy_against_keep(part: Part) -> Figure:
     ax.set(xlabel="share of the samples kept", ylabel="test accuracy, %")
     if len(part.keeps) <= MOST_TICKS:
         ax.set_xticks(part.keeps)
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -228,7 +115,7 @@ def jaccard(part: Part) -> Figure:
     """Jaccard index of consecutive epochs' and of different seeds' selections, with the chance level of each."""
     pruned = part.table[part.table["keep"].isin(part.panels) & part.table["jaccard_epochs"].notna()]
     methods = list(dict.fromkeys(pruned.sort_values("jaccard_epochs", ascending=False)["method"]))
-    figure, panels = _panels(part, width=3.4, height=0.3 * len(methods) + 1.3)
+    figure, panels = with_panels(part, width=3.4, height=0.3 * len(methods) + 1.3)
     y = np.arange(len(methods))
     kinds = (("jaccard_epochs", -0.14, "o", "epoch to epoch"), ("jaccard_seeds", 0.14, "D", "seed to seed"))
     for keep, ax in panels:
@@ -239,19 +126,19 @@ def jaccard(part: Part) -> Figure:
             ax.plot(table[f"{name}_chance"], y + shift, "|", color="black", ms=7, mew=1.2, label="chance")
         ax.set(yticks=y, yticklabels=methods, xlim=(-0.03, 1.03), xlabel="Jaccard index")
     panels[0][1].invert_yaxis()
-    _legend(figure)
+    legend(figure)
     return figure
 
 
 def _over_epochs(part: Part, name: str, label: str) -> Figure:
     """Mean over seeds by epoch, and the range over seeds as a band; the mean against a surrogate as a dotted line."""
-    figure, panels = _panels(part)
+    figure, panels = with_panels(part)
     for keep, ax in panels:
         for i, (method, values) in enumerate(part.curves(name, keep)):
             style, epochs = part.style[method], 1 + np.arange(values.shape[1])
             known = np.isfinite(values).any(axis=0)
             v, e = values[:, known], epochs[known]
-            ax.plot(e, np.nanmean(v, axis=0), label=method, ms=4, markevery=_marks(i, len(e)), **style)
+            ax.plot(e, np.nanmean(v, axis=0), label=method, ms=4, markevery=marks_of(i, len(e)), **style)
             ax.fill_between(e, np.nanmin(v, axis=0), np.nanmax(v, axis=0), color=style["color"], alpha=0.12, lw=0)
         for method, values in part.curves(f"{name}_surrogate", keep):
             known = np.isfinite(values).any(axis=0)
@@ -259,14 +146,8 @@ def _over_epochs(part: Part, name: str, label: str) -> Figure:
             ax.plot(epochs, mean, label=f"{method}, to its surrogate", color=part.style[method]["color"], ls=":")
         ax.set(xlabel="epoch")
     panels[0][1].set_ylabel(label)
-    _legend(figure)
+    legend(figure)
     return figure
-
-
-def _marks(i: int, length: int) -> tuple[int, int]:
-    """Where the i-th curve has its markers: about eight, shifted so that equal curves are both seen."""
-    every = max(1, length // 8)
-    return (i % every, every)
 
 
 def gradient_cosine(part: Part) -> Figure:
@@ -288,7 +169,7 @@ def gradient_norm_ratio(part: Part) -> Figure:
 
 def uses(part: Part) -> Figure:
     """How often samples were used: the share of them used in at least so many epochs."""
-    figure, panels = _panels(part)
+    figure, panels = with_panels(part)
     finished = part.board.finished(part.dataset, part.model)
     for keep, ax in panels:
         for i, ((method, share), results) in enumerate(finished.items()):
@@ -296,28 +177,28 @@ def uses(part: Part) -> Figure:
             if share in (keep, 1.0) and counts:
                 total = np.sum([np.pad(c, (0, max(map(len, counts)) - len(c))) for c in counts], axis=0)
                 at_least = total[::-1].cumsum()[::-1] / total.sum()
-                marks = _marks(i, len(at_least))
+                marks = marks_of(i, len(at_least))
                 ax.plot(at_least, label=method, ms=4, markevery=marks, drawstyle="steps-mid", **part.style[method])
         ax.set(xlabel="epochs", ylim=(0, 1.03))
     panels[0][1].set_ylabel("share used in at least so many")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
 def coverage(part: Part) -> Figure:
     """Share of the samples that were used at least once, by epoch."""
-    figure, panels = _panels(part)
+    figure, panels = with_panels(part)
     finished = part.board.finished(part.dataset, part.model)
     for keep, ax in panels:
         for i, ((method, share), results) in enumerate(finished.items()):
             curves = [result["diagnostics"]["coverage"] for result in results if "diagnostics" in result]
             if share in (keep, 1.0) and curves:
                 seen = np.mean([curve[: min(map(len, curves))] for curve in curves], axis=0)
-                marks = _marks(i, len(seen))
+                marks = marks_of(i, len(seen))
                 ax.plot(1 + np.arange(len(seen)), seen, label=method, ms=4, markevery=marks, **part.style[method])
         ax.set(xlabel="epoch", ylim=(0, 1.03))
     panels[0][1].set_ylabel("share of samples seen")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -364,11 +245,11 @@ def _heat_maps(part: Part, tables: dict[float, pd.DataFrame], x: str, label: str
     columns = max(table.shape[1] for table in tables.values())
     cell = 0.5 if annotate or columns <= 12 else 0.2
     name = LETTER * max(map(len, part.style))
-    down, across = _shape(len(tables))
+    down, across = shape_of(len(tables))
     height = min(0.36, cell) * rows + (0.9 if x else name + 0.7)
     figure = Figure(figsize=((cell * columns + name) * across + 0.8, height * down), layout="constrained")
     FigureCanvasAgg(figure)  # keeps its renderer, where the base canvas draws a new picture for each label
-    axes = _axes(figure, len(tables))
+    axes = axes_of(figure, len(tables))
     for i, ((keep, table), ax) in enumerate(zip(tables.items(), axes, strict=True)):
         ax.set_title(f"keep {keep:g}", loc="left")
         if table.empty:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from dpbench.analysis import pareto
 from dpbench.analysis import table as tables
-
-if TYPE_CHECKING:
-    from dpbench.reports.figures import Part
+from dpbench.reports.panels import Part
 
 SIZE = (8.0, 5.2)  # inches, readable when shown 800 pixels wide
 DPI = 115  # MLflow's description cuts what is wider than the page

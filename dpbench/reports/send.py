@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -22,17 +17,30 @@ from dpbench import store
 from dpbench.analysis import board as boards
 from dpbench.analysis import gallery, verdicts
 from dpbench.analysis.table import Line, records
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import RunFailed
 from dpbench.reports import columns, database, formats, summary
 from dpbench.reports import files as written
-from dpbench.reports.tracking import COLUMNS, LIMIT, RUN_COLUMNS, VIEWED, Tracker, default_uri, fit
+from dpbench.reports.send_runs import send_runs, several_of, title_of, where_of
+from dpbench.reports.tracking import (
+    COLUMNS,
+    CONTENT,
+    LIMIT,
+    NOTE,
+    SENDER,
+    VIEWED,
+    Tracker,
+    default_uri,
+    digest,
+    fit,
+    image,
+    sender,
+)
 from dpbench.spec import row_of
 from dpbench.training import derived
 from dpbench.training.measures import MEASURES
 from dpbench.training.results import RunResult
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
     from rich.console import Console
 
     from dpbench.analysis.board import Board
@@ -43,11 +51,7 @@ MEANING = (  # of the columns, in the description
     "**keep**, the share of samples to keep; **at its cost**: the difference to random per epoch at the same cost.",
     *(f"**{one.name}**: {one.meaning}." for one in MEASURES if one.main),
 )
-NOTE = "mlflow.note.content"
-MOST_PICTURES = 500  # runs of a grid, lest sending takes minutes for them; the rows have theirs
 PICTURED = "with pictures"  # in a row's content, so that rows from before are sent again
-CONTENT = "dpbench.content"  # the tag with the digest of what was sent
-SENDER = "dpbench.sender"
 
 
 def publish(board: Board, tracking_uri: str | None, console: Console) -> None:
@@ -104,112 +108,6 @@ def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path 
     return f"{grid}: {sent} runs sent, {there}: {tracker.name}"
 
 
-def send_runs(
-    tracker: Tracker, grid: str, results: Iterable[RunResult], data_root: Path | None = None
-) -> tuple[str, int]:
-    """Send the results that are not there, in the place of older tries; return the experiment's id and their number.
-
-    Each has a picture of the samples that it used most and least, in a grid of at most MOST_PICTURES runs.
-    """
-    results = list(results)
-    several = _several(result["spec"] for result in results)
-    note = f"The runs of the grid `{grid}`."
-    experiment = tracker.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, note)
-    there, count = tracker.runs(experiment, "dpbench.hash"), 0
-    for result in results:
-        content, old = digest(result), there.get(result["hash"], [])
-        whole = [run for run in old if run.data.tags.get(CONTENT) == content and run.info.status != "RUNNING"]
-        if not whole:
-            title = f"{_title(result['spec'])} seed {result['spec']['seed']}{_where(result['spec'], several)}"
-            _send_run(tracker, experiment, grid, result, content, title, data_root, len(results) <= MOST_PICTURES)
-            count += 1
-        _remove(tracker, [run for run in old if run not in whole[:1]])
-    return experiment, count
-
-
-def _remove(tracker: Tracker, runs: Iterable[Run]) -> None:
-    """Delete runs that have no place any more, but none that another machine may be sending."""
-    for run in runs:
-        half_sent_elsewhere = run.info.status == "RUNNING" and run.data.tags.get(SENDER, _sender()) != _sender()
-        if tracker.database or not half_sent_elsewhere:
-            tracker.client.delete_run(run.info.run_id)
-
-
-def _sender() -> str:
-    """Name this results folder on this machine, from which only one process sends at a time."""
-    return digest([socket.gethostname(), str(store.home())])
-
-
-def digest(content: Any) -> str:
-    """A short name for content that can be written as JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _several(rows: Iterable[Line]) -> list[str]:
-    """Which of dataset and model differ between rows or runs: only these need to be named."""
-    named = {(row["dataset"], row["model"]) for row in rows}
-    return [name for i, name in enumerate(("dataset", "model")) if len({names[i] for names in named}) > 1]
-
-
-def _title(row: Line) -> str:
-    """For instance "orderdp 0.3"."""
-    return f"{row['method']} {row['keep']:g}"
-
-
-def _where(row: Line, several: list[str]) -> str:
-    """For instance " on digits, cnn", empty where the grid has one dataset and model."""
-    return f" on {', '.join(row[name] for name in several)}" if several else ""
-
-
-def _send_run(
-    tracker: Tracker,
-    experiment: str,
-    grid: str,
-    result: RunResult,
-    content: str,
-    title: str,
-    data_root: Path | None,
-    pictured: bool,
-) -> None:
-    """Log one run: parameters, metrics, curves, and its files as artifacts. Its status comes last: then it is whole."""
-    spec, started = result["spec"], int(result["started"] * 1000)
-    tags = {"dpbench.hash": result["hash"], "dpbench.grid": grid, SENDER: _sender()}
-    run_id = tracker.client.create_run(experiment, started, tags, fit(title)).info.run_id
-    tags = {CONTENT: content, "status": result["status"], "mlflow.source.name": "dpbench"}
-    if reason := result.get("reason"):
-        tags |= {"dpbench.reason": reason, "mlflow.note.content": f"**{result['status'].capitalize()}:** {reason}"}
-    params = {name: spec[name] for name in ("method", "dataset", "model", "keep", "seed")}
-    params |= {"budget": spec["budget"]["unit"], "hash": result["hash"]} | result["environment"]
-    params |= {f"recipe.{key}": value for key, value in spec["recipe"].items()}
-    params |= {f"method.{key}": value for key, value in result.get("hyperparameters", {}).items()}
-    tracker.log(run_id, tags, params, _metrics(result, started))
-    folder = store.run_folder(result["hash"])
-    for name in ("result.json", "selections.npz", "traceback.txt"):
-        if (folder / name).is_file():
-            tracker.client.log_artifact(run_id, str(folder / name))
-    if pictured and result["status"] == "FINISHED":
-        with suppress(UsageError, RunFailed):  # its data is not here, which the board's note tells
-            if shown := _samples(tracker, run_id, partial(gallery.sheet_of_run, result, data_root)):
-                tracker.log(run_id, {NOTE: shown})
-    status = "FAILED" if result["status"] == "FAILED" else "FINISHED"  # MLflow has no word for a run that diverged
-    tracker.client.set_terminated(run_id, status, int((result.get("ended") or time.time()) * 1000))
-
-
-def _samples(tracker: Tracker, run_id: str, draw: Callable[[Path], bool]) -> str:
-    """Log the picture that `draw` writes, if it does; return the text that shows it."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "samples.png"
-        if not draw(file):
-            return ""
-        tracker.client.log_artifact(run_id, str(file))
-    return f"Samples used most and least:\n\n{_image(run_id, file.name)}"
-
-
-def _image(run_id: str, name: str) -> str:
-    """Markdown by which the UI shows an artifact."""
-    return f"![{name}](get-artifact?path={quote(name)}&run_uuid={run_id})"
-
-
 def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files: Iterable[Path]) -> tuple[str, int]:
     """Write the leaderboard's experiment, one run a row; return its id, and how many rows are new or have changed.
 
@@ -218,7 +116,7 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
     from mlflow.entities import Metric
 
     rows, whole = records(board.table), formats.plain(board.table)
-    several = _several(rows)
+    several = several_of(rows)
     visible = [*(f"params.`{name}`" for name in several), *COLUMNS]
     experiment = tracker.experiment(f"{board.grid.name} leaderboard", visible, "metrics.`order`", True)
     finished = {place: board.finished(*place) for place in {(row["dataset"], row["model"]) for row in rows}}
@@ -227,15 +125,15 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
     for order, (row, values) in enumerate(zip(rows, whole, strict=True), 1):
         params = {name: str(row[name]) for name in ("method", "dataset", "model", "keep", "kind")}
         curves = _curves(finished[row["dataset"], row["model"]].get((row["method"], row["keep"]), []))
-        name = fit(_title(row) + _where(row, several))
+        name = fit(title_of(row) + where_of(row, several))
         key = digest([name, params, curves])  # MLflow cannot take points of a curve back: other curves, another run
         texts, numbers = _texts(row), {"order": float(order)} | _numbers(row)
         content, old = digest([PICTURED, texts, numbers, values]), there.pop(key, [])
-        _remove(tracker, old[1:])
+        tracker.remove(old[1:])
         if old:
             run_id = old[0].info.run_id
         else:
-            tags = {"dpbench.row": key, SENDER: _sender()}
+            tags = {"dpbench.row": key, SENDER: sender()}
             run_id = tracker.client.create_run(experiment, now, tags, name).info.run_id
             points = [Metric(f"{curve}_by_epoch", value, now, epoch) for curve, epoch, value in curves]
             tracker.log(run_id, {}, params, points)
@@ -243,7 +141,7 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
         if old and old[0].data.tags.get(CONTENT) == content:
             continue
         changed += 1
-        shown = _samples(tracker, run_id, partial(gallery.sheet, board, row_of(row)))
+        shown = tracker.picture(run_id, partial(gallery.sheet, board, row_of(row)))
         texts[NOTE] = _note(row, experiment, run_id, runs_experiment, params, shown)
         tracker.log(run_id, texts, None, [Metric(name, value, now, 0) for name, value in numbers.items()])
         tracker.client.log_dict(run_id, values, "row.json")
@@ -251,7 +149,7 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
         if row["dataset"] not in board.gallery.unread:  # else it is sent again, until its pictures can be had
             tracker.log(run_id, {CONTENT: content})  # last: the row is whole
     for runs in there.values():
-        _remove(tracker, runs)
+        tracker.remove(runs)
     if keys:
         _attach(tracker, board, experiment, keys, files)
     return experiment, changed
@@ -304,10 +202,10 @@ def _attach(tracker: Tracker, board: Board, experiment: str, runs: list[str], fi
     for file in files:
         tracker.client.log_artifact(run, str(file), None if _first(file) else "more")
         if file.name.startswith("pareto") and file.suffix == ".png":
-            pictures.append(_image(run, file.name))
+            pictures.append(image(run, file.name))
     text = describe(board, f"#/experiments/{experiment}/runs/{run}/artifacts", pictures[:1])
     tracker.client.set_experiment_tag(experiment, "dpbench.files", run)
-    tracker.client.set_experiment_tag(experiment, "mlflow.note.content", text)
+    tracker.client.set_experiment_tag(experiment, NOTE, text)
 
 
 def _first(file: Path) -> bool:
@@ -333,23 +231,3 @@ def describe(board: Board, link: str, pictures: Sequence[str] = ()) -> str:
 def cut(text: str, limit: int, more: str) -> str:
     """Leave out the last lines of a text longer than the limit and say `more` instead, within the limit."""
     return text if len(text) <= limit else text[: max(text.rfind("\n", 0, limit - len(more)), 0)] + more
-
-
-def _metrics(result: RunResult, timestamp: int) -> list[Metric]:
-    """The run's metrics, with the epoch as step."""
-    from mlflow.entities import Metric
-
-    records = result.get("epochs", [])
-    final = len(records)
-    curves = {one.name for one in MEASURES if one.by_epoch == "last"}  # the last value is the run's
-    others = {one.name for one in MEASURES if one.by_epoch in ("mean", "total")}
-    metrics = [
-        Metric(name, value, timestamp, final) for name, value in result.get("metrics", {}).items() if name not in curves
-    ]
-    for epoch, record in enumerate(records, 1):
-        for name, value in record.items():
-            if name in curves:  # NaN is a gap, lest an older epoch's value stand for the run
-                metrics.append(Metric(name, value, timestamp, epoch))
-            elif name in others and not math.isnan(value):
-                metrics.append(Metric(f"{name}_by_epoch", value, timestamp, epoch))
-    return metrics

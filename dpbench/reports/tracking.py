@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -10,13 +11,14 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -33,6 +35,9 @@ VIEW = "leaderboard"  # the key of the saved view
 VIEWED = f"viewStateShareKey={VIEW}&compareRunsMode=TABLE&workflowType=machine_learning"  # the saved view in a URL
 LIMIT = 5000  # characters of a tag or parameter in every MLflow that may be installed
 AT_ONCE = 1000  # metrics of one request
+NOTE = "mlflow.note.content"  # the tag with the description of a run or an experiment
+CONTENT = "dpbench.content"  # the tag with the digest of what was sent
+SENDER = "dpbench.sender"
 WAIT_S = 60.0  # for another dpbench that sends
 COLUMNS = (  # the leaderboard's columns that are visible without a click
     "metrics.`rank`",
@@ -184,7 +189,7 @@ class Tracker:
         self.client.set_experiment_tag(key, database.VIEW, json.dumps(view))
         self.client.set_experiment_tag(key, "mlflow.experimentKind", "custom_model_development")
         if note:
-            self.client.set_experiment_tag(key, "mlflow.note.content", fit(note))
+            self.client.set_experiment_tag(key, NOTE, fit(note))
         return str(key)
 
     def runs(self, experiment: str, tag: str) -> dict[str, list[Run]]:
@@ -198,6 +203,22 @@ class Tracker:
             token = page.token
             if not token:
                 return found
+
+    def remove(self, runs: Iterable[Run]) -> None:
+        """Delete runs that have no place any more, but none that another machine may be sending."""
+        for run in runs:
+            half_sent_elsewhere = run.info.status == "RUNNING" and run.data.tags.get(SENDER, sender()) != sender()
+            if self.database or not half_sent_elsewhere:
+                self.client.delete_run(run.info.run_id)
+
+    def picture(self, run_id: str, draw: Callable[[Path], bool]) -> str:
+        """Log the picture of samples that `draw` writes, if it does; return the text that shows it."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "samples.png"
+            if not draw(file):
+                return ""
+            self.client.log_artifact(run_id, str(file))
+        return f"Samples used most and least:\n\n{image(run_id, file.name)}"
 
     def log(
         self,
@@ -214,6 +235,21 @@ class Tracker:
         self.client.log_batch(run_id, tags=marks, params=texts)
         for start in range(0, len(metrics), AT_ONCE):
             self.client.log_batch(run_id, metrics=metrics[start : start + AT_ONCE])
+
+
+def sender() -> str:
+    """Name this results folder on this machine, from which only one process sends at a time."""
+    return digest([socket.gethostname(), str(store.home())])
+
+
+def digest(content: Any) -> str:
+    """A short name for content that can be written as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def image(run_id: str, name: str) -> str:
+    """Markdown by which the UI shows an artifact."""
+    return f"![{name}](get-artifact?path={quote(name)}&run_uuid={run_id})"
 
 
 def address(server: str, experiment: str) -> str:

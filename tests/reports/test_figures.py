@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from synthetic_board import around, costing, make, usual
 
 from dpbench.analysis import overlap
-from dpbench.reports import figures
+from dpbench.reports import figures, panels
 
 PAIRS = pd.DataFrame(
     [("digits", "cnn", keep, "orderdp", "el2n", 0.4, 0.3) for keep in (0.3, 0.5)],
@@ -68,7 +68,7 @@ def test_heat_maps(drawn: dict[str, Figure]) -> None:
 
 
 def test_twenty_methods_look_different() -> None:
-    styles = figures._styles([f"method_{i}" for i in range(20)])
+    styles = panels.styles_of([f"method_{i}" for i in range(20)])
     looks = {(str(style["color"]), style["marker"], str(style["ls"])) for style in styles.values()}
     assert len(looks) == len(styles)
 

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from synthetic_board import around, make, usual
 from typer.testing import CliRunner
+from used import N, board_of
 
 from dpbench.analysis import board as boards
 from dpbench.cli.app import app
 from dpbench.errors import Untracked, UsageError, redact
-from dpbench.reports import database, files, send, study, summary, tracking, ui
+from dpbench.reports import database, files, send, send_runs, study, summary, tracking, ui
 from dpbench.reports.tracking import LIMIT, Tracker
-from tests.synthetic_board import around, make, usual
-from tests.used import N, board_of
+from dpbench.training.measures import MEASURES
 
 # A double of MLflow's client that keeps the limits of the oldest version
 
@@ -223,7 +224,7 @@ def test_the_description_says_what_to_look_at(tracker: Any) -> None:
     text = send.describe(board, "#/link")
     first, meaning, link, *table = text.split("\n\n")
     assert first.splitlines() == [f"- {sentence}" for sentence in summary.headlines(board)]
-    assert len(meaning.splitlines()) == 3
+    assert len(meaning.splitlines()) == 1 + sum(one.main for one in MEASURES)
     for column in tracking.COLUMNS:
         name = column.split("`")[1]
         assert f"**{name}**" in meaning or name in ("method", "to random"), "the others are in the legend"
@@ -270,8 +271,8 @@ def test_each_run_is_there_once(tracker: Any) -> None:
     twin = client.create_run(experiment, 0, whole.data.tags)  # two machines at once
     twin.info.status = "FINISHED"
     key = results[0]["hash"]
-    client.create_run(experiment, 0, {"dpbench.hash": key, send.SENDER: send._sender()})  # we were killed
-    theirs = client.create_run(experiment, 0, {"dpbench.hash": key, send.SENDER: "another"})
+    client.create_run(experiment, 0, {"dpbench.hash": key, tracking.SENDER: tracking.sender()})  # we were killed
+    theirs = client.create_run(experiment, 0, {"dpbench.hash": key, tracking.SENDER: "another"})
     assert send.send_runs(tracker, "made", results)[1] == 0
     assert client.search_runs([experiment]) == [whole, again, theirs]
 
@@ -548,7 +549,7 @@ def note_of(run: Any) -> str:
 
 
 def test_a_large_grids_runs_have_none(tracker: Any, used: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(send, "MOST_PICTURES", 2)
+    monkeypatch.setattr(send_runs, "MOST_PICTURES", 2)
     send.send_runs(tracker, "made", results_of(used))
     assert not [name for _, name in tracker.client.files if name == "samples.png"]
 
