@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from synthetic_board import around, make, usual
 from typer.testing import CliRunner
-from used import N, board_of
 
 from dpbench.analysis import board as boards
 from dpbench.cli.app import app
@@ -25,6 +23,8 @@ from dpbench.errors import Untracked, UsageError, redact
 from dpbench.reports import database, files, send, send_runs, study, summary, tracking, ui
 from dpbench.reports.tracking import LIMIT, Tracker
 from dpbench.training.measures import MEASURES
+from tests.synthetic_board import around, make, usual
+from tests.used import N, board_of
 
 # A double of MLflow's client that keeps the limits of the oldest version
 
