@@ -4,15 +4,14 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 from benchmarks import power
 
-import dpbench
 from dpbench import catalog
 from dpbench.cli.app import Misused, app
 from dpbench.reports import summary
+from dpbench.spec import read_grid
 from dpbench.training import conformance
 
 ROOT = Path(__file__).parent.parent
@@ -51,24 +50,21 @@ def parse(arguments: list[str]) -> None:
         command.make_context("dpbench", list(arguments))
 
 
+def headings(text: str) -> list[str]:
+    """The names that links give to a page's sections."""
+    return [re.sub(r"[^\w-]", "", line.lower().replace(" ", "-")) for line in re.findall(r"^## (.*)$", text, re.M)]
+
+
 def test_the_method_conforms(tmp_path: Path, unplug: None) -> None:
     file = tmp_path / "hardest.py"
     file.write_text(code("import torch"))
     assert not any(conformance.check(catalog.resolve(str(file))).values())
 
 
-def test_the_dataset_loads(tmp_path: Path) -> None:
-    (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets" / "mine.py").write_text(code("import numpy"))
-    dpbench.__path__.append(str(tmp_path))
-    rng = np.random.default_rng(0)
-    parts = {f"{part}_x": rng.integers(0, 256, (20, 1, 8, 8), dtype=np.uint8) for part in ("train", "test")}
-    np.savez(tmp_path / "mine.npz", train_y=np.arange(20) % 2, test_y=np.arange(20) % 2, **parts)
-    try:
-        data = catalog.load_dataset("mine").load(tmp_path)
-    finally:
-        dpbench.__path__.remove(str(tmp_path))
-    assert (len(data.train), len(data.test), data.classes) == (18, 20, 2)
+def test_the_grid_is_a_grid() -> None:
+    [text] = re.findall(r"```yaml\n(.*?)```", TEXTS["grids.md"], re.S)
+    grid = read_grid(text, "docs/grids.md", "example")
+    assert len(grid.runs()) == 5 * (1 + 2 * 4)
 
 
 @each_page
@@ -108,7 +104,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not path.startswith("http"):
             assert (page.parent / path).exists(), target
             if path.endswith(".md") and heading:
-                assert f"\n## {heading}\n" in (page.parent / path).read_text(), target
+                assert heading in headings((page.parent / path).read_text()), target
     assert TEXTS[page.name].count("#L") == len(summary.REFERENCE.findall(TEXTS[page.name])), "a line not kept true"
 
 
