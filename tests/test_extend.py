@@ -80,8 +80,10 @@ def test_extended_by_source(plug_in: Callable[[str, str], None], spec: MakeSpec,
     learnt(run(spec("orderdp", dataset="wine", epochs=20)), 0.8)
 
 
-def test_extended_by_model(add: Callable[..., None], spec: MakeSpec, run: Run) -> None:
+def test_extended_by_model(add: Callable[..., None], spec: MakeSpec, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "KINDS", dict(models.KINDS))
     add(models, "MODELS", "model")
+    assert catalog.fits("digits", "linear")
     assert [tuple(p.shape) for p in catalog.load_model("linear", (1, 4, 4), 3).parameters()] == [(3, 16), (3,)]
     learnt(run(spec(model="linear")))
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             if path.endswith(".md") and heading:
                 assert heading in headings((page.parent / path).read_text()), target
     assert TEXTS[page.name].count("#L") == len(summary.REFERENCE.findall(TEXTS[page.name])), "a line not kept true"
+
+
+def test_a_sample_is_followed_through_nine_modules_and_none_twice() -> None:
+    path = TEXTS["flow.md"].partition("## Where to look")[0]
+    modules = [module for module, _ in groupby(found[2] for found in summary.REFERENCE.findall(path))]
+    assert len(modules) == len(set(modules)) == 9, modules
+    assert (modules[0], modules[-1]) == ("dpbench/cli/run.py", "dpbench/reports/screen.py")
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
