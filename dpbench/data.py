@@ -28,7 +28,7 @@ SPLIT_SEED = 0  # the split is one for all seeds, so that index i is the same sa
 class Source(ABC):
     """Labelled samples of one kind, of one split; a sample is its row."""
 
-    kind: ClassVar[str]  # "images", "tables" or "texts", by which models are offered
+    kind: ClassVar[str] = ""  # "images", "tables" or "texts", by which models are offered; an author's own has none
     labels: Tensor  # (n,) int64, what a sample is to be recognised as
 
     def __len__(self) -> int:
@@ -191,7 +191,7 @@ class Dataset(ABC):
                 f"{name}.read returned {got}; two sources of one kind are needed, the training and the test samples"
             )
         samples, test = parts
-        if samples.kind != self.kind:
+        if samples.kind not in ("", self.kind):
             raise UsageError(f"{name}.read returned {samples.kind}; its kind is {self.kind}")
         faults = samples.faults("training") + test.faults("test")
         faults = faults or self._faults_of_both(samples, test)
