@@ -219,7 +219,7 @@ class Dataset(ABC):
 def tensor_faults(
     what: str, values: Any, dtype: torch.dtype, axes: int, form: str, empty: tuple[int, ...] = ()
 ) -> list[str]:
-    """What keeps `values` from being a tensor of `dtype` with so many axes, none empty but those in `empty`."""
+    """What keeps `values` from being a tensor of `dtype` with `axes` axes, none empty but those in `empty`."""
     if not isinstance(values, Tensor):
         return [f"{what} are {type(values).__name__}; a tensor is needed"]
     faults = [] if values.dtype == dtype else [f"{what} are {values.dtype}; {dtype} is needed"]

@@ -1,4 +1,4 @@
-"""The one interface: what a pruning method is told, what it answers, and the draws it is built from.
+"""The interface: what a pruning method is given, what it answers, and the random draws it is built from.
 
 A method file imports this module and, for static methods, the building blocks `dpbench.scores` and `dpbench.greedy`;
 `dpbench.errors` for what the user has to set right; nothing else of dpbench.

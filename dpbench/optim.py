@@ -69,7 +69,7 @@ OPTIMIZERS: dict[str, Callable[[Groups, Recipe], Optimizer]] = {
 
 
 def known(name: str) -> str:
-    """Return the name of an optimizer; ValueError for one that there is not."""
+    """Return the name of an optimizer; ValueError for an unknown one."""
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
     return name

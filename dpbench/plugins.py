@@ -42,7 +42,7 @@ def load(name: str, path: str, load: Callable[[], Any], ours: bool) -> Any:
 
 
 def check_stated(method: PruningMethod, name: str) -> None:
-    """Refuse a method that does not say what it requires, or requires signals that there are not."""
+    """Refuse a method that does not state what it requires, or requires unknown signals."""
     from dpbench.method import Requires
     from dpbench.signals import check_names
 

@@ -22,7 +22,7 @@ MOST = 2**31 - 1  # of whole numbers that torch is given
 
 
 class Strict(BaseModel):
-    """A part of a grid file: no field but those that there are, and no flag where a number stands."""
+    """A part of a grid file: unknown fields are refused, and so are flags in place of numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

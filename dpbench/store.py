@@ -142,7 +142,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
 
 
 def read(path: Path, parse: Callable[[Path], T]) -> T | None:
-    """Return what `parse` makes of a file of this home, None where there is none; a bad file is set aside, and told."""
+    """Return what `parse` makes of a file of this home, or None; a damaged file is renamed and reported."""
     try:
         return parse(path) if path.is_file() else None
     except FileNotFoundError:
@@ -157,7 +157,7 @@ def read(path: Path, parse: Callable[[Path], T]) -> T | None:
 
 
 def stamp(path: Path) -> list[int] | None:
-    """A file's size and time, by which it is told whether it has changed; None where there is none."""
+    """A file's size and time, by which a change is noticed; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -216,7 +216,7 @@ def array(content: bytes) -> NDArray[Any]:
 
 
 def set_aside(path: Path, why: BaseException | str) -> None:
-    """Rename a bad file, so that it is made anew and can still be looked at, and tell it in one line."""
+    """Rename a damaged file, so that it is made again and can still be examined; print one line about it."""
     aside = next(name for i in itertools.count(1) if not (name := path.with_name(f"{path.name}.bad-{i}")).exists())
     try:
         path.rename(aside)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Columns(NamedTuple):
-    """The shape of a row: so many columns of numbers, and after them one of codes for each of `categories`."""
+    """The shape of a row: `numbers` columns of numbers, then one column of codes for each of `categories`."""
 
     numbers: int
     categories: tuple[int, ...]  # how many values each has, the code 0 for a missing one among them

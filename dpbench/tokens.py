@@ -69,7 +69,7 @@ def of_tab_files(name: str, root: Path | None, vocabulary: int, length: int) -> 
 
 
 class Sequence(NamedTuple):
-    """The shape of a text: at most so many tokens, of a vocabulary of so many."""
+    """The shape of a text: its greatest number of tokens, and the size of the vocabulary."""
 
     length: int
     vocabulary: int

@@ -126,7 +126,9 @@ def load_checked_in(name: str) -> Board:
         return unpack(_packed(name).read_bytes())
     except (*store.BAD, OSError, zlib.error) as error:
         why = store.brief(error)
-        raise UsageError(f"the results of {name} that come with dpbench are damaged: {why}; install it anew") from None
+        raise UsageError(
+            f"the results of {name} that come with dpbench are damaged: {why}; reinstall dpbench"
+        ) from None
 
 
 def _packed(name: str) -> Traversable:

@@ -99,14 +99,14 @@ def main() -> None:
 
 
 def _check_arguments(arguments: list[str]) -> None:
-    """Refuse what no name, number or path has: it would be met again in file names, tables and messages."""
+    """Refuse arguments that cannot be a name, a number or a path, before they reach file names, tables and messages."""
     for place, text in enumerate(arguments, start=1):
         if not text or re.fullmatch(r"--[\w-]+=", text):
             raise UsageError(f"argument {place} of the command line is empty{f': {text}' if text else ''}")
         if len(text) > ARGUMENT:
             raise UsageError(f"argument {place} of the command line has more than {ARGUMENT:,} characters")
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-            raise UsageError(f"argument {place} of the command line has a character that is none of text: {text!r}")
+            raise UsageError(f"argument {place} of the command line has a character that is not text: {text!r}")
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -122,11 +122,11 @@ def _misuse(error: Any) -> tuple[str, int]:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
         sys.exit(2)
     command = error.ctx.command_path if error.ctx else "dpbench"
-    return f"{message[:1].lower()}{message[1:]}; {command} --help tells what there is", 2
+    return f"{message[:1].lower()}{message[1:]}; {command} --help lists what is allowed", 2
 
 
 def _accident(error: Exception) -> tuple[str, int]:
-    """The line and exit code for what nobody wrote a message for: trouble of the machine, else a bug."""
+    """The line and exit code for an unexpected error: a fault of the machine, or else a bug."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         return f"{str(error.filename or 'a file')[:200]}: {error.strerror} (--debug shows the traceback)", 1

@@ -38,13 +38,13 @@ def cache_clear(
         typer.Argument(metavar="[RECORD...]", help="Default: all.", autocompletion=complete.record),
     ] = None,
 ) -> None:
-    """Remove proxy records. Finished runs do not need them; a run that does makes its own again."""
+    """Remove proxy records. Finished runs do not need them; a run that needs one records it again."""
     from dpbench.training import proxy
 
     found = {record.folder.name: record for record in proxy.records()}
     unknown = [name for name in names or [] if name not in found]
     if unknown:
-        raise UsageError(f"no proxy record {unknown[0]!r}; dpbench cache list shows what there is")
+        raise UsageError(f"no proxy record {unknown[0]!r}; dpbench cache list shows the records")
     chosen = [found[name] for name in names or found]
     removed = [record for record in chosen if proxy.remove(record)]
     out.print(f"proxy records removed: {len(removed)}, {size(sum(record.size for record in removed))}")

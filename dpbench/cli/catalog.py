@@ -1,4 +1,4 @@
-"""What there is: `dpbench list`, `show`, and `check`, which tells whether a method keeps to the interface."""
+"""The catalog: `dpbench list`, `show`, and `check`, which tests whether a method follows the interface."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ def list_(
     kind: Annotated[
         Kind | None, typer.Option("--kind", help="Only methods that choose once, by epoch or batch.")
     ] = None,
-    search: Annotated[str | None, typer.Option("--search", help="Only those in which all these words are.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all that is known.")] = False,
+    search: Annotated[
+        str | None, typer.Option("--search", help="Only those whose text contains all these words.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all details.")] = False,
 ) -> None:
-    """List methods, datasets, models or grids, one line each; `dpbench show NAME` tells the rest.
+    """List methods, datasets, models or grids, one line each; `dpbench show NAME` shows the rest.
 
     - `dpbench list methods --kind static --search margin`
     """
@@ -55,7 +57,7 @@ def list_(
     if rows:
         out.print(listing.table(what.value, rows, out.width))
     of = f"{len(rows)} {what.value}" + (f" of {len(listing.names(what.value))}" if kind or search else "")
-    out.print(f"{of}; {program()} show NAME tells more of one", style="dim", soft_wrap=True)
+    out.print(f"{of}; {program()} show NAME shows more about one", style="dim", soft_wrap=True)
 
 
 def show(
@@ -64,7 +66,7 @@ def show(
         typer.Argument(help="A method, dataset, model or grid; file.py, file.yaml.", autocompletion=complete.anything),
     ],
 ) -> None:
-    """Show what is known of one method, dataset, model or grid: parameters, paper, cost, file.
+    """Show all about one method, dataset, model or grid: parameters, paper, cost, file.
 
     - `dpbench show orderdp`
     - `dpbench show quick`

@@ -27,7 +27,7 @@ def grid_name(name: str | None) -> str | None:
 
 
 def wanted_columns(wide: bool, columns: str | None, sort: str | None, every: bool, notes: bool) -> Wanted:
-    """What is to be shown; a column that there is not is told before any work."""
+    """What to show; UsageError for an unknown column, before any work."""
     from dpbench.reports.screen import Wanted
 
     names = tuple(name.strip() for name in (columns or "").split(",") if name.strip())
@@ -35,7 +35,7 @@ def wanted_columns(wide: bool, columns: str | None, sort: str | None, every: boo
 
 
 def check_writable(option: str, output: Path) -> None:
-    """Try it before any work, in the nearest folder there is: permissions do not tell all."""
+    """Try to write before any work, in the nearest existing folder: permissions alone do not tell."""
     try:
         if output.is_dir():
             raise UsageError(f"{option} {output} is a folder; give the path of a file")
@@ -65,7 +65,7 @@ Sort = Annotated[
     typer.Option("--sort", help="Sort by this column, the best first; -NAME the worst.", autocompletion=complete.sort),
 ]
 Every = Annotated[bool, typer.Option("--all", help="Show all rows, however many.")]
-Notes = Annotated[bool, typer.Option("--notes", help="Show all that is to know about the rows.")]
+Notes = Annotated[bool, typer.Option("--notes", help="Show all notes about the rows.")]
 TrackingUri = Annotated[
     str | None,
     typer.Option("--tracking-uri", help="MLflow server or database. Default: MLFLOW_TRACKING_URI, else SQLite."),

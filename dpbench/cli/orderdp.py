@@ -1,4 +1,4 @@
-"""What is known of OrderDP: `dpbench explain`, `theory` and `figure4`."""
+"""OrderDP's theory and experiments: `dpbench explain`, `theory` and `figure4`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def explain(
     method: Annotated[
         str,
-        typer.Argument(help="orderdp: the method whose theory is known here.", autocompletion=lambda: ["orderdp"]),
+        typer.Argument(
+            help="orderdp, the only method whose theory is implemented.", autocompletion=lambda: ["orderdp"]
+        ),
     ],
     n: Annotated[int, typer.Option("--n", min=1, max=10**9, help="Number of samples.")],
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, q / n.")],
@@ -30,7 +32,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the probability of every rank shown.")] = False,
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw it to this PNG, PDF or SVG file.")] = None,
 ) -> None:
-    """Tell what a method does to n samples: how often each rank is kept, and which loss that minimises."""
+    """Explain what a method does to n samples: how often each rank is kept, and which loss that minimises."""
     from dpbench import store
     from dpbench.orderdp import theory
 
@@ -53,7 +55,9 @@ def explain(
 
 
 def theory_(
-    quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, in seconds; too short for the rates.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter runs that take seconds; too short to show the rates.")
+    ] = False,
     to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: theory/ under $DPBENCH_HOME.")] = None,
 ) -> None:
     """Run OrderDP's theorems as experiments; write figures, numbers as JSON, and a page that says what held.
@@ -82,7 +86,7 @@ def figure4(
     grid: Annotated[
         str,
         typer.Argument(
-            help="A grid that was run here, with several explore of orderdp.",
+            help="A grid that was run here, with several values of orderdp's explore.",
             callback=grid_name,
             autocompletion=complete.run_grid,
         ),

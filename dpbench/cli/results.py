@@ -1,4 +1,4 @@
-"""What was run: its leaderboard, its samples, two methods compared, other machines' runs, MLflow."""
+"""Commands about results: leaderboard, samples, comparison, merge, sync, MLflow."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def leaderboard(
     every: Every = False,
     notes: Notes = False,
 ) -> None:
-    """Show the leaderboard of a grid, and send it, with runs not sent yet, to MLflow.
+    """Show the leaderboard of a grid; send it and the runs that are not in MLflow yet to MLflow.
 
     `--format results` writes all results into one small file, as in `leaderboards/results/`, with pictures of samples.
     Figures (PNG, PDF), the HTML page and the tables also lie under `$DPBENCH_HOME/leaderboards/GRID`.
@@ -150,7 +150,7 @@ def sync(
     tracking_uri: TrackingUri = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Send a grid's runs and leaderboard to MLflow: what is missing or has changed. It may be done any number of times.
+    """Send what is missing or has changed of a grid's runs and leaderboard to MLflow. Repeating it does no harm.
 
     `run` and `leaderboard` do so too; this is for when they could not. The samples' pictures need the dataset's files.
     """
@@ -176,7 +176,7 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Compare two methods of a grid head to head: every measure, the paired difference, what they select alike."""
+    """Compare two methods of a grid head to head: every measure, the paired difference, how alike they select."""
     from dpbench.analysis import board as boards
     from dpbench.experiments import grid as grids
     from dpbench.reports import comparison
@@ -191,7 +191,7 @@ def compare(
 def merge(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders of other machines.")],
 ) -> None:
-    """Bring the runs of other results folders (`$DPBENCH_HOME` there) into this one.
+    """Add the runs of other results folders (`$DPBENCH_HOME` on other machines) to this one.
 
     Runs that are here already are checked: equal ones are skipped, and where two disagree ours is kept and told.
     """
@@ -214,7 +214,7 @@ def ui(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Start the MLflow UI on this machine only, telemetry off, opened on the leaderboard. Ctrl-C ends it."""
+    """Open the leaderboard in the MLflow UI, on this machine only, telemetry off. Ctrl-C ends it."""
     from dpbench.reports import ui as page
 
     page.serve(grid, port, browser, tracking_uri, out)

@@ -46,7 +46,7 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="Run only these methods of GRID, and what is added.", autocompletion=complete.method
+            "--only", help="Run only these methods of GRID, and those that are added.", autocompletion=complete.method
         ),
     ] = None,
     files: Annotated[
@@ -78,7 +78,10 @@ def run(
     cell_timeout: Annotated[
         float | None,
         typer.Option(
-            "--cell-timeout", min=1, max=1e8, help="Seconds after which a run is killed and has failed. Default: a day."
+            "--cell-timeout",
+            min=1,
+            max=1e8,
+            help="Seconds after which a run is killed and counts as failed. Default: a day.",
         ),
     ] = None,
     name: Annotated[
@@ -133,7 +136,7 @@ def run(
     send.publish(board, tracking_uri, err)
     if failed:
         raise RunFailed(
-            f"{len(failed)} of {len(cells)} runs failed; the others are kept, the same command tries these again"
+            f"{len(failed)} of {len(cells)} runs failed; the others are kept; run the same command to try again"
         )
 
 
@@ -193,7 +196,7 @@ def _grid(
 
 
 def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | None) -> dict[str, float]:
-    """Take files of subsets in; return each one's method and the share of the samples that it keeps."""
+    """Import files of subsets; return the method and the share of the samples of each."""
     from dpbench import catalog
     from dpbench.experiments import subsets
     from dpbench.training import runner
@@ -227,9 +230,9 @@ def _device(name: str | None) -> torch.device:
 
 
 def _tell_of_records() -> None:
-    """Say what proxy records take, where that is worth a line."""
+    """Print the size of the proxy records if they are large."""
     from dpbench.training import proxy
 
     taken = sum(record.size for record in proxy.records())
     if taken >= MUCH:
-        out.print(f"Proxy records take {size(taken)}; they may go:  [bold]{program()} cache clear[/]", soft_wrap=True)
+        out.print(f"Proxy records take {size(taken)}; delete them:  [bold]{program()} cache clear[/]", soft_wrap=True)

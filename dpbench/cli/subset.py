@@ -24,17 +24,15 @@ def subset(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
     dataset: Annotated[
-        str, typer.Option("--dataset", help="What to choose from.", autocompletion=complete.dataset)
+        str, typer.Option("--dataset", help="The dataset to choose from.", autocompletion=complete.dataset)
     ] = "digits",
     keep: Annotated[float, typer.Option("--keep", help="Share of the samples kept, in (0, 1].")] = 0.3,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**31 - 1, help="The selection is that of this seed's runs.")
-    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Choose as the runs of this seed do.")] = 0,
     model: Annotated[
         str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=complete.model)
     ] = None,
     grid: Annotated[
-        str, typer.Option("--grid", help="A grid whose recipe is taken.", autocompletion=complete.grid)
+        str, typer.Option("--grid", help="The grid whose recipe is used.", autocompletion=complete.grid)
     ] = "quick",
     data_root: DataRoot = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What commands write to: the screen and what is said there; sizes and the program's own name."""
+"""The terminal: where commands print, and how they write sizes and the program's name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ err = Console(stderr=True, highlight=False)
 
 
 def program() -> str:
-    """How this program is called here: by its name where that finds it, else by its path."""
+    """The command that starts this program: its name if the shell finds that, else its path."""
     called = Path(sys.argv[0])
     found = shutil.which("dpbench")
     if called.name != "dpbench" or (found and Path(found).resolve() == called.resolve()):
@@ -36,7 +36,7 @@ def size(count: int) -> str:
 
 
 def tell_what_next(board: Board, tracking_uri: str | None) -> None:
-    """Say where to look on from a board: what its best method uses, its page, MLflow; or how to make it here."""
+    """Print where to go on from a board: its page, its samples, MLflow; or how to run it here."""
     from dpbench import store
     from dpbench.reports import summary
 

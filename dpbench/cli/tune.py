@@ -17,12 +17,12 @@ def tune(
     method: Annotated[
         str | None,
         typer.Argument(
-            help="A method: name, name[key=value,...] with what is fixed, file.py.", autocompletion=complete.method
+            help="A method: name, name[key=value,...] with fixed values, file.py.", autocompletion=complete.method
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Tune every method that has parameters.")] = False,
     dataset: Annotated[
-        str, typer.Option("--dataset", help="Where to tune.", autocompletion=complete.dataset)
+        str, typer.Option("--dataset", help="The dataset to tune on.", autocompletion=complete.dataset)
     ] = "digits",
     model: Annotated[
         str | None, typer.Option("--model", help="Instead of the grid's first.", autocompletion=complete.model)
@@ -41,7 +41,7 @@ def tune(
     ] = False,
     grid: Annotated[
         str,
-        typer.Option("--grid", help="A grid whose recipe, budget and seeds are taken.", autocompletion=complete.grid),
+        typer.Option("--grid", help="The grid whose recipe, budget and seeds are used.", autocompletion=complete.grid),
     ] = "quick",
     storage: Annotated[
         str | None, typer.Option("--storage", help="A database's URL, or a journal's path. Default: in $DPBENCH_HOME.")

@@ -28,7 +28,7 @@ _POLL_S = 1.0  # a child that a job has forked holds the worker's pipes open: it
 def run_all(
     work: Callable[[J], Any], jobs: Iterable[J], workers: int, threads: int = 1, timeout_s: float | None = None
 ) -> Iterator[tuple[J, Any]]:
-    """Yield each job with its result, or with the exception it raised, as they come.
+    """Yield each job, as soon as it ends, with its result or with the exception it raised.
 
     A job that has not ended after `timeout_s` is killed and has failed, and so has one whose process dies; one that was
     killed from outside beside others, perhaps for the memory that they took, is first tried again alone. Leaving the

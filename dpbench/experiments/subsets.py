@@ -32,7 +32,7 @@ def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -
     method = catalog.load_method(spec.method)
     if method.kind() != "static":
         raise UsageError(
-            f"{spec.method} chooses anew while it trains, so it has no one subset; "
+            f"{spec.method} chooses again during the training, so it has no single subset; "
             "the selections of each epoch lie in each run's selections.npz"
         )
     data = runner.data_of(spec, data_root)
@@ -76,7 +76,7 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
     if not found.epochs or not len(found.epochs[0]):
         raise UsageError(f"--from {file}: it selects nothing")
     if not all(torch.equal(rows, found.epochs[0]) for rows in found.epochs):
-        raise UsageError(f"--from {file}: it selects anew in its {len(found.epochs)} epochs; one subset is needed")
+        raise UsageError(f"--from {file}: it has {len(found.epochs)} selections, one for each epoch; one is needed")
     if fault := selection_fault(Selection(found.epochs[0], found.weights), found.n):
         raise UsageError(f"--from {file}: {fault.removeprefix('returned ')}")
     asked = found.config.get("keep", 1.0)

@@ -108,7 +108,7 @@ IMPORTANT = ("method", "rank", "keep", "accuracy", "cost_with_proxy", "to_full",
 
 
 def named(names: Iterable[str]) -> list[Column]:
-    """The columns of these names, in this order; UsageError for one that there is not."""
+    """The columns of these names, in this order; UsageError for an unknown one."""
     for name in names:
         if name not in BY_NAME:
             raise catalog.unknown("column", name, list(BY_NAME))

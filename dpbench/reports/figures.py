@@ -168,7 +168,7 @@ def gradient_norm_ratio(part: Part) -> Figure:
 
 
 def uses(part: Part) -> Figure:
-    """How often samples were used: the share of them used in at least so many epochs."""
+    """How often samples were used: the share of them used in at least a number of epochs."""
     figure, panels = with_panels(part)
     finished = part.board.finished(part.dataset, part.model)
     for keep, ax in panels:
@@ -180,7 +180,7 @@ def uses(part: Part) -> Figure:
                 marks = marks_of(i, len(at_least))
                 ax.plot(at_least, label=method, ms=4, markevery=marks, drawstyle="steps-mid", **part.style[method])
         ax.set(xlabel="epochs", ylim=(0, 1.03))
-    panels[0][1].set_ylabel("share used in at least so many")
+    panels[0][1].set_ylabel("share used at least as often")
     legend(figure)
     return figure
 

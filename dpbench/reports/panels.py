@@ -105,7 +105,7 @@ def with_panels(part: Part, width: float = 4.0, height: float = 3.2) -> tuple[Fi
 
 
 def shape_of(count: int) -> tuple[int, int]:
-    """Rows and columns of so many panels: one row of few, else three columns."""
+    """Rows and columns for `count` panels: few stand in one row, more in three columns."""
     return (1, count) if count <= 4 else (-(-count // 3), 3)
 
 

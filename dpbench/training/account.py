@@ -95,7 +95,7 @@ def stability(selections: Sequence[Tensor], n: int) -> dict[str, float]:
 def metrics(
     records: Sequence[EpochRecord], ledger: Ledger, n: int, epochs: int, device: torch.device
 ) -> dict[str, float]:
-    """The numbers of a run on n samples, planned for so many epochs; docs/numbers.md says what each means."""
+    """The numbers of a run on n samples that was planned for `epochs` epochs; docs/numbers.md says what each means."""
     seconds, last = ledger.seconds, records[-1]
     found = {
         "accuracy": last["accuracy"],

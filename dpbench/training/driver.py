@@ -108,7 +108,7 @@ class Driver:
         return picked.positions.to(rows.device), weights
 
     def observe(self, rows: Tensor, values: dict[str, Tensor]) -> None:
-        """Take what was measured on `rows` (b,); an online method is told at once, the others by `tell`."""
+        """Take what was measured on `rows` (b,); an online method observes it at once, others in `tell`."""
         if values:
             self._passed.append((rows, values))
             if self.requires.online:

@@ -138,7 +138,7 @@ def write(result: RunResult) -> None:
 
 
 def read_result(run_hash: str) -> RunResult | None:
-    """A run's result, None where there is none; a bad one is set aside, and its run is made again."""
+    """A run's result, or None; a damaged file is renamed, and its run is made again."""
     return store.read_json(store.run_folder(run_hash) / "result.json", partial(check, run_hash=run_hash))
 
 
@@ -156,7 +156,7 @@ def is_done(run_hash: str) -> bool:
 
 
 def read_selections(result: RunResult) -> Selections | None:
-    """What a run has trained on, None where that is not there; a bad file is set aside, and its run is made again."""
+    """The selections of a run, or None; a damaged file is renamed, and its run is made again."""
     folder = store.run_folder(result["hash"])
     path = folder / "selections.npz"
     there = path.is_file()

@@ -47,7 +47,7 @@ def load_data(dataset: str, root: Path | None) -> Data:
 
 
 def fingerprints(datasets: Iterable[str], root: Path | None) -> dict[str, str]:
-    """Each dataset's fingerprint, which a run's spec names; a missing file is told here, before any work."""
+    """Each dataset's fingerprint, which a run's spec names; missing files are reported here, before any work."""
     return {dataset: load_data(dataset, root).fingerprint for dataset in datasets}
 
 

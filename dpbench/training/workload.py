@@ -59,5 +59,5 @@ class Classification:
 
 
 def workload(data: Data, recipe: Recipe) -> Classification:
-    """The workload of a dataset; labels are classes in all that there are."""
+    """The workload of a dataset; all workloads so far are classification."""
     return Classification(data.classes, recipe)

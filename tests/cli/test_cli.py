@@ -429,15 +429,15 @@ def check_line(said: Said, code: int, message: str) -> None:
         ("run --method full --seeds 99999999999999999999", "a grid has at most 100,000"),
         ("run --method full --threads 99999999999", "invalid value for '--threads'"),
         ("run --method full --name= ", "argument 4 of the command line is empty: --name="),
-        ("run --method full\0", "argument 3 of the command line has a character that is none of text"),
-        ("run --method full\udcff", "argument 3 of the command line has a character that is none of text"),
+        ("run --method full\0", "argument 3 of the command line has a character that is not text"),
+        ("run --method full\udcff", "argument 3 of the command line has a character that is not text"),
         (f"run {'x' * 4097}", "argument 2 of the command line has more than 4,096 characters"),
         ("run --kep 1", "no such option: --kep (Possible options: --keep); dpbench run --help tells what the"),
         ("run --keep many", "invalid value for '--keep': "),
         ("run --keep", "option '--keep' requires an argument"),
         ("list", "missing argument 'KIND'. Choose from: methods, datasets, models, grids; dpbench list --help"),
         ("list all", "'all' is not one of 'methods', 'datasets', 'models', 'grids'"),
-        ("nothing", "no such command 'nothing'; dpbench --help tells what there is"),
+        ("nothing", "no such command 'nothing'; dpbench --help lists what is allowed"),
         ("run quick more", "got unexpected extra argument"),
         ("explain orderdp --n 99999999999 --keep 0.5", "invalid value for '--n'"),
         ("explain orderdp --n 100 --keep nan", "keep is a share in (0, 1], got nan"),
@@ -578,7 +578,7 @@ def test_bad_plug_ins_fail_alone_and_the_rest_is_kept(
     assert f"FAILED {name} keep=0.5 seed=0: Bad.select(epoch=0) raised ValueError: no [bold]luck[/]" in lines
     assert f"FAILED {name}[what=repeats] keep=0.5 seed=0: Bad.select(epoch=0) returned indices with 1 repeated" in lines
     assert f"FAILED {name}[what=dies] keep=0.5 seed=0: the worker process died" in lines
-    assert "dpbench: 3 of 4 runs failed; the others are kept, the same command tries these again" in said.err
+    assert "dpbench: 3 of 4 runs failed; the others are kept; run the same command to try again" in said.err
     assert "Traceback" not in said.out + said.err
     statuses = {result["spec"]["method"]: result["status"] for result in runs_of(tracked_home).values()}
     assert statuses.pop("uniform") == "FINISHED"
@@ -623,7 +623,7 @@ def test_a_subset_is_written_and_trained_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["subset", "orderdp", "-o", "x.npz"], "orderdp chooses anew while it trains"),
+        (["subset", "orderdp", "-o", "x.npz"], "orderdp chooses again during the training"),
         (["subset", "deepcore:NoSuch", "-o", "x.npz"], "deepcore has no method 'NoSuch' that selects from a record"),
         (["run", "--method", "deepcore:NoSuch"], "known: Craig, Uncertainty, kCenterGreedy"),
         (["tune", "deepcore[name=NoSuch]"], "known: Craig, Uncertainty, kCenterGreedy"),

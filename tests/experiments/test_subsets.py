@@ -190,7 +190,7 @@ def test_a_subset_of_something_else_is_refused(spec: Spec, home: Path, take: Any
     with pytest.raises(UsageError, match=r"made for digits with 5 training samples; this is synthetic.* with 90"):
         take(path)
     store.write_selections(path, store.Selections([torch.arange(3), torch.arange(4)], N, {}))
-    with pytest.raises(UsageError, match="it selects anew in its 2 epochs"):
+    with pytest.raises(UsageError, match="it has 2 selections, one for each epoch"):
         take(path)
     store.write_selections(path, store.Selections([torch.arange(0)], N, {}))
     with pytest.raises(UsageError, match="it selects nothing"):
@@ -204,7 +204,7 @@ def test_a_subset_of_something_else_is_refused(spec: Spec, home: Path, take: Any
 
 def test_a_method_that_chooses_anew_has_no_subset(spec: Spec, home: Path) -> None:
     for method in ("orderdp", "selective_backprop"):
-        with pytest.raises(UsageError, match=f"{method} chooses anew while it trains"):
+        with pytest.raises(UsageError, match=f"{method} chooses again during the training"):
             subsets.choose(spec(method), CPU)
 
 
