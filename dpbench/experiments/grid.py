@@ -195,16 +195,17 @@ def run_grid(
     device: torch.device | None = None,
     data_root: Path | None = None,
     cell_timeout_s: float = CELL_TIMEOUT_S,
-    executor: Executor = run_all,
+    executor: Executor | None = None,
 ) -> dict[str, RunSpec]:
     """Run the grid's cells that are not done, then the controls at realised cost; return both, by hash.
 
-    `executor` does the work, as `run_all` does in processes of this machine. Results lie in the runs' folders. Ctrl-C
-    stops the workers and is raised again: what is finished is kept, and the same command goes on from the checkpoints.
+    `executor` does the work; `run_all`, the default, in processes of this machine. Results lie in the runs' folders.
+    Ctrl-C stops the workers and is raised again: what is finished is kept, and the same command goes on from the
+    checkpoints.
     """
     from dpbench.training import runner
 
-    device = device or runner.default_device()
+    device, executor = device or runner.default_device(), executor or run_all
     cells = {spec.hash: spec for spec in grid.runs(runner.fingerprints(grid.datasets, data_root))}
     for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
