@@ -219,7 +219,7 @@ def decompositions(name: str) -> str:
 
 
 BLOCK = re.compile(r"(<!-- ([a-z]\w*):([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-REFERENCE = re.compile(r"\[`([\w.]+)`,(\s)([\w/]+\.py):\d+\]\(\.\./\3#L\d+\)")
+REFERENCE = re.compile(r"\[`([\w.]+)`,(\s+)([\w/]+\.py):\d+\]\(\.\./\3#L\d+\)")
 PICTURE = re.compile(r"\]\(((?:\.\./)*leaderboards/results/([\w.-]+)/pareto\.png)\)")
 
 
