@@ -130,7 +130,7 @@ def test_wrong_methods(text: str, message: str) -> None:
     [
         (catalog.load_dataset, "digit", "unknown dataset 'digit'; did you mean digits?"),
         (catalog.load_dataset, "synthetic[n=1]", "n = 1 is outside [2, inf]"),
-        (catalog.check_model, "resnet", "unknown model 'resnet'; did you mean resnet18?"),
+        (catalog.check_model, "resnet", "unknown model 'resnet'; did you mean resnet50 or resnet34 or resnet18?"),
         (catalog.check_model, "mlp[wide=3]", "unknown parameter of the model mlp 'wide'; did you mean width?"),
     ],
 )

@@ -26,7 +26,7 @@ from dpbench.experiments import grid as grids
 from dpbench.experiments.progress import Running
 from dpbench.method import Proxy
 from dpbench.spec import Recipe, RunSpec, load_grid, read_grid
-from dpbench.training import proxy, runner
+from dpbench.training import account, proxy, runner
 from dpbench.training.ledger import Ledger
 
 GRID = """\
@@ -277,7 +277,7 @@ def test_a_method_stops_after_the_seed_that_its_code_has_failed(home: Path, monk
     done = {"status": "FINISHED"}
     monkeypatch.setattr(grids, "run_all", lambda do, jobs, *_: ((job, run(job.work)) for job in jobs))
     monkeypatch.setattr(RunSpec, "hash", property(lambda spec: f"{len(spec.method):08x}{spec.seed:08x}"))
-    monkeypatch.setattr(runner, "blank", lambda spec: {"hash": spec.hash})
+    monkeypatch.setattr(account, "blank", lambda spec: {"hash": spec.hash})
     monkeypatch.setattr(proxy, "requests", lambda spec: [])
     grid = read_grid(GRID, "small.yaml", "small").model_copy(update={"seeds": 3})
     specs = [spec for spec in grid.runs(dict.fromkeys(grid.datasets, "")) if spec.method == "full"]
@@ -285,7 +285,16 @@ def test_a_method_stops_after_the_seed_that_its_code_has_failed(home: Path, monk
     console = Console(file=io.StringIO(), width=300)
     for _ in range(2):
         progress = Running("g", console)
-        grids._run({str(i): spec for i, spec in enumerate(cells)}, progress, 1, 1, torch.device("cpu"), None, 9.0)
+        grids._run(
+            {str(i): spec for i, spec in enumerate(cells)},
+            progress,
+            1,
+            1,
+            torch.device("cpu"),
+            None,
+            9.0,
+            grids.run_all,
+        )
         progress.stop()
         assert tried == [("broken", 0), *((name, seed) for name in ("unlucky", "some") for seed in range(3))]
         tried.clear()

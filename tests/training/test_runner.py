@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dpbench import catalog, store
 from dpbench.data import Dataset
-from dpbench.errors import RunFailed
+from dpbench.errors import RunFailed, UsageError
 from dpbench.images import ImageLoader, Images
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
@@ -748,12 +748,10 @@ def test_the_schedule_runs_over_what_is_really_trained(spec: Spec, trained: Call
         ("made:Bad[answer=whole]", "Bad.select(epoch=0) returned weights that are not a floating-point tensor"),
         ("made:Bad[answer=refresh]", "Bad.select(epoch=0) returned refresh with 90, which is outside 0..89"),
         ("made:Bad[answer=rate]", "Bad.select(epoch=0) returned lr_scale = nan; it must be positive and finite"),
-        ("made:BadPick[answer=list]", "BadPick.pick(epoch=0) returned indices that are list"),
-        ("made:BadPick[answer=high]", "BadPick.pick(epoch=0) returned indices with 90, which is outside 0..89"),
+        ("made:BadPick[answer=list]", "BadPick.pick(epoch=0) returned positions that are list"),
+        ("made:BadPick[answer=high]", "BadPick.pick(epoch=0) returned positions with 90, which is outside 0..89"),
         ("made:BadPick[answer=negative]", "BadPick.pick(epoch=0) returned a weight that is negative or not finite"),
-        ("made:Epochs[number=0]", "Epochs.epochs returned 0; at least 1 is needed"),
-        ("made:Replayed[at=steps,signal=member]", "the signal 'member' is of a proxy with at='end' or at='epochs'"),
-        ("made:All[signal=member]", "the signal 'member' is of a proxy"),
+        ("made:Epochs[number=0]", "Epochs.epochs returned 0; a whole number, at least 1, is needed"),
     ],
 )
 def test_a_fault_fails_the_run_in_one_line(spec: Spec, run: Run, method: str, reason: str) -> None:
@@ -764,6 +762,12 @@ def test_a_fault_fails_the_run_in_one_line(spec: Spec, run: Run, method: str, re
     folder = store.run_folder(result["hash"])
     assert store.read_json(folder / "result.json") == json.loads(json.dumps(result))
     assert not (folder / "done").exists()
+
+
+@pytest.mark.parametrize("method", ["made:Replayed[at=steps,signal=member]", "made:All[signal=member]"])
+def test_a_signal_of_the_record_is_refused_where_there_is_none(spec: Spec, method: str) -> None:
+    with pytest.raises(UsageError, match=r"the signal 'member' is of a proxy with at='end' or"):
+        _ = spec(method).hash
 
 
 def test_a_loss_that_explodes_has_diverged_for_good(spec: Spec, run: Run) -> None:
