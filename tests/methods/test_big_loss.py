@@ -10,7 +10,7 @@ def test_selection(make, drive, world):
         for part, pick in zip(trace.forwarded, trace.picks, strict=True):
             loss = world.signals(frozenset({"loss"}), part, epoch)["loss"]
             best = loss.argsort(descending=True)[: max(1, round(0.4 * len(part)))]
-            assert set(pick.indices.tolist()) == set(best.tolist())
+            assert set(pick.positions.tolist()) == set(best.tolist())
             assert pick.weights is None
         assert trace.saw_all
 
@@ -21,7 +21,7 @@ def test_gradient_is_biased(make, small, deviation):
     found = torch.empty(20_000, 9, dtype=torch.float64)
     for trial in range(20_000):
         rows = torch.randperm(12, generator=rng)[:8]
-        picked = method.pick(Signals(rows, {"loss": small.loss[rows]}, 0), rng).indices
+        picked = method.pick(Signals(rows, {"loss": small.loss[rows]}, 0), rng).positions
         found[trial] = small.gradients[rows[picked]].mean(0)
     assert deviation(found, small.gradients.mean(0)) > 4
 

@@ -37,7 +37,7 @@ def explicit(signals, labels, k, choose):
 def test_argmax_order(make, seed):
     signals, labels = batch(24, seed=seed), torch.arange(24) % 4
     method = make("divbs", n=24, keep=1 / 3, labels=labels)
-    assert method.pick(signals, torch.Generator()).indices.tolist() == explicit(
+    assert method.pick(signals, torch.Generator()).positions.tolist() == explicit(
         signals, labels, 8, lambda score: int(score.argmax())
     )
 
@@ -47,7 +47,7 @@ def test_multinomial_frequencies(make):
     method = make("divbs[draw=multinomial]", n=6, keep=2 / 6, labels=labels)
     rank, times = torch.Generator().manual_seed(4), torch.zeros(6, 6, dtype=torch.float64)
     for _ in range(6000):
-        first, second = method.pick(signals, rank).indices.tolist()
+        first, second = method.pick(signals, rank).positions.tolist()
         times[first, second] += 1
     expected = torch.zeros(6, 6, dtype=torch.float64)
     for first in range(6):
@@ -68,7 +68,7 @@ def test_once_the_mean_is_spanned_the_rest_is_drawn(make):
     method = make("divbs", n=8, keep=0.5, labels=torch.zeros(8, dtype=torch.int64))
     rank, times = torch.Generator().manual_seed(6), torch.zeros(8)
     for _ in range(2000):
-        picked = method.pick(signals, rank).indices
+        picked = method.pick(signals, rank).positions
         assert len(picked.unique()) == 4
         times[picked] += 1
     assert times[0] == 2000  # the first of equals

@@ -16,7 +16,7 @@ def estimates(method, small, trials=TRIALS):
         picked = method.pick(signals, rank)
         weighted += picked.weights is not None
         weights = 1.0 if picked.weights is None else picked.weights[:, None]
-        found[trial] = (weights * small.gradients[picked.indices]).mean(0)  # the runner divides by the rows
+        found[trial] = (weights * small.gradients[picked.positions]).mean(0)  # the runner divides by the rows
     return found, weighted
 
 
@@ -44,7 +44,7 @@ def test_a_row_drawn_again_has_its_multiple(make):
     rank, seen = torch.Generator().manual_seed(1), set()
     for _ in range(200):
         picked = method.pick(Signals(torch.arange(4), {"error_norm": score}, 0), rank)
-        rows, weights = picked.indices.tolist(), picked.weights.tolist()
+        rows, weights = picked.positions.tolist(), picked.weights.tolist()
         assert 3 not in rows
         one = {row: 1 / (4 * float(score[row]) / 10) for row in rows}
         if len(rows) == 1:

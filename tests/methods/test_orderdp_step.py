@@ -13,7 +13,7 @@ def test_each_step_takes_the_top_of_its_candidates(make, drive, world):
         assert [len(part) for part in trace.forwarded] == [20, 20, 8]  # two batches are offered for each
         for part, pick in zip(trace.forwarded, trace.picks, strict=True):
             loss = world.signals(frozenset({"loss"}), part, epoch)["loss"]
-            assert set(pick.indices.tolist()) == set(loss.argsort(descending=True)[: len(part) // 2].tolist())
+            assert set(pick.positions.tolist()) == set(loss.argsort(descending=True)[: len(part) // 2].tolist())
             assert pick.weights is None
 
 
@@ -23,7 +23,7 @@ def test_frequency_of_each_rank(make, frequency):
 
     def step():
         rows = method.select(0).indices
-        return rows[method.pick(Signals(rows, {"loss": -rows.float()}, 0), rank).indices]
+        return rows[method.pick(Signals(rows, {"loss": -rows.float()}, 0), rank).positions]
 
     often = frequency(step, 20, 4000)
     expected = torch.tensor([12 / 20 * hypergeom(19, j, 11).cdf(5) for j in range(20)])

@@ -13,13 +13,13 @@ def test_schedule(make, show, right, q):
     signals = show(method, loss=torch.rand(1000), correct=torch.arange(1000) < right)
     assert len(method.select(1).indices) == 1000
     batch = type(signals)(signals.indices[:64], {"loss": signals["loss"][:64]}, 1)
-    picked = method.pick(batch, torch.Generator()).indices
+    picked = method.pick(batch, torch.Generator()).positions
     assert set(picked.tolist()) == set(batch["loss"].argsort(descending=True)[:q].tolist())
 
 
 def test_fixed_share_and_all_forwarded(make, drive):
     for trace in drive(make("ordered_sgd[share=0.5]")):
-        assert [len(pick.indices) for pick in trace.picks] == [5] * 6
+        assert [len(pick.positions) for pick in trace.picks] == [5] * 6
         assert trace.saw_all
 
 

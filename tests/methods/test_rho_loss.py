@@ -15,8 +15,8 @@ def test_selection(make, drive, world):
         for part, pick in zip(trace.forwarded, trace.picks, strict=True):
             best = reducible[part].argsort(descending=True)[: max(1, round(0.4 * len(part)))]
             if epoch:  # in epoch 0 the driver's excess is 0 for all
-                assert set(pick.indices.tolist()) == set(best.tolist())
-            assert len(pick.indices) == len(best)
+                assert set(pick.positions.tolist()) == set(best.tolist())
+            assert len(pick.positions) == len(best)
         assert trace.saw_all
 
 

@@ -343,7 +343,7 @@ def test_figure_shows_both_curves(tmp_path: object) -> None:
 
 def test_numbers_need_neither_torch_nor_matplotlib() -> None:
     code = (
-        "import sys, dpbench.theory as t; t.explain(10, 1, 1); sys.exit(bool({'torch', 'matplotlib'} & {*sys.modules}))"
+        "import sys, dpbench.orderdp.theory as t; t.explain(10, 1, 1); sys.exit(bool({'torch', 'matplotlib'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
