@@ -32,9 +32,9 @@ app = typer.Typer(
 - `dpbench ui quick`: its leaderboard in the MLflow UI
 - `dpbench run quick --method my_method.py`: your own method beside them
 - `dpbench run --method "orderdp[explore=0.9]" --dataset digits --keep 0.3`: a grid of your own
-- `dpbench list methods`: what there is
+- `dpbench list methods`: all methods
 
-Results are kept under `$DPBENCH_HOME` (`.dpbench/` in the current folder). What is done is not run again.
+Results are kept under `$DPBENCH_HOME` (`.dpbench/` in the current folder). A finished run is not run again.
 """,
 )
 ARGUMENT = 4096  # characters, as long as a path may be
