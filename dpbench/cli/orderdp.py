@@ -16,7 +16,7 @@ from dpbench.cli.terminal import err, out
 from dpbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from dpbench.orderdp.theory import Explained
+    from dpbench.orderdp.explain import Explained
 
 
 def explain(
@@ -34,12 +34,12 @@ def explain(
 ) -> None:
     """Explain what a method does to n samples: how often each rank is kept, and which loss that minimises."""
     from dpbench import store
-    from dpbench.orderdp import theory
+    from dpbench.orderdp import explain as explained
 
     if method != "orderdp":
         raise UsageError(f"cannot explain {method!r}; theory is known for orderdp")
     try:
-        found = theory.explain(n, explore, keep)
+        found = explained.explain(n, explore, keep)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if figure is not None:
@@ -47,11 +47,11 @@ def explain(
             raise UsageError(f"--figure {figure}: the name ends in .png, .pdf or .svg")
         check_writable("--figure", figure)
         form = figure.suffix.lower()[1:]
-        store.write(figure, lambda file: theory.figure(found).savefig(file, format=form))
+        store.write(figure, lambda file: explained.figure(found).savefig(file, format=form))
     if explore < keep:
         said = f"explore = {explore:g} is below keep = {keep:g} and counts as that, as in a run: uniform sampling"
         err.print(said, style="yellow")
-    print(json.dumps(theory.report(found))) if as_json else out.print(_numbers(found))
+    print(json.dumps(explained.report(found))) if as_json else out.print(_numbers(found))
 
 
 def theory_(

@@ -15,35 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincc, gammaln
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = [
-    "Explained",
-    "beta_limit",
-    "bias_term",
-    "effective_samples",
-    "explain",
-    "figure",
-    "inclusion_probability",
-    "rank_grid",
-    "report",
-    "surrogate_gap",
-    "surrogate_weight",
-    "tilt",
-    "total_variation",
-]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_SHARES = (0.01, 0.1)  # of the hardest samples, whose weight `explain` tells
 _UNDERFLOW = 690.0  # ranks less likely than exp(-690) = 1e-300 times the mode are left out: all numbers stay normal
 _BLOCK = 2**15  # ranks at a time: the temporaries stay in the cache
 
@@ -73,7 +53,7 @@ def inclusion_probability(
 
     ValueError for a size, a rank or an option out of its range.
     """
-    _check(n, s, q)
+    check_sizes(n, s, q)
     if not 0 <= floor <= 1:
         raise ValueError(f"floor is a share in [0, 1], got {floor}")
     if order not in ("high", "low"):
@@ -87,9 +67,9 @@ def inclusion_probability(
     at = _ranks(n, ranks)
     if order == "low":
         at = n + 1 - at
-    kept = _kept(n, s, ordered + trim).at(at) if ordered else np.zeros(len(at))
+    kept = kept_of(n, s, ordered + trim).at(at) if ordered else np.zeros(len(at))
     if ordered and trim:
-        kept = np.maximum(kept - _kept(n, s, trim).at(at), 0.0)
+        kept = np.maximum(kept - kept_of(n, s, trim).at(at), 0.0)
     if uniform:
         kept += (1 - kept) * (uniform / (n - ordered))
     return kept
@@ -113,7 +93,7 @@ def beta_limit(z: ArrayLike, s: int, q: int) -> Floats:
     z is the rank over n, in [0, 1], of any shape; s and q the numbers of candidates and of kept samples,
     1 <= q <= s. Returns float64 of z's shape, in [0, s]. ValueError for sizes or z out of their range.
     """
-    _check(s, s, q)
+    check_sizes(s, s, q)
     at = np.asarray(z, dtype=np.float64)
     if not np.all((at >= 0) & (at <= 1)):
         raise ValueError("z is rank / n and must lie in [0, 1]")
@@ -127,8 +107,8 @@ def effective_samples(n: int, s: int, q: int) -> float:
     The number of equally weighted samples whose mean loss would vary as much as the surrogate loss does, if the
     losses were independent of their ranks (Kish's effective sample size). Errors as in `inclusion_probability`.
     """
-    _check(n, s, q)
-    return _kept(n, s, q).effective_samples()
+    check_sizes(n, s, q)
+    return kept_of(n, s, q).effective_samples()
 
 
 def tilt(n: int, s: int, q: int, share: float) -> float:
@@ -136,8 +116,8 @@ def tilt(n: int, s: int, q: int, share: float) -> float:
 
     ValueError for a share outside (0, 1]; other errors as in `inclusion_probability`.
     """
-    _check(n, s, q)
-    return _kept(n, s, q).tilt(_share("share", share))
+    check_sizes(n, s, q)
+    return kept_of(n, s, q).tilt(check_share("share", share))
 
 
 def total_variation(n: int, s: int, q: int) -> float:
@@ -146,8 +126,8 @@ def total_variation(n: int, s: int, q: int) -> float:
     For losses in [0, B], B times this is the largest possible L_q - L, and is reached. Own algebra, not the paper's.
     Errors as in `inclusion_probability`.
     """
-    _check(n, s, q)
-    return _kept(n, s, q).total_variation()
+    check_sizes(n, s, q)
+    return kept_of(n, s, q).total_variation()
 
 
 def surrogate_gap(losses: ArrayLike, s: int, q: int) -> float:
@@ -177,113 +157,15 @@ def bias_term(n: int, s: int, *, correction: float = 0.0, c_s: float = 1.0, boun
     variance ratio; `c_s` is C_s; `bound` is B, the bound on the loss, whose unit the result has. ValueError for sizes
     out of their range and for a correction above the variance ratio.
     """
-    _check(n, s, s)
+    check_sizes(n, s, s)
     ratio = (n - s) / (s * (n - 1)) if s < n else 0.0
     if correction > ratio:
         raise ValueError(f"correction must not exceed (n-s) / (s (n-1)) = {ratio:.6g}, got {correction:.6g}")
     return float(np.sqrt(2 * (ratio - correction))) * c_s * bound
 
 
-def rank_grid(n: int, s: int, q: int, size: int = 2000) -> Ints:
-    """Ascending ranks to show P_j at, first and last included: all if n <= size, else at most about `size`.
-
-    Half of them lie within 8 standard deviations of X (see above), where P_j falls; the others are spread over
-    1..n evenly and, for the head, geometrically.
-    """
-    _check(n, s, q)
-    if n <= size:
-        return np.arange(1, n + 1)
-    mean = q * n / s
-    deviation = np.sqrt(q * (s - q) * (n - s) / s * n / s / (s + 1))
-    fall = np.linspace(max(1, mean - 8 * deviation), min(n, mean + 8 * deviation), size // 2)
-    ranks = np.concatenate([fall, np.linspace(1, n, size // 4), np.geomspace(1, n, size // 4)])
-    return np.unique(np.rint(ranks).astype(np.int64))
-
-
 @dataclass(frozen=True)
-class Explained:
-    """What `explain` finds. Arrays are (k,), one entry for each of `ranks`; see the functions for the definitions.
-
-    `beta_limit` is gamma(j/n) / n, comparable to `inclusion_probability`. `cumulative_weight` is the total surrogate
-    weight of the ranks up to and including j. `tilt` maps the share of the hardest samples to their weight.
-    `bias_factor` is Theorem 4's bias term in units of C_s B, with Q_n = 0.
-    """
-
-    n: int
-    s: int
-    q: int
-    prune_ratio: float
-    ranks: Ints
-    inclusion_probability: Floats
-    surrogate_weight: Floats
-    cumulative_weight: Floats
-    beta_limit: Floats
-    effective_samples: float
-    tilt: dict[float, float]
-    total_variation: float
-    bias_factor: float
-
-
-def explain(n: int, explore: float, keep: float) -> Explained:
-    """Tell what a run of OrderDP does to n samples: q = round(keep n), at least 1; s = round(explore n), at least q.
-
-    So an explore below keep counts as keep, which is uniform sampling. ValueError for n below 1, or a share outside
-    (0, 1].
-    """
-    _check(n, 1, 1)
-    q = max(1, round(_share("keep", keep) * n))
-    s = max(q, round(_share("explore", explore) * n))
-    kept, ranks = _kept(n, s, q), rank_grid(n, s, q)
-    probability = kept.at(ranks)
-    return Explained(
-        n=n,
-        s=s,
-        q=q,
-        prune_ratio=(n - q) / n,
-        ranks=ranks,
-        inclusion_probability=probability,
-        surrogate_weight=probability / q,
-        cumulative_weight=kept.cumulative(ranks) / q,
-        beta_limit=beta_limit(ranks / n, s, q) / n,
-        effective_samples=kept.effective_samples(),
-        tilt={share: kept.tilt(share) for share in _SHARES},
-        total_variation=kept.total_variation(),
-        bias_factor=bias_term(n, s),
-    )
-
-
-def report(explained: Explained) -> dict[str, Any]:
-    """The same as plain numbers, lists and dicts under the same names, ready for JSON; ranks hardest first."""
-    fields = vars(explained).items()
-    plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fields}
-    return plain | {"tilt": {f"{share:g}": weight for share, weight in explained.tilt.items()}}
-
-
-def figure(explained: Explained) -> Figure:
-    """P_j by rank beside its Beta limit, and the cumulative surrogate weight beside that of the plain loss."""
-    import seaborn as sns
-    from matplotlib.figure import Figure
-
-    share = explained.ranks / explained.n
-    with sns.axes_style("whitegrid"), sns.color_palette("deep"):
-        drawing = Figure(figsize=(10, 4), layout="constrained")
-        left, right = drawing.subplots(1, 2)
-    dashed = {"color": "0.4", "linestyle": "--"}
-    left.plot(share, explained.inclusion_probability, label="$P_j$ (Theorem 1)")
-    left.plot(share, explained.beta_limit, label="Beta limit (Proposition 2)", **dashed)
-    left.set(xlabel="rank $j/n$, hardest first", ylabel="inclusion probability", ylim=(0, None))
-    right.plot(share, explained.cumulative_weight, label="surrogate loss $L_q$")
-    right.plot([0, 1], [0, 1], label="plain loss $L$", **dashed)
-    right.set(xlabel="hardest share of the samples", ylabel="their total weight", ylim=(0, 1.02))
-    for axes in (left, right):
-        axes.legend()
-        sns.despine(ax=axes)
-    drawing.suptitle(f"OrderDP: n = {explained.n:,}, s = {explained.s:,}, q = {explained.q:,}")
-    return drawing
-
-
-@dataclass(frozen=True)
-class _Kept:
+class Kept:
     """P_j for all j: s/n before `first`, then `falling` (rank by rank), then 0."""
 
     n: int
@@ -319,9 +201,9 @@ class _Kept:
         return float(self.cumulative(np.array([heavier]))[0]) / self.q - heavier / self.n
 
 
-def _kept(n: int, s: int, q: int) -> _Kept:
+def kept_of(n: int, s: int, q: int) -> Kept:
     if s == q:
-        return _Kept(n, s, q, first=n + 1, falling=np.empty(0))
+        return Kept(n, s, q, first=n + 1, falling=np.empty(0))
 
     def log_pmf(j: int) -> float:
         """The law of X but for a constant: log C(j-1, q-1) C(n-1-j, s-1-q)."""
@@ -351,7 +233,7 @@ def _kept(n: int, s: int, q: int) -> _Kept:
         np.cumsum(block, out=block)
     values /= values[0]  # exactly 1 at first, so that P_j never rises
     values *= s / n
-    return _Kept(n, s, q, first, values)
+    return Kept(n, s, q, first, values)
 
 
 def _edge(log_pmf: Callable[[int], float], mode: int, bound: int, least: float) -> int:
@@ -377,12 +259,12 @@ def _ranks(n: int, ranks: ArrayLike | None) -> Ints:
     return at.astype(np.int64)
 
 
-def _check(n: int, s: int, q: int) -> None:
+def check_sizes(n: int, s: int, q: int) -> None:
     if not 1 <= q <= s <= n:
         raise ValueError(f"expected 1 <= q <= s <= n, got n = {n}, s = {s}, q = {q}")
 
 
-def _share(name: str, value: float) -> float:
+def check_share(name: str, value: float) -> float:
     if not 0 < value <= 1:
         raise ValueError(f"{name} is a share in (0, 1], got {value}")
     return value

@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import approx_fprime
 from threadpoolctl import threadpool_limits
 
-from dpbench.orderdp import experiments, page, theory
-from dpbench.orderdp.experiments import Effort, Network, Problem
+from dpbench.orderdp import experiments, page, theory, unbiased
+from dpbench.orderdp.problem import Effort, Network, Problem, descent
 
 TINY = Effort(draws=400, steps=60, seeds=2, splits=2, largest=3162)
 
@@ -51,7 +51,7 @@ def test_momenta_share_their_draws_and_go_equally_far(problem):
     momenta = np.reshape([0.0, 0.0, 0.9], (-1, 1, 1))
     start = np.full((3, 2, problem.size), 3.0)
     rng = np.random.default_rng(4)
-    path = [theta - start for theta in experiments.descent(problem, start, rng, 12, 5, 2e-3, [0, 1, 400], momenta)]
+    path = [theta - start for theta in descent(problem, start, rng, 12, 5, 2e-3, [0, 1, 400], momenta)]
     assert np.array_equal(path[2][0], path[2][1])
     assert not np.allclose(path[2][0, 0], path[2][0, 1])  # the seeds differ
     assert path[1][2] == pytest.approx(0.1 * path[1][0])  # the first step is 1 - momentum of the others'
@@ -71,7 +71,7 @@ def test_the_minimum_is_not_beaten_by_perturbations(problem):
 
 
 def test_the_variance_of_the_cut_is_smaller_by_the_share_not_drawn():
-    found = experiments.proposition_2(TINY)
+    found = unbiased.proposition_2(TINY)
     for row in found["fixed"] + found["growing"]:
         assert row["variance_ratio"] == pytest.approx(1 - row["s"] / row["n"], rel=1e-6)
 
@@ -85,7 +85,7 @@ def test_all_is_written_and_the_same_twice(tmp_path: Path):
     read = json.loads((tmp_path / "theory.json").read_text())
     assert read["proposition_2"]["slope"] == found["proposition_2"]["slope"]
     with threadpool_limits(1):  # as in the command: the last bit depends on the number of threads
-        assert experiments.theorem_1(TINY) == found["theorem_1"]
+        assert unbiased.theorem_1(TINY) == found["theorem_1"]
     assert found["theorem_1"]["held"]
     fresh = [row["distance"] for row in found["staleness"]["rows"] if row["scores"] == "fresh"]
     assert max(fresh) < 0.03

@@ -1,22 +1,16 @@
 """Theory against enumeration, exact rational arithmetic and the paper's statements."""
 
-import json
 import math
-import subprocess
-import sys
 from collections import defaultdict
 from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpbench import load_method
-from dpbench.method import Task
-from dpbench.orderdp import theory
+from dpbench.orderdp import explain, theory
 
 untimed = settings(deadline=None)  # a busy machine is no failure
 
@@ -272,14 +266,11 @@ def test_bias_term_holds_the_variance_of_a_mean_without_replacement() -> None:
     assert theory.bias_term(6, 2, correction=0.4) == 0
 
 
-# explain, report, figure
-
-
 @given(sizes(most=10**7))
 @settings(untimed, max_examples=30)
 def test_rank_grid_is_ascending_and_spans_all(size: tuple[int, int, int]) -> None:
     n, s, q = size
-    grid = theory.rank_grid(n, s, q)
+    grid = explain.rank_grid(n, s, q)
     assert grid[0] == 1
     assert grid[-1] == n
     assert np.all(np.diff(grid) > 0)
@@ -288,64 +279,8 @@ def test_rank_grid_is_ascending_and_spans_all(size: tuple[int, int, int]) -> Non
 
 def test_rank_grid_is_dense_where_the_probability_falls() -> None:
     n, s, q = 10**8, 5 * 10**7, 3 * 10**7
-    found = theory.inclusion_probability(n, s, q, theory.rank_grid(n, s, q))
+    found = theory.inclusion_probability(n, s, q, explain.rank_grid(n, s, q))
     assert np.abs(np.diff(found)).max() < 0.01
-
-
-@pytest.mark.parametrize(
-    ("n", "explore", "keep"), [(1, 1.0, 1.0), (7, 0.6, 0.3), (1437, 0.8, 0.3), (1437, 0.3, 0.3), (1_281_167, 0.75, 0.6)]
-)
-def test_explain_agrees_with_the_functions(n: int, explore: float, keep: float) -> None:
-    found = theory.explain(n, explore, keep)
-    n, s, q = found.n, found.s, found.q
-    assert q == max(1, round(keep * n))
-    assert s == max(q, round(explore * n))
-    assert found.prune_ratio == pytest.approx(1 - q / n)
-    np.testing.assert_array_equal(found.inclusion_probability, theory.inclusion_probability(n, s, q, found.ranks))
-    np.testing.assert_array_equal(found.surrogate_weight, theory.surrogate_weight(n, s, q, found.ranks))
-    running = np.cumsum(theory.surrogate_weight(n, s, q))
-    np.testing.assert_allclose(found.cumulative_weight, running[found.ranks - 1], rtol=1e-9)
-    np.testing.assert_array_equal(found.beta_limit, theory.beta_limit(found.ranks / n, s, q) / n)
-    assert found.effective_samples == theory.effective_samples(n, s, q)
-    assert found.tilt == {share: theory.tilt(n, s, q, share) for share in (0.01, 0.1)}
-    assert found.total_variation == theory.total_variation(n, s, q)
-    assert found.bias_factor == theory.bias_term(n, s)
-
-
-@pytest.mark.parametrize(("n", "explore", "keep"), [(101, 0.2, 0.3), (101, 0.3, 0.3), (101, 0.8, 0.9), (101, 0.8, 0.3)])
-def test_explain_tells_of_what_a_run_does(n: int, explore: float, keep: float) -> None:
-    method = load_method(f"orderdp[explore={explore}]")
-    method.setup(Task(n, 2, 10, keep, None), torch.Generator())
-    found = theory.explain(n, explore, keep)
-    assert (found.s, found.q) == (method._sizes()[0], method.task.k)  # type: ignore[attr-defined]
-    assert bool((found.inclusion_probability == found.q / n).all()) == (explore <= keep), "uniform sampling"
-
-
-def test_report_is_json() -> None:
-    explained = theory.explain(1437, 0.8, 0.3)
-    found = json.loads(json.dumps(theory.report(explained), allow_nan=False))
-    assert found["prune_ratio"] == pytest.approx(0.7, abs=1 / 1437)
-    assert found["ranks"] == list(range(1, 1438))
-    assert sum(found["inclusion_probability"]) == pytest.approx(found["q"])
-    assert sum(found["surrogate_weight"]) == pytest.approx(1)
-    assert found["tilt"].keys() == {"0.01", "0.1"}
-
-
-def test_figure_shows_both_curves(tmp_path: object) -> None:
-    explained = theory.explain(1437, 0.8, 0.3)
-    drawing = theory.figure(explained)
-    left, right = drawing.axes
-    np.testing.assert_array_equal(left.lines[0].get_ydata(), explained.inclusion_probability)
-    np.testing.assert_array_equal(left.lines[1].get_ydata(), explained.beta_limit)
-    np.testing.assert_array_equal(right.lines[0].get_ydata(), explained.cumulative_weight)
-    drawing.savefig(f"{tmp_path}/figure.png")
-
-
-def test_numbers_need_neither_torch_nor_matplotlib() -> None:
-    code = (
-        "import sys, dpbench.orderdp.theory as t; t.explain(10, 1, 1); sys.exit(bool({'torch', 'matplotlib'} & {*sys.modules}))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # what is wrong is told
@@ -353,7 +288,7 @@ def test_numbers_need_neither_torch_nor_matplotlib() -> None:
 
 @pytest.mark.parametrize(("n", "s", "q"), [(0, 0, 0), (5, 6, 2), (5, 3, 4), (5, 3, 0), (-1, -1, -1)])
 def test_impossible_sizes_are_refused(n: int, s: int, q: int) -> None:
-    for function in (theory.inclusion_probability, theory.effective_samples, theory.total_variation, theory.rank_grid):
+    for function in (theory.inclusion_probability, theory.effective_samples, theory.total_variation, explain.rank_grid):
         with pytest.raises(ValueError, match="1 <= q <= s <= n"):
             function(n, s, q)
 
@@ -383,9 +318,9 @@ def test_impossible_options_are_refused(options: dict[str, object], message: str
 def test_other_bad_input_is_refused() -> None:
     for keep, explore in ((0.0, 0.5), (1.1, 0.5), (0.5, 0.0), (0.5, math.nan)):
         with pytest.raises(ValueError, match="share in"):
-            theory.explain(10, explore, keep)
+            explain.explain(10, explore, keep)
     with pytest.raises(ValueError, match="1 <= q <= s <= n"):
-        theory.explain(0, 0.5, 0.5)
+        explain.explain(0, 0.5, 0.5)
     with pytest.raises(ValueError, match="share in"):
         theory.tilt(10, 5, 2, 0.0)
     with pytest.raises(ValueError, match="lie in"):
