@@ -18,7 +18,7 @@ from dpbench.analysis import table as tables
 from dpbench.analysis.fairness import Finding, lint
 from dpbench.analysis.gallery import Gallery
 from dpbench.analysis.overlap import Overlap
-from dpbench.analysis.stats import MIN_DATASETS, MIN_METHODS
+from dpbench.analysis.ranks import MIN_DATASETS, MIN_METHODS
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
 from dpbench.spec import Grid, RunSpec

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from dpbench.analysis import stats
+from dpbench.analysis import ranks, stats
 from dpbench.experiments import controls
 from dpbench.spec import Row, row_of
 from dpbench.training.results import RunResult, is_finished
@@ -131,7 +131,7 @@ def _rank_intervals(runs: pd.DataFrame) -> pd.DataFrame:
         whole = group[group["method"].isin(seeds.index[seeds == group["seed"].nunique()])]
         if whole.empty:
             continue
-        found = stats.rank_intervals(whole)[["low", "high"]]
+        found = ranks.rank_intervals(whole)[["low", "high"]]
         found.index = pd.MultiIndex.from_tuples([(dataset, model, method, keep) for method in found.index], names=ROW)
         parts.append(found.rename(columns={"low": "rank_low", "high": "rank_high"}))
     none = pd.DataFrame(index=_rows_index([]), columns=["rank_low", "rank_high"], dtype=float)
@@ -144,7 +144,7 @@ def tested_over_datasets(runs: pd.DataFrame) -> dict[tuple[str, float], pd.DataF
     for (model, keep), group in runs.groupby(["model", "keep"]):
         count = group.groupby("method")["dataset"].nunique()
         whole = group[group["method"].isin(count.index[count == group["dataset"].nunique()])]
-        if whole["dataset"].nunique() >= stats.MIN_DATASETS and whole["method"].nunique() >= stats.MIN_METHODS:
+        if whole["dataset"].nunique() >= ranks.MIN_DATASETS and whole["method"].nunique() >= ranks.MIN_METHODS:
             found[str(model), float(keep)] = whole  # type: ignore[arg-type]
     return found
 
@@ -160,12 +160,12 @@ def across_datasets(runs: pd.DataFrame) -> pd.DataFrame:
         whole = group[group["method"].isin(cells.index[cells == len(group[["dataset", "seed"]].drop_duplicates())])]
         if whole["dataset"].nunique() < 2:
             continue
-        ranks = stats.rank_intervals(whole).add_prefix("rank_")
-        means = stats.iqm(whole, np.random.default_rng(0)).add_prefix("iqm_")
-        part = ranks.join(means).rename(columns={"rank_rank": "rank", "iqm_iqm": "iqm"})
+        ranked = ranks.rank_intervals(whole).add_prefix("rank_")
+        means = ranks.iqm(whole, np.random.default_rng(0)).add_prefix("iqm_")
+        part = ranked.join(means).rename(columns={"rank_rank": "rank", "iqm_iqm": "iqm"})
         if "uniform" in part.index:
             chances = {
-                method: stats.probability_of_improvement(whole, method, "uniform", np.random.default_rng(0))[0]
+                method: ranks.probability_of_improvement(whole, method, "uniform", np.random.default_rng(0))[0]
                 for method in part.index.drop("uniform")
             }
             part["beats_random"] = pd.Series(chances)

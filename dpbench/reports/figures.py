@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dpbench import store
-from dpbench.analysis import stats, verdicts
+from dpbench.analysis import ranks, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.board import Board
 from dpbench.reports import pareto_figure
@@ -267,7 +267,7 @@ def _heat_maps(part: Part, tables: dict[float, pd.DataFrame], x: str, label: str
 def _critical_differences(board: Board) -> Iterator[tuple[str, Figure]]:
     """One diagram a model and keep, for the methods that have every dataset; none below five datasets."""
     for (model, keep), runs in verdicts.tested_over_datasets(board.runs).items():
-        diagram = stats.critical_difference_figure(stats.rank_test(runs))
+        diagram = ranks.critical_difference_figure(ranks.rank_test(runs))
         yield f"critical_difference-{_safe(model)}-{keep:g}", diagram
 
 

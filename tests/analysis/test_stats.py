@@ -10,23 +10,25 @@ from benchmarks import power
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from dpbench.analysis.stats import (
-    NO_VERDICT,
-    Difference,
-    compare,
+from dpbench.analysis.ranks import (
     critical_difference_figure,
-    equivalence,
-    equivalence_verdict,
-    holm,
     iqm,
-    mean_interval,
-    paired_difference,
-    pareto_front,
-    power_table,
     probability_of_improvement,
     rank_bounds,
     rank_intervals,
     rank_test,
+)
+from dpbench.analysis.stats import (
+    NO_VERDICT,
+    Difference,
+    compare,
+    equivalence,
+    equivalence_verdict,
+    holm,
+    mean_interval,
+    paired_difference,
+    pareto_front,
+    power_table,
     verdict,
 )
 from dpbench.training.derived import pearson
