@@ -19,7 +19,7 @@ from dpbench.analysis import board as boards
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import grid as grids
 from dpbench.experiments import subsets
-from dpbench.experiments.tuning import Plan
+from dpbench.experiments.plan import Plan
 from dpbench.spec import RunSpec, identity_hash, read_grid, source_digests
 from dpbench.training import proxy, runner
 
@@ -161,7 +161,7 @@ def test_subsets_are_of_their_data(home: Path, plugged: Path, roots: Any, tmp_pa
     made = {}
     for root in roots:
         made[root] = subsets.choose(spec_of(root), CPU, root)
-        store.write_selections(tmp_path / f"{root.name}.npz", made[root])
+        made[root].write(tmp_path / f"{root.name}.npz")
     assert made[a].digest != made[b].digest
     assert made[a].config["hash"] != made[b].config["hash"]
     data_a, data_b = (runner.load_data("ident_data", root) for root in roots)

@@ -22,7 +22,9 @@ from torch import Tensor
 from dpbench import PruningSampler, catalog, load_method
 from dpbench.analysis import board as boards
 from dpbench.experiments import grid as grids
-from dpbench.experiments.tuning import Plan, counted, tune
+from dpbench.experiments.plan import Plan
+from dpbench.experiments.trials import counted
+from dpbench.experiments.tuning import tune
 from dpbench.spec import Recipe, RunSpec, canonical, read_grid
 from dpbench.training import runner
 from dpbench.training.results import read_selections

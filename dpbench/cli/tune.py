@@ -68,7 +68,7 @@ def tune(
     single_threaded(1)
     from dpbench import catalog
     from dpbench.experiments import grid as grids
-    from dpbench.experiments.tuning import Plan, tunable
+    from dpbench.experiments.plan import Plan, tunable
     from dpbench.reports import study as studies
     from dpbench.reports import tracking
     from dpbench.spec import canonical_dataset, load_grid

@@ -19,7 +19,9 @@ from rich.table import Table
 
 from dpbench import store
 from dpbench.errors import Untracked
-from dpbench.experiments.tuning import SEED, Plan, counted, ended, mean, slug, tune
+from dpbench.experiments.plan import SEED, Plan, slug
+from dpbench.experiments.trials import counted, ended
+from dpbench.experiments.tuning import mean, tune
 from dpbench.reports.tracking import Tracker
 from dpbench.spec import canonical
 

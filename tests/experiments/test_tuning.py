@@ -18,8 +18,10 @@ from optuna.trial import TrialState
 
 from dpbench import catalog, store
 from dpbench.errors import RunFailed, UsageError
+from dpbench.experiments import plan as plans
+from dpbench.experiments import trials
 from dpbench.experiments import tuning as tuning_
-from dpbench.experiments.tuning import SEED, Plan
+from dpbench.experiments.plan import SEED, Plan
 from dpbench.reports import study as studies
 from dpbench.spec import Grid, load_grid
 from dpbench.training import runner
@@ -66,7 +68,7 @@ def carry_out(plan: Plan) -> optuna.Study:
     """Do a study's trials in this process."""
     for slot in range(plan.trials):
         tuning_.do(tuning_.Job(plan, slot))
-    return tuning_.open_study(plan)
+    return trials.open_study(plan)
 
 
 def test_every_decomposition_has_exactly_the_same_prune_ratio(plan):
@@ -134,7 +136,7 @@ def test_a_method_without_parameters_is_refused(plan, method):
 
 
 def test_every_built_in_method_with_parameters_has_a_space(plan):
-    names = tuning_.tunable()
+    names = plans.tunable()
     assert "uniform" not in names
     assert {"orderdp", "infobatch", "ies"} <= set(names)
     for name in names:
@@ -154,7 +156,7 @@ def test_pruned_trials_come_on_top_and_leave_no_failed_run(plan, monkeypatch):
 
 def test_the_default_is_told_by_its_configuration(plan):
     one = plan(trials=2)
-    study = tuning_.open_study(one)
+    study = trials.open_study(one)
     for explore in (0.5, 0.8):
         study.enqueue_trial({"explore": explore})
     values = [trial.value for trial in carry_out(one).trials]
@@ -163,10 +165,10 @@ def test_the_default_is_told_by_its_configuration(plan):
 
 
 def test_an_orphan_that_had_suggested_nothing_keeps_its_place_in_line(plan):
-    study = tuning_.open_study(plan())
+    study = trials.open_study(plan())
     study.enqueue_trial({"explore": 0.5})
     study.ask()  # and dies
-    tuning_._fail_orphans(study, nameless=True)
+    trials.fail_orphans(study, nameless=True)
     assert study.ask().suggest_float("explore", 0.3, 1.0) == 0.5
 
 
@@ -181,7 +183,7 @@ def test_a_failing_method_is_counted_once_with_its_reason(plan, plugin):
         """
     )
     study = carry_out(plan(path, trials=2))
-    assert [trial.state for trial in tuning_.counted(study)] == [TrialState.FAIL] * 2
+    assert [trial.state for trial in trials.counted(study)] == [TrialState.FAIL] * 2
     assert all("no such luck" in trial.user_attrs["reason"] for trial in study.trials)
     assert studies.best(study) == []
 
@@ -204,7 +206,7 @@ def test_one_trial_too_many_is_not_counted(plan):
     study = carry_out(one)
     tuning_.do(tuning_.Job(one, 2))
     assert len(study.trials) == 3
-    assert len(tuning_.counted(study)) == 2
+    assert len(trials.counted(study)) == 2
 
 
 def test_two_objectives_give_a_pareto_front_and_a_grid_for_each_point(plan):
@@ -225,25 +227,25 @@ def test_two_objectives_give_a_pareto_front_and_a_grid_for_each_point(plan):
 def test_a_half_written_line_of_the_journal_is_cut_off(plan):
     one = plan(trials=1)
     carry_out(one)
-    path = tuning_.journal(one)
+    path = trials.journal(one)
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"op_code": 4, "wor')
-    tuning_._mend(path)
+    trials.mend(path)
     assert path.read_bytes() == whole
 
 
 def test_a_study_in_a_database(plan, tmp_path):
     one = plan(trials=2, storage=f"sqlite:///{tmp_path / 'study.db'}")
-    assert len(tuning_.counted(carry_out(one))) == 2
+    assert len(trials.counted(carry_out(one))) == 2
     with pytest.raises(UsageError, match="cannot keep the study in nonsense://"):
-        tuning_.open_study(plan(storage="nonsense://here"))
+        trials.open_study(plan(storage="nonsense://here"))
 
 
 def test_a_journal_that_cannot_be_written_tells_why_and_how_much_is_free(plan, home):
     home.mkdir(exist_ok=True)
     (home / "tune").write_text("in the way")
     with pytest.raises(RunFailed, match=r"journal\.log could not be written: .*; [\d,.]+ MB are free in"):
-        tuning_.open_study(plan())
+        trials.open_study(plan())
 
 
 def finished(path: Path, name: str) -> int:
@@ -254,7 +256,7 @@ def finished(path: Path, name: str) -> int:
         )
     except (KeyError, ValueError):
         return 0
-    return len(tuning_.counted(study))
+    return len(trials.counted(study))
 
 
 def test_killed_and_started_again_it_ends_with_exactly_its_trials(tracked_home, grid, plan):
@@ -295,11 +297,11 @@ def test_killed_and_started_again_it_ends_with_exactly_its_trials(tracked_home, 
     from dpbench.reports.tracking import Tracker
 
     client = Tracker(f"sqlite:///{tracked_home / 'mlflow.db'}").client
-    experiment = client.get_experiment_by_name(f"tune orderdp {tuning_.slug(DATASET)}")
+    experiment = client.get_experiment_by_name(f"tune orderdp {plans.slug(DATASET)}")
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == len(tuning_.ended(study))
+    assert len(children) == len(trials.ended(study))
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"best.yaml", "figures"} <= artifacts
     assert catalog.parse("orderdp")[0] in parent.info.run_name
@@ -320,10 +322,10 @@ def test_a_logarithm_from_zero_is_told_where_it_is_declared(plan, plugin):
 
 
 def test_all_leaves_out_what_cannot_be_tuned(plugin):
-    before = tuning_.tunable()
+    before = plans.tunable()
     for text in (LOG, "raise OSError('no luck')"):
         catalog.plug_in(Path(plugin(text)))
-    assert tuning_.tunable() == before
+    assert plans.tunable() == before
 
 
 @pytest.mark.parametrize("option", ["trials", "seeds"])
@@ -341,4 +343,4 @@ def test_a_folder_is_no_journal(plan, tmp_path, where):
 
 
 def test_a_study_of_any_names_has_an_ascii_folder():
-    assert tuning_.slug("\u00e9t\u00e9-digits[n=1]") == "t-digits-n-1"
+    assert plans.slug("\u00e9t\u00e9-digits[n=1]") == "t-digits-n-1"

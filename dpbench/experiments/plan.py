@@ -1,0 +1,154 @@
+"""What a study of `dpbench tune` does: the method, its searched ranges, and one run of a trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from dpbench import catalog, store
+from dpbench.errors import UsageError, check_keep
+from dpbench.experiments.controls import DECOMPOSED
+from dpbench.spec import Grid, RunSpec, canonical, identity_hash
+from dpbench.training import runner
+
+SEED = 1000  # the first seed of tuning; a grid's seeds start at 0, so that final figures come from fresh seeds
+MOST = 10_000  # trials of a study, seeds of a trial
+
+Space = dict[str, BaseDistribution]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one study does. `method` may fix parameters in brackets; `grid` gives recipe, budget and final seeds."""
+
+    method: str
+    dataset: str
+    model: str
+    keep: float
+    trials: int
+    seeds: int
+    grid: Grid
+    params: tuple[str, ...] = ()  # the parameters to search; none given: those that `space` finds
+    two_objectives: bool = False
+    storage: str | None = None  # a database's URL or a journal's path
+    data_root: Path | None = None
+    device: str = "cpu"
+    data: str = dataclasses.field(init=False)  # the fingerprint of the samples: workers, which may load others, keep it
+
+    def __post_init__(self) -> None:
+        for value, option in ((self.trials, "--trials"), (self.seeds, "--seeds")):
+            if not 1 <= value <= MOST:
+                raise UsageError(f"{option} {value}: a number from 1 to {MOST:,}")
+        check_keep(self.keep, f"--keep {self.keep:g}")
+        catalog.load_dataset(self.dataset)
+        catalog.check_model(self.model)
+        method = catalog.load_method(self.method)
+        if method.requires().fixed_keep is not None:
+            raise UsageError(f"{self.method} keeps a fixed share of the samples; there is nothing to tune")
+        space = self.space(self.keep)
+        for name in self.params:
+            if name not in space:
+                raise UsageError(f"{self.method}: {name!r} cannot be searched; {_searchable(self.method)}")
+        if not space:
+            raise UsageError(f"{self.method} has no parameters to tune; {_searchable(self.method)}")
+        found = runner.fingerprints([self.dataset], self.data_root)
+        object.__setattr__(self, "data", found[self.dataset])
+
+    @property
+    def name(self) -> str:
+        """The study's name: what is tuned, and a digest of all that its values depend on."""
+        content = {
+            "identity": self.spec({}, self.keep, SEED).identity,  # of the first run, which has all that all share
+            **{key: getattr(self, key) for key in ("seeds", "params", "two_objectives")},
+        }
+        words = [self.short, self.dataset, self.model]
+        return f"{slug('-'.join(words))}-keep{self.keep:g}-{identity_hash(content)[:8]}"
+
+    @property
+    def short(self) -> str:
+        """The method's name without parameters."""
+        return catalog.parse(catalog.resolve(self.method))[0]
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's files are."""
+        return store.home() / "tune" / self.name
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The parameters that the method's text fixes."""
+        return catalog.parse(self.method)[1]
+
+    def space(self, keep: float) -> Space:
+        """What is searched at this share kept: every declared range, but for what is fixed."""
+        found = declared(self.short)
+        chosen = self.params
+        if self.short in DECOMPOSED:  # it is searched alone, in [keep, 1]
+            at = DECOMPOSED[self.short]
+            found[at] = FloatDistribution(max(keep, found[at].low), 1.0)  # type: ignore[attr-defined]
+            chosen = chosen or (at,)
+        return {
+            name: where for name, where in found.items() if name not in self.fixed and (not chosen or name in chosen)
+        }
+
+    def text(self, params: dict[str, Any]) -> str:
+        """The method with these parameters, readable in another process too: a plug-in's file by its full path."""
+        path, fixed = catalog.parse(self.method)
+        file, dot, rest = path.partition(".py")
+        where = f"{Path(file).expanduser().resolve()}{dot}{rest}" if dot else path
+        return catalog.label(where, fixed | params)
+
+    def spec(self, params: dict[str, Any], keep: float, seed: int) -> RunSpec:
+        """One run of a trial; gradients are not probed."""
+        return RunSpec(
+            dataset=self.dataset,
+            model=self.model,
+            method=canonical(self.text(params)),
+            keep=keep,
+            seed=seed,
+            recipe=self.grid.recipe,
+            budget=self.grid.budget,
+            probe={"every": 0},
+            data=self.data,
+        )
+
+
+def declared(name: str) -> Space:
+    """The ranges that a method's parameters declare; one without a range, or with an open end, keeps its default."""
+    found: Space = {}
+    for field in catalog.searched(name):
+        low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+        if choices is not None:
+            found[field.name] = CategoricalDistribution(choices)
+        else:
+            whole = isinstance(low if field.default is None else field.default, int)
+            kind = IntDistribution if whole else FloatDistribution
+            found[field.name] = kind(low, high, log=field.metadata["log"])
+    return found
+
+
+def tunable() -> list[str]:
+    """The methods that have something to tune; one that cannot be imported or searched is left out."""
+
+    def fits(name: str) -> bool:
+        try:
+            return bool(declared(name)) and catalog.load_method(name).requires().fixed_keep is None
+        except UsageError:
+            return False
+
+    return [name for name in catalog.method_names() if fits(name)]
+
+
+def _searchable(method: str) -> str:
+    names = declared(catalog.parse(catalog.resolve(method))[0])
+    return f"it declares {', '.join(names)}" if names else "a range is declared by param(default, low=..., high=...)"
+
+
+def slug(text: str) -> str:
+    """The text as part of a file's name."""
+    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII)[:80].strip("-")
