@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -77,6 +77,9 @@ class Manifest(NamedTuple):
         store.write_json(manifest_path(self.grid.name), {"grid": self.grid.model_dump()} | content)
 
 
+M = TypeVar("M", Manifest, Manifest | None)
+
+
 def manifest_path(name: str) -> Path:
     """Where the cells of a grid are listed."""
     return store.home() / "grids" / f"{name}.json"
@@ -90,14 +93,14 @@ def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
     """
     specs = set(cells.values())
     data = {spec.dataset: spec.data for spec in specs}
-    with locked(grid.name):
-        old = find_manifest(grid.name)
+
+    def listed(old: Manifest | None) -> Manifest:
         parts = (old.cells, old.controls) if old else ({}, {})
-        listed, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid, data)} for part in parts)
-        kept = {key: spec for key, spec in listed.items() if spec not in specs}
-        manifest = Manifest(grid, cells | kept, controls_)
-        manifest.save()
-    return manifest
+        fitting, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid, data)} for part in parts)
+        kept = {key: spec for key, spec in fitting.items() if spec not in specs}
+        return Manifest(grid, cells | kept, controls_)
+
+    return _change(grid.name, find_manifest, listed)
 
 
 def _fits(spec: RunSpec, grid: Grid, data: dict[str, str]) -> bool:
@@ -108,11 +111,22 @@ def _fits(spec: RunSpec, grid: Grid, data: dict[str, str]) -> bool:
 
 def _add_controls(name: str) -> dict[str, RunSpec]:
     """List the controls at realised cost of all that is finished by now, by whichever command; return them."""
+
+    def planned(old: Manifest) -> Manifest:
+        return old._replace(controls=controls.plan(old.cells, results(old.cells)))
+
+    return _change(name, read_manifest, planned).controls
+
+
+def _change(name: str, read: Callable[[str], M], change: Callable[[M], Manifest]) -> Manifest:
+    """Change a grid's manifest; one that stays the same is not written, so that a finished grid needs no place."""
+    old = read(name)
+    if (same := change(old)) == old:
+        return same
     with locked(name):
-        manifest = read_manifest(name)
-        added = controls.plan(manifest.cells, results(manifest.cells))
-        manifest._replace(controls=added).save()
-    return added
+        manifest = change(read(name))
+        manifest.save()
+    return manifest
 
 
 def locked(name: str) -> AbstractContextManager[None]:
