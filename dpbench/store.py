@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -13,14 +12,11 @@ import shutil
 import stat
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -28,12 +24,9 @@ from numpy.typing import NDArray
 
 from dpbench.errors import RunFailed, UsageError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and whoever shows a board does without
-    from torch import Tensor
-
 T = TypeVar("T")
 MOST_JSON = 2**26  # bytes of a JSON file; a run of a thousand epochs has some 1e6
-MOST_UNPACKED = 2**31  # bytes of all arrays of a file of selections
+MOST_UNPACKED = 2**31  # bytes of what a compressed file holds
 HASH = re.compile(r"[0-9a-f]{16}")  # the name of a run
 BAD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError)
 
@@ -241,129 +234,3 @@ def read_stranger(path: Path, most: int) -> bytes:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError("a link or no regular file")
     return bounded_file(path, most)
-
-
-# Selections
-
-
-@dataclass(frozen=True)
-class Selections:
-    """Which of `n` training samples each epoch trains on, as (k,) int64 rows of range(n); one epoch if chosen for good.
-
-    `positions` (n,) int64 tell where each of the n samples stands among the training samples that the dataset itself
-    has, before validation samples are held out. `weights` and `scores` (n,) are those of a selection made for good:
-    the former in the order of its indices, None where all are one, the latter None where the method has none.
-    """
-
-    epochs: list[Tensor]
-    n: int
-    config: dict[str, Any]
-    positions: Tensor | None = None
-    weights: Tensor | None = None
-    scores: Tensor | None = None
-
-    @property
-    def digest(self) -> str:
-        """The hash of what is trained on: the data, where they are known, samples, epoch by epoch, and weights."""
-        data = [self.config["data"]] if self.config.get("data") else []
-        content = hashlib.sha256(repr((self.n, [len(rows) for rows in self.epochs], *data)).encode())
-        for values in [*self.epochs, *([] if self.weights is None else [self.weights.float()])]:
-            content.update(values.numpy().tobytes())
-        return content.hexdigest()[:16]
-
-
-def write_selections(path: Path, selections: Selections) -> None:
-    """Write an .npz file: epoch e has indices[offsets[e]:offsets[e + 1]]; config is JSON, hash the digest."""
-    import torch
-
-    small = np.int32 if selections.n < 2**31 else np.int64
-    arrays: dict[str, Any] = {
-        "indices": torch.cat(selections.epochs).numpy().astype(small),
-        "offsets": np.cumsum([0, *map(len, selections.epochs)]),
-        "n": selections.n,
-        "config": json.dumps(selections.config, sort_keys=True),
-        "hash": selections.digest,
-    }
-    if selections.positions is not None:
-        arrays["positions"] = selections.positions.numpy().astype(small)
-    for name in ("weights", "scores"):
-        values = getattr(selections, name)
-        if values is not None:
-            arrays[name] = values.float().numpy()
-
-    def save(file: Path) -> None:
-        with file.open("wb") as stream:  # a path would get .npz appended
-            np.savez_compressed(stream, **arrays)
-
-    write(path, save)
-
-
-ARRAYS = {  # how many dimensions each has, and which kinds of values: whole numbers, texts, floating point
-    **dict.fromkeys(("indices", "offsets", "positions"), (1, "iu")),
-    "n": (0, "iu"),
-    **dict.fromkeys(("config", "hash"), (0, "U")),
-    **dict.fromkeys(("weights", "scores"), (1, "f")),
-}
-
-
-def read_selections(source: Path | bytes, most: int = MOST_UNPACKED) -> Selections:
-    """Read what `write_selections` wrote; ValueError for another file, or one whose hash is not that of its content.
-
-    Nothing is unpacked of a file whose arrays take more than `most` bytes.
-    """
-    import torch
-
-    named = f"{source}: " if isinstance(source, Path) else ""
-    try:
-        content = source if isinstance(source, bytes) else bounded_file(source, most)
-        arrays = _unpacked(content, most)
-        cuts, indices = arrays["offsets"].tolist(), torch.from_numpy(arrays["indices"].astype(np.int64))
-        found = Selections(
-            epochs=[indices[a:b] for a, b in itertools.pairwise(cuts)],
-            n=int(arrays["n"]),
-            config=dict(json.loads(str(arrays["config"]))),
-            positions=torch.from_numpy(arrays["positions"].astype(np.int64)) if "positions" in arrays else None,
-            **{name: torch.from_numpy(arrays[name].copy()) for name in ("weights", "scores") if name in arrays},
-        )
-        _check(found, cuts, len(indices))
-    except (*BAD, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it wants a password
-        raise ValueError(f"{named}not a file of selections: {type(error).__name__}: {error}") from None
-    if str(arrays.get("hash", found.digest)) != found.digest:
-        raise ValueError(f"{named}its content does not have the hash that it names; it was changed or damaged")
-    return found
-
-
-def _unpacked(packed: bytes, most: int) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file, after their sizes were added up: a small file can name arrays of any size."""
-    arrays = {}
-    with zipfile.ZipFile(BytesIO(packed)) as archive:
-        members = archive.infolist()
-        if len(members) > len(ARRAYS) or sum(member.file_size for member in members) > most:
-            raise ValueError(f"{sum(member.file_size for member in members):,} bytes unpacked; at most {most:,} fit")
-        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-            raise ValueError("it is packed in a way that NumPy does not use")
-        for member in members:
-            name = member.filename.removesuffix(".npy")
-            dimensions, kinds = ARRAYS[name]
-            try:
-                with archive.open(member) as stream:  # which unpacks no more than it is asked for
-                    arrays[name] = array(bounded(stream, member.file_size))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            if arrays[name].ndim != dimensions or arrays[name].dtype.kind not in kinds:
-                raise ValueError(f"{name} are {arrays[name].dtype} of shape {arrays[name].shape}")
-    return arrays
-
-
-def _check(found: Selections, cuts: list[int], total: int) -> None:
-    """Refuse rows outside of range(n), epochs that overlap, and other lengths than n."""
-    if not cuts or cuts[0] != 0 or cuts[-1] != total or cuts != sorted(cuts):
-        raise ValueError("its epochs do not follow each other")
-    if any(len(rows) and (rows.min() < 0 or rows.max() >= found.n) for rows in found.epochs):
-        raise ValueError(f"it selects what is not among {found.n} samples")
-    if found.positions is not None and len(found.positions) != found.n:
-        raise ValueError(f"{len(found.positions)} positions for {found.n} samples")
-    if found.scores is not None and len(found.scores) != found.n:
-        raise ValueError(f"{len(found.scores)} scores for {found.n} samples")
-    if found.weights is not None and any(len(found.weights) != len(rows) for rows in found.epochs):
-        raise ValueError(f"{len(found.weights)} weights for other numbers of samples")

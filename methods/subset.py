@@ -7,6 +7,7 @@ import torch
 from dpbench import store
 from dpbench.errors import UsageError
 from dpbench.method import PruningMethod, Requires, Selection, Task, param
+from dpbench.selections import Selections
 
 
 class Subset(PruningMethod):
@@ -18,7 +19,7 @@ class Subset(PruningMethod):
         """The fixed share is the one that was asked for, or the file's own where it holds another number of samples."""
         if not self.file.is_file():
             return Requires(period=0)
-        found = store.read_selections(self.file)
+        found = Selections.read(self.file)
         k, asked = len(found.epochs[0]), found.config.get("keep", 0.0)
         return Requires(period=0, fixed_keep=asked if round(asked * found.n) == k else k / found.n)
 
@@ -34,7 +35,7 @@ class Subset(PruningMethod):
             raise UsageError(
                 f"subset: no file {self.id}.npz under $DPBENCH_HOME/subsets; give yours by dpbench run --from FILE"
             )
-        found = store.read_selections(self.file)
+        found = Selections.read(self.file)
         if not self.id.endswith(found.digest[:8]):
             raise UsageError(f"subset: {self.file} is not the file that was taken in; give yours by dpbench run --from")
         if found.n != task.n:

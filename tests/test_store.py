@@ -21,6 +21,7 @@ import torch
 
 from dpbench import store
 from dpbench.errors import RunFailed, UsageError
+from dpbench.selections import Selections
 
 
 def say(text: str) -> Callable[[Path], Any]:
@@ -43,7 +44,7 @@ def small_disk() -> Iterator[None]:
     "save",
     [
         lambda path: store.write_json(path, ["x" * 9000]),
-        lambda path: store.write_selections(path, store.Selections([torch.randperm(9000)], 9000, {})),
+        lambda path: Selections([torch.randperm(9000)], 9000, {}).write(path),
         lambda path: store.write(path, lambda file: store.save_state(file, torch.rand(5000))),
     ],
 )
@@ -161,7 +162,7 @@ def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def npz(path: Path, **changes: Any) -> None:
     """A file of selections with other arrays."""
-    store.write_selections(path, store.Selections([torch.tensor([1, 5])], 9, {}))
+    Selections([torch.tensor([1, 5])], 9, {}).write(path)
     arrays = {name: value for name, value in (dict(np.load(path)) | changes).items() if value is not None}
     np.savez_compressed(path, **arrays)
 
@@ -176,7 +177,7 @@ def test_nothing_large_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             stream.write(bytes(2**22))
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
     with pytest.raises(ValueError, match=r"[\d,]+ bytes unpacked; at most 1,000,000 fit"):
-        store.read_selections(path, 1_000_000)
+        Selections.read(path, 1_000_000)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_nothing_large_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     npz(tmp_path / "s.npz", **changes)
     with pytest.raises(ValueError, match="not a file of selections"):
-        store.read_selections(tmp_path / "s.npz")
+        Selections.read(tmp_path / "s.npz")
 
 
 def test_a_truncated_file_and_a_lying_header_are_refused(tmp_path: Path) -> None:
@@ -218,13 +219,13 @@ def test_a_truncated_file_and_a_lying_header_are_refused(tmp_path: Path) -> None
     for length in (0, 10, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="not a file of selections"):
-            store.read_selections(path)
+            Selections.read(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("indices.npy", numpys("(1099511627776,)"))
     with pytest.raises(
         ValueError, match=r"indices: its header promises int64 of shape \(1099511627776,\), and it has 8 b"
     ):
-        store.read_selections(path)
+        Selections.read(path)
 
 
 def numpys(shape: str, kind: str = "'<i8'", content: bytes = bytes(8)) -> bytes:
@@ -269,7 +270,7 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_not_unpacked(tmp_path: Pa
     path.write_bytes(packed.replace(claimed, size.to_bytes(4, "little")))
     tracemalloc.start()
     with pytest.raises(ValueError, match="not a file of selections"):
-        store.read_selections(path)
+        Selections.read(path)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 2**24
@@ -285,7 +286,7 @@ def test_packings_that_fail_in_their_own_ways_are_refused(tmp_path: Path, kind: 
         for name, content in whole.items():
             archive.writestr(name, content)
     with pytest.raises(ValueError, match=r"not a file of selections.*a way that NumPy does not use"):
-        store.read_selections(path)
+        Selections.read(path)
 
 
 def test_any_damage_to_a_file_of_selections_is_that_file_s_fault(tmp_path: Path) -> None:
@@ -298,4 +299,4 @@ def test_any_damage_to_a_file_of_selections_is_that_file_s_fault(tmp_path: Path)
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         path.write_bytes(damaged)
         with contextlib.suppress(ValueError):
-            store.read_selections(path)
+            Selections.read(path)

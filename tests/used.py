@@ -11,6 +11,7 @@ from torch import Tensor
 from dpbench import store
 from dpbench.analysis.board import Board
 from dpbench.analysis.overlap import Overlap
+from dpbench.selections import Selections
 from dpbench.spec import Grid, RunSpec
 from dpbench.training import runner
 
@@ -27,8 +28,8 @@ def flat() -> str:
 def store_run(key: str, epochs: Epochs, scores: Tensor | None, n: int = N) -> None:
     """Write a run's selections."""
     rows = [torch.tensor(sorted(epoch), dtype=torch.int64) for epoch in epochs]
-    selections = store.Selections(rows, n, {"hash": key}, torch.arange(n), None, scores)
-    store.write_selections(store.run_folder(key) / "selections.npz", selections)
+    selections = Selections(rows, n, {"hash": key}, torch.arange(n), None, scores)
+    selections.write(store.run_folder(key) / "selections.npz")
 
 
 def board_of(

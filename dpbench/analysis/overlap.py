@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from dpbench import source, store
 from dpbench.errors import RunFailed
+from dpbench.selections import Selections
 from dpbench.spec import Row, row_of
-from dpbench.store import Selections
 from dpbench.training.results import RunResult, is_finished, read_selections
 
 PAIR = ["dataset", "model", "keep", "method", "other"]

@@ -43,7 +43,7 @@ def subset(
 
     - `dpbench subset el2n --dataset fashion_mnist --grid fashion_mnist --keep 0.3 -o el2n.npz`
     """
-    from dpbench import catalog, store
+    from dpbench import catalog
     from dpbench.experiments import subsets
     from dpbench.spec import RunSpec, canonical, canonical_dataset, load_grid
     from dpbench.training import runner
@@ -65,7 +65,7 @@ def subset(
         data=runner.fingerprints([dataset], data_root)[dataset],
     )
     found = subsets.choose(spec, runner.default_device(), data_root)
-    store.write_selections(output, found)
+    found.write(output)
     fixed = catalog.load_method(spec.method).requires().fixed_keep
     if fixed is not None and fixed != keep:
         out.print(

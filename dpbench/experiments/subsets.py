@@ -16,8 +16,8 @@ from dpbench import catalog, isolation, store
 from dpbench.data import Data
 from dpbench.errors import UsageError, check_keep
 from dpbench.method import Selection
+from dpbench.selections import Selections
 from dpbench.spec import RunSpec
-from dpbench.store import Selections
 from dpbench.training import runner
 from dpbench.training.answers import selection_fault
 from dpbench.training.ledger import Ledger
@@ -59,7 +59,7 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
     if not file.is_file():
         raise UsageError(f"--from {file}: no such file")
     try:
-        found, left_out = (store.read_selections(file), 0) if file.suffix == ".npz" else _list(file, dataset, data)
+        found, left_out = (Selections.read(file), 0) if file.suffix == ".npz" else _list(file, dataset, data)
     except ValueError as error:
         raise UsageError(f"--from {file}: {error}") from None
     made_for = found.config.get("dataset", dataset)
@@ -85,7 +85,7 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
     found = replace(found, epochs=found.epochs[:1], config=config, positions=data.positions)
     stem = re.sub(r"\W+", "_", str(found.config.get("method", file.stem))).strip("_")[:STEM]
     name = f"{stem}-{found.digest[:8]}"
-    store.write_selections(store.home() / "subsets" / f"{name}.npz", found)
+    found.write(store.home() / "subsets" / f"{name}.npz")
     return catalog.label("subset", {"id": name}), left_out
 
 

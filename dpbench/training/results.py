@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from typing_extensions import TypedDict
 
 from dpbench import store
+from dpbench.selections import Selections
 from dpbench.spec import RunSpec, identity_hash
-from dpbench.store import Selections
 
 VERSION: Literal[1] = 1  # of a result and of a packed board, in the file; those from before say none
 DIGITS = 6  # significant digits of per-epoch records in a packed board; accuracies and a run's metrics stay exact
@@ -170,7 +170,7 @@ def check_selections(source: Any, result: RunResult) -> Selections:
     """Read the selections of this run; ValueError for others, and for more than the run can have."""
     n, epochs = result.get("samples", {}).get("train"), len(result.get("epochs", []))
     room = store.MOST_UNPACKED if n is None else 8 * n * (epochs + 3) + 8 * epochs + 2**20
-    found = store.read_selections(source, min(room, store.MOST_UNPACKED))
+    found = Selections.read(source, min(room, store.MOST_UNPACKED))
     if found.n != (found.n if n is None else n):
         raise ValueError(f"of {found.n} samples, where the run has {n}")
     if found.n * len(found.epochs) > store.MOST_UNPACKED:

@@ -18,6 +18,7 @@ from dpbench.errors import Diverged, MethodFailed, RunFailed
 from dpbench.method import PruningMethod, Task
 from dpbench.rng import derive, generator, seeded
 from dpbench.scores import ScoreMethod
+from dpbench.selections import Selections
 from dpbench.spec import Budget, RunSpec
 from dpbench.training import account, probes, proxy, results
 from dpbench.training import ledger as ledgers
@@ -208,10 +209,8 @@ class _Run:
                 saved = time.monotonic()
         config = {"hash": self.spec.hash} | self.spec.model_dump(mode="json")
         scores = None if self.driver.asked is None else fixed_scores(self.method)
-        selections = store.Selections(
-            self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores
-        )
-        store.write_selections(self.folder / "selections.npz", selections)
+        selections = Selections(self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores)
+        selections.write(self.folder / "selections.npz")
         metrics = account.metrics(self.records, self.ledger, self.n, self.recipe.epochs, self.device)
         _, _, correct = evaluate(self.learner, self.test)
         return {

@@ -30,6 +30,7 @@ from dpbench.errors import UsageError
 from dpbench.experiments import controls
 from dpbench.reports import columns, comparison, figures, formats, screen
 from dpbench.reports import files as written
+from dpbench.selections import Selections
 from dpbench.spec import Budget, Recipe, RunSpec, canonical
 from dpbench.training import runner
 
@@ -376,8 +377,8 @@ def test_overlap_of_seeds_and_methods(home: Path, capsys: pytest.CaptureFixture[
     board = make({("a", 0.5): [0.9, 0.9], ("b", 0.5): [0.9, 0.9]})
     chosen = {"a": [[0, 1], [2, 3]], "b": [[1, 2]]}  # b is over after one epoch
     for key, spec in board.cells.items():
-        selections = store.Selections([torch.tensor(epoch) + spec.seed for epoch in chosen[spec.method]], 8, {})
-        store.write_selections(store.run_folder(key) / "selections.npz", selections)
+        selections = Selections([torch.tensor(epoch) + spec.seed for epoch in chosen[spec.method]], 8, {})
+        selections.write(store.run_folder(key) / "selections.npz")
         board.results[key]["samples"]["train"] = 8
     found = overlap.of_results(board.results.values())
     assert found.seeds[("digits", "cnn", "a", 0.5)] == pytest.approx((1 / 3, 0.5 / 3.5))

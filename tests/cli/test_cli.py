@@ -1,5 +1,6 @@
 """The command line: what a user types, what comes back, and one clear line for each mistake."""
 
+import errno
 import json
 import math
 import re
@@ -18,6 +19,7 @@ from dpbench import __version__, catalog, store
 from dpbench.cli import app, complete
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
+from dpbench.selections import Selections
 
 METRICS = [  # item 8 of the issue
     "accuracy", "accuracy_best_epoch", "loss_test", "prune_ratio", "forward_saving", "samples_forward",
@@ -167,7 +169,7 @@ def test_mlflow_has_the_curves_and_the_files(finished: Any) -> None:
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"result.json", "selections.npz"} <= names
     local = client.download_artifacts(run.info.run_id, "selections.npz")
-    found = store.read_selections(Path(local))
+    found = Selections.read(Path(local))
     assert (found.n, [len(rows) for rows in found.epochs]) == (N, [54] * 5)
 
 
@@ -179,6 +181,24 @@ def test_a_second_run_does_no_work(
     said = dpbench("run", finished.file, "--method", finished.plugin)
     assert said.code == 0, said.err
     assert {path: path.stat().st_mtime_ns for path in own_copy.glob("runs/*/*")} == before
+
+
+def test_a_finished_grid_is_shown_from_a_home_that_cannot_be_written(
+    own_copy: Path, finished: Any, dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, unplug: None
+) -> None:
+    def refuse(path: Path, *_: Any) -> Any:
+        with store.told(path):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    shutil.rmtree(own_copy / "unchanged", ignore_errors=True)  # so that the command looks at its runs
+    for name in ("write", "locked"):
+        monkeypatch.setattr(store, name, refuse)
+    monkeypatch.setattr("dpbench.reports.files.files", lambda board: refuse(own_copy / "leaderboards"))
+    said = dpbench("run", finished.file, "--method", finished.plugin)
+    assert said.code == 0, said.err
+    assert "orderdp[explore" in said.out, "the table"
+    [line] = said.err.splitlines()
+    assert re.match("warning: .*Read-only file system.*dpbench sync tiny sends the results again", line)
 
 
 def test_everything_in_mlflow_can_be_sent_again(
@@ -607,7 +627,7 @@ def test_a_subset_is_written_and_trained_on(
     dataset = "synthetic[n=200,n_test=100,d=16,classes=4]"
     said = dpbench("subset", "el2n[at_epoch=1]", "--dataset", dataset, "--keep", "0.3", "--grid", grid, "-o", file)
     assert said.code == 0, said.err
-    found = store.read_selections(file)
+    found = Selections.read(file)
     assert f"54 of 180 samples, hash {found.digest}" in said.out
     said = dpbench("run", grid, "--from", file, "--only", "uniform", "--keep", "0.3", "--seeds", "1", "--jobs", "1")
     assert said.code == 0, said.err
@@ -647,6 +667,13 @@ def test_a_wrong_subset_or_record_is_told(
     assert said.code == 2
     assert message in " ".join(said.err.split())
     assert not (home / "proxy").exists(), "nothing was trained"
+
+
+def test_a_bad_file_of_a_subset_is_named_once(home: Path, dpbench: Callable[..., Said], tmp_path: Path) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"junk")
+    said = dpbench("run", "--from", tmp_path / "bad.npz")
+    check_line(said, 2, "not a file of selections")
+    assert said.err.count("bad.npz") == 1
 
 
 def test_a_missing_checkout_is_told(home: Path, dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:

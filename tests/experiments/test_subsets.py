@@ -11,6 +11,7 @@ import torch
 from dpbench import catalog, store
 from dpbench.errors import UsageError
 from dpbench.experiments import subsets
+from dpbench.selections import Selections
 from dpbench.spec import RunSpec
 from dpbench.training import runner
 
@@ -36,7 +37,7 @@ def listed(tmp_path: Path, values: Any) -> Path:
 def test_the_subset_is_the_one_that_the_run_trains_on(spec: Spec, run: Any, method: str) -> None:
     wanted = spec(method, seed=3)
     found = subsets.choose(wanted, CPU)
-    trained = store.read_selections(store.run_folder(run(wanted)["hash"]) / "selections.npz")
+    trained = Selections.read(store.run_folder(run(wanted)["hash"]) / "selections.npz")
     assert torch.equal(found.epochs[0], trained.epochs[0])
     assert found.config == trained.config
     assert found.positions is not None
@@ -64,7 +65,7 @@ def test_a_file_trains_like_the_method_that_made_it(
     spec: Spec, run: Any, take: Any, tmp_path: Path, method: str
 ) -> None:
     path = tmp_path / "s.npz"
-    store.write_selections(path, subsets.choose(spec(method), CPU))
+    subsets.choose(spec(method), CPU).write(path)
     name, left_out = take(path)
     assert left_out == 0
     path.unlink()  # it was copied
@@ -78,7 +79,7 @@ def test_a_file_trains_like_the_method_that_made_it(
 def test_the_selections_of_a_static_run_are_a_subset_too(spec: Spec, run: Any, take: Any, tmp_path: Path) -> None:
     wanted = spec("craig[proxy_epochs=2]")
     path = tmp_path / "s.npz"
-    store.write_selections(path, subsets.choose(wanted, CPU))
+    subsets.choose(wanted, CPU).write(path)
     assert take(path) == take(store.run_folder(run(wanted)["hash"]) / "selections.npz")
 
 
@@ -107,7 +108,7 @@ def test_a_list_counts_the_dataset_s_own_samples(spec: Spec, run: Any, take: Any
     assert left_out > 0
     assert catalog.load_method(name).requires().fixed_keep == len(kept) / N
     result = run(spec(name, keep=len(kept) / N))
-    trained = store.read_selections(store.run_folder(result["hash"]) / "selections.npz")
+    trained = Selections.read(store.run_folder(result["hash"]) / "selections.npz")
     assert [positions[row] for row in trained.epochs[0].tolist()] == kept
 
 
@@ -173,26 +174,26 @@ def test_a_subset_that_cannot_be_trained_on_is_refused_at_once(
     take: Any, tmp_path: Path, rows: list[int], weights: list[float] | None, config: dict[str, Any], message: str
 ) -> None:
     given = None if weights is None else torch.tensor(weights)
-    store.write_selections(tmp_path / "s.npz", store.Selections([torch.tensor(rows)], N, config, weights=given))
+    Selections([torch.tensor(rows)], N, config, weights=given).write(tmp_path / "s.npz")
     with pytest.raises(UsageError, match=message):
         take(tmp_path / "s.npz")
 
 
 def test_a_subset_s_name_fits_a_file_system(take: Any, tmp_path: Path) -> None:
-    store.write_selections(tmp_path / "s.npz", store.Selections([torch.arange(3)], N, {"method": "é" * 3000}))
+    Selections([torch.arange(3)], N, {"method": "é" * 3000}).write(tmp_path / "s.npz")
     method, _ = take(tmp_path / "s.npz")
     assert catalog.load_method(method).requires().fixed_keep == 3 / N
 
 
 def test_a_subset_of_something_else_is_refused(spec: Spec, home: Path, take: Any, tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
-    store.write_selections(path, store.Selections([torch.arange(3)], 5, {"dataset": "digits"}))
+    Selections([torch.arange(3)], 5, {"dataset": "digits"}).write(path)
     with pytest.raises(UsageError, match=r"made for digits with 5 training samples; this is synthetic.* with 90"):
         take(path)
-    store.write_selections(path, store.Selections([torch.arange(3), torch.arange(4)], N, {}))
+    Selections([torch.arange(3), torch.arange(4)], N, {}).write(path)
     with pytest.raises(UsageError, match="it has 2 selections, one for each epoch"):
         take(path)
-    store.write_selections(path, store.Selections([torch.arange(0)], N, {}))
+    Selections([torch.arange(0)], N, {}).write(path)
     with pytest.raises(UsageError, match="it selects nothing"):
         take(path)
     path.write_text("no zip")

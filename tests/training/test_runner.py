@@ -21,6 +21,7 @@ from dpbench.errors import RunFailed, UsageError
 from dpbench.images import ImageLoader, Images
 from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
+from dpbench.selections import Selections
 from dpbench.spec import Recipe, RunSpec
 from dpbench.training import account, probes, runner
 from dpbench.training.ledger import Ledger
@@ -38,7 +39,7 @@ EIGHT = [
 
 
 def selections(result: dict[str, Any]) -> list[Tensor]:
-    return store.read_selections(store.run_folder(result["hash"]) / "selections.npz").epochs
+    return Selections.read(store.run_folder(result["hash"]) / "selections.npz").epochs
 
 
 def parameters(inner: Any) -> Tensor:
@@ -848,8 +849,8 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
 def test_selections_round_trip(tmp_path: Path) -> None:
     chosen = [torch.tensor([1, 5, 8]), torch.arange(0), torch.tensor([0])]
     path = tmp_path / "s.npz"
-    store.write_selections(path, store.Selections(chosen, 9, {"method": "x"}, torch.arange(9) + 2))
-    found = store.read_selections(path)
+    Selections(chosen, 9, {"method": "x"}, torch.arange(9) + 2).write(path)
+    found = Selections.read(path)
     assert found.n == 9
     assert [rows.tolist() for rows in found.epochs] == [rows.tolist() for rows in chosen]
     assert found.config == {"method": "x"}
@@ -860,7 +861,7 @@ def test_selections_round_trip(tmp_path: Path) -> None:
 
 def test_the_digest_is_of_what_is_trained_on(tmp_path: Path) -> None:
     def made(rows: list[list[int]], n: int = 9, **others: Any) -> str:
-        return store.Selections([torch.tensor(part) for part in rows], n, **({"config": {}} | others)).digest
+        return Selections([torch.tensor(part) for part in rows], n, **({"config": {}} | others)).digest
 
     base = made([[1, 2], [3]])
     assert base == made([[1, 2], [3]], config={"seed": 1}, scores=torch.rand(9))
@@ -871,17 +872,17 @@ def test_the_digest_is_of_what_is_trained_on(tmp_path: Path) -> None:
 
 def test_a_changed_or_foreign_file_of_selections_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
-    store.write_selections(path, store.Selections([torch.tensor([1, 5])], 9, {}))
+    Selections([torch.tensor([1, 5])], 9, {}).write(path)
     arrays = dict(np.load(path))
     np.savez(path, **arrays | {"indices": np.array([1, 6])})
     with pytest.raises(ValueError, match="does not have the hash"):
-        store.read_selections(path)
+        Selections.read(path)
     np.savez(path, indices=np.arange(3))
     with pytest.raises(ValueError, match="not a file of selections: KeyError"):
-        store.read_selections(path)
+        Selections.read(path)
     path.write_bytes(b"text")
     with pytest.raises(ValueError, match="not a file of selections"):
-        store.read_selections(path)
+        Selections.read(path)
 
 
 def test_the_artifact_names_its_configuration(spec: Spec, run: Run) -> None:
