@@ -1,6 +1,8 @@
 """The floors of the house: which package may import which, read from every import statement."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +58,14 @@ def test_every_folder_is_a_floor_and_the_test_finds_an_upward_import() -> None:
     assert folders == set(BELOW) - {""}
     lines = "from dpbench.cli import app\nimport dpbench.reports.html\nfrom dpbench import training, errors\n"
     assert [floor(parts) for _, parts in imports(ast.parse(lines))] == ["cli", "reports", "training", ""]
+
+
+def test_the_core_loads_nothing_that_only_the_tool_needs() -> None:
+    code = (
+        "import sys; from dpbench import PruningSampler, load_method; load_method('infobatch')\n"
+        "PruningSampler('orderdp', n=100, epochs=3, batch_size=10, keep=0.5); import dpbench.training.runner\n"
+        "print(sorted(set(sys.argv[1:]) & sys.modules.keys()))"
+    )
+    tools = ["mlflow", "optuna", "seaborn", "scikit_posthocs", "matplotlib", "pandas", "typer"]
+    done = subprocess.run([sys.executable, "-c", code, *tools], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
