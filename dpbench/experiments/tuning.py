@@ -30,7 +30,7 @@ from dpbench.experiments.plan import SEED, Plan
 from dpbench.experiments.trials import counted, fail_orphans, journal, mend, open_study
 from dpbench.rng import derive
 from dpbench.spec import RunSpec
-from dpbench.training import account, derived, runner
+from dpbench.training import derived, runner
 from dpbench.training.results import EpochRecord, RunResult, is_done
 
 KEEP = FloatDistribution(0.05, 1.0)  # where two objectives search it
