@@ -234,6 +234,12 @@ def searched(name: str) -> list[dataclasses.Field[Any]]:
     return [f for f in fields if ranges[f.name][2] is not None or None not in ranges[f.name][:2]]
 
 
+def at_least_keep(name: str) -> list[str]:
+    """The parameters of a method that count as the share kept where they are below it."""
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(method_class(name))  # type: ignore[arg-type]
+    return [field.name for field in fields if field.metadata.get("at_least_keep")]
+
+
 def source_digest(kind: str, name: str) -> str:
     """Hash the code of a method's, dataset's or model's module, with what it imports from its own folder."""
     from dpbench.models import MODELS

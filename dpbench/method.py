@@ -180,15 +180,18 @@ def param(
     high: float | None = None,
     log: bool = False,
     choices: tuple[Any, ...] | None = None,
+    at_least_keep: bool = False,
 ) -> Any:
     """Declare a hyper-parameter: its default and the range that is valid, and that `dpbench tune` searches.
 
+    `at_least_keep` says of a share that below the share kept it counts as that; what is split so is tuned by it alone.
     ValueError for a range that nothing can be searched in.
     """
     fault = _fault(low, high, log, choices)
     if fault:
         raise ValueError(f"param({default!r}, low={low!r}, high={high!r}, log={log!r}, choices={choices!r}): {fault}")
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "log": log, "choices": choices})
+    declared = {"low": low, "high": high, "log": log, "choices": choices, "at_least_keep": at_least_keep}
+    return dataclasses.field(default=default, metadata=declared)
 
 
 def _fault(low: Any, high: Any, log: bool, choices: Any) -> str | None:

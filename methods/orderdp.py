@@ -23,7 +23,7 @@ class OrderDP(PruningMethod):
     first) are never chosen for q < s: the estimate is that of the others' sum, divided by n.
     """
 
-    explore: float = param(0.8, low=0.05, high=1.0)
+    explore: float = param(0.8, low=0.05, high=1.0, at_least_keep=True)
     score: str = param("loss", choices=("loss", "error_norm", "entropy", "grad_norm", "margin", "prob_y", "correct"))
     ema: float = param(0.0, low=0.0, high=0.99)
     order: str = param("high", choices=("high", "low"))

@@ -14,7 +14,7 @@ class OrderDPStep(PruningMethod):
     The mean gradient of a step is unbiased for the surrogate L_q on the candidates' distribution (Theorem 1).
     """
 
-    explore: float = param(0.8, low=0.05, high=1.0)
+    explore: float = param(0.8, low=0.05, high=1.0, at_least_keep=True)
     score: str = param("loss", choices=("loss", "error_norm", "entropy", "grad_norm"))
 
     paper = "Jin et al., OrderDP: a theoretically guaranteed lossless dynamic data pruning framework (ICLR 2026)"

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from dpbench import catalog
 from dpbench.spec import Recipe, RunSpec, canonical, source_digests
-from dpbench.training import runner
+from dpbench.training import loading, runner
 
 CPU = torch.device("cpu")
 MADE = Path(__file__).parent / "made.py"
@@ -120,7 +120,7 @@ def spec(unplug: None) -> Callable[..., RunSpec]:
         recipe |= {key: changes.pop(key) for key in list(changes) if key in Recipe.model_fields}
         text = method.replace("made:", f"{MADE}:") if method.startswith("made:") else method
         fields = {"dataset": TINY, "model": "mlp[width=8,depth=1]", "keep": 0.5, "seed": 0} | changes
-        fields.setdefault("data", runner.load_data(fields["dataset"], None).fingerprint)
+        fields.setdefault("data", loading.load_data(fields["dataset"], None).fingerprint)
         return RunSpec(method=canonical(text), recipe=Recipe(**recipe), **fields)
 
     return build

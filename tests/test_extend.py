@@ -16,7 +16,7 @@ import dpbench
 from dpbench import catalog, models, optim, signals
 from dpbench.experiments.grid import results
 from dpbench.spec import RunSpec, load_grid, source_digests
-from dpbench.training import runner
+from dpbench.training import loading
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 EXAMPLES = dict(re.findall(r"^## An? ([a-z]+)\n.*?```python\n(.*?)```", PAGE, re.M | re.S))
@@ -162,5 +162,5 @@ def test_extended_by_executor(tmp_path: Path, home: Path, monkeypatch: pytest.Mo
         "keep: [0.5]\nseeds: 1\nrecipe: {epochs: 2, batch_size: 16, lr: 0.1}\n"
     )
     exec(EXAMPLES["executor"], {})
-    cells = {spec.hash: spec for spec in load_grid("tiny.yaml").runs(runner.fingerprints([TINY], None))}
+    cells = {spec.hash: spec for spec in load_grid("tiny.yaml").runs(loading.fingerprints([TINY], None))}
     assert [result["status"] for result in results(cells).values()] == ["FINISHED", "FINISHED"]

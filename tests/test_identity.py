@@ -21,7 +21,7 @@ from dpbench.experiments import grid as grids
 from dpbench.experiments import subsets
 from dpbench.experiments.plan import Plan
 from dpbench.spec import RunSpec, identity_hash, read_grid, source_digests
-from dpbench.training import proxy, runner
+from dpbench.training import loading, proxy, runner
 
 Spec = Callable[..., RunSpec]
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unplug: None) -> It
 def forget() -> None:
     """Be as a new process that has imported no plug-in yet."""
     source_digests.cache_clear()
-    runner.load_data.cache_clear()
+    loading.load_data.cache_clear()
     for name in [name for name in sys.modules if "ident_" in name and "test" not in name]:
         del sys.modules[name]
 
@@ -93,7 +93,7 @@ def roots(tmp_path: Path) -> tuple[Path, Path]:
 
 def spec_of(root: Path, method: str = "el2n[at_epoch=1]") -> RunSpec:
     grid = read_grid(GRID, "g.yaml", "g").model_copy(update={"methods": [method]})
-    return grid.runs(runner.fingerprints(grid.datasets, root))[0]
+    return grid.runs(loading.fingerprints(grid.datasets, root))[0]
 
 
 def test_another_data_root_trains_anew_and_shows_its_own(
@@ -104,7 +104,7 @@ def test_another_data_root_trains_anew_and_shows_its_own(
     for root in (*roots, roots[0]):
         grids.run_grid(read_grid(GRID, "g.yaml", "g"), Console(file=io.StringIO()), 1, device=CPU, data_root=root)
         board = boards.load("g")
-        assert {spec.data for spec in board.cells.values()} == {runner.load_data("ident_data", root).fingerprint}
+        assert {spec.data for spec in board.cells.values()} == {loading.load_data("ident_data", root).fingerprint}
         assert len(board.table) == 2
         assert "FAILED" not in {result["status"] for result in board.results.values()}
         shown.append(board.table.set_index("method")["accuracy_mean"])
@@ -118,12 +118,12 @@ def test_a_run_is_carried_out_on_the_data_that_it_names_only(home: Path, plugged
     a, b = roots
     spec = spec_of(a)
     result = runner.run(spec, CPU, b)
-    here = runner.load_data("ident_data", b).fingerprint
+    here = loading.load_data("ident_data", b).fingerprint
     assert result["status"] == "FAILED"
     assert result["reason"].startswith(f"ident_data: this run was made for data {spec.data}, and what is loaded here")
     assert here in result["reason"]
     with pytest.raises(RunFailed, match="this proxy was made for data"):
-        runner.data_of(proxy.requests(spec)[0], b)
+        loading.data_of(proxy.requests(spec)[0], b)
     unknown = runner.run(spec.model_copy(update={"data": ""}), CPU, b)
     assert unknown["reason"].startswith("ident_data: this run names no data")
     assert runner.run(spec, CPU, a)["status"] != "FAILED"
@@ -164,7 +164,7 @@ def test_subsets_are_of_their_data(home: Path, plugged: Path, roots: Any, tmp_pa
         made[root].write(tmp_path / f"{root.name}.npz")
     assert made[a].digest != made[b].digest
     assert made[a].config["hash"] != made[b].config["hash"]
-    data_a, data_b = (runner.load_data("ident_data", root) for root in roots)
+    data_a, data_b = (loading.load_data("ident_data", root) for root in roots)
     name, _ = subsets.take_in(tmp_path / "a.npz", "ident_data", data_a)
     message = rf"a\.npz: made for other data of ident_data \({data_a.fingerprint}\) than .* \({data_b.fingerprint}\)$"
     with pytest.raises(UsageError, match=message):
@@ -178,7 +178,7 @@ def test_one_list_taken_in_for_two_data_makes_two_subsets(
     home: Path, plugged: Path, roots: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "list.txt").write_text("1\n2\n3\n")
-    taken = [subsets.take_in(tmp_path / "list.txt", "ident_data", runner.load_data("ident_data", r))[0] for r in roots]
+    taken = [subsets.take_in(tmp_path / "list.txt", "ident_data", loading.load_data("ident_data", r))[0] for r in roots]
     assert taken[0] != taken[1]
 
 
@@ -186,7 +186,7 @@ def test_a_subset_file_that_was_swapped_is_refused(home: Path, plugged: Path, ro
     taken = []
     for text in ("1\n2\n", "3\n4\n"):
         (tmp_path / "list.txt").write_text(text)
-        taken.append(subsets.take_in(tmp_path / "list.txt", "ident_data", runner.load_data("ident_data", roots[0]))[0])
+        taken.append(subsets.take_in(tmp_path / "list.txt", "ident_data", loading.load_data("ident_data", roots[0]))[0])
     one, two = (store.home() / "subsets" / f"{catalog.parse(name)[1]['id']}.npz" for name in taken)
     one.write_bytes(two.read_bytes())
     assert "is not the file that was taken in" in runner.run(spec_of(roots[0], taken[0]), CPU, roots[0])["reason"]
@@ -199,7 +199,7 @@ def test_studies_are_of_their_data(home: Path, plugged: Path, roots: Any) -> Non
 
     a, b = roots
     assert plan(a).name == plan(a).name != plan(b).name
-    assert plan(b).spec({}, 0.3, 0).data == runner.load_data("ident_data", b).fingerprint
+    assert plan(b).spec({}, 0.3, 0).data == loading.load_data("ident_data", b).fingerprint
 
 
 # code

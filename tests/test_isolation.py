@@ -14,7 +14,7 @@ import torch
 
 from dpbench import PruningMethod, Selection, isolation
 from dpbench.errors import RunFailed
-from dpbench.training import answers, runner
+from dpbench.training import answers, loading
 
 torch.use_deterministic_algorithms(False)  # its first call imports what adds warning filters
 CHANGES: dict[str, Callable[[], object]] = {
@@ -182,6 +182,6 @@ def test_a_run_whose_method_changes_settings_has_failed(
     assert result["status"] == "FAILED"
     assert result["reason"] == f"Reaches.{reason}; other methods share it"
     assert not list(home.glob("proxy/*/*.npy")), "a record was made under the changed settings"
-    runner.load_data.cache_clear()
+    loading.load_data.cache_clear()
     (home / "runs").rename(home / "first")
     assert numbers(run(spec("uniform"))) == numbers(alone)

@@ -18,7 +18,7 @@ from dpbench.images import Images
 from dpbench.spec import Grid, canonical_dataset
 from dpbench.tables import Columns, Table
 from dpbench.tokens import PAD, Texts
-from dpbench.training import runner
+from dpbench.training import loading, runner
 
 FRAME = pd.DataFrame(
     {
@@ -271,7 +271,7 @@ def test_each_dataset_runs_with_the_models_of_its_kind() -> None:
 def test_methods_of_each_kind_run_on_each(
     dataset: str, model: str, method: str, written: Path, pictures: Path, home: Path
 ) -> None:
-    [fingerprint] = runner.fingerprints([dataset], written).values()
+    [fingerprint] = loading.fingerprints([dataset], written).values()
     asked = grid(datasets=[dataset], models=[model], methods=[method], probe={"every": 1, "samples": 8})
     [spec] = asked.runs({dataset: fingerprint})
     result = runner.run(spec, torch.device("cpu"), written)

@@ -26,7 +26,7 @@ from dpbench.experiments.plan import Plan
 from dpbench.experiments.trials import counted
 from dpbench.experiments.tuning import tune
 from dpbench.spec import Recipe, RunSpec, canonical, read_grid
-from dpbench.training import runner
+from dpbench.training import loading, runner
 from dpbench.training.results import read_selections
 
 FILE = Path(__file__).parent / "data" / "pins.json"
@@ -67,7 +67,7 @@ def untimed(values: dict[str, Any]) -> dict[str, Any]:
 
 def of_run(method: str) -> dict[str, Any]:
     """The numbers of a short run."""
-    data = runner.load_data(DATASET, None).fingerprint
+    data = loading.load_data(DATASET, None).fingerprint
     spec = RunSpec(dataset=DATASET, model=MODEL, method=canonical(method), keep=0.3, seed=0, recipe=RECIPE, data=data)
     result = runner.run(spec, torch.device("cpu"))
     assert result["status"] != "FAILED", result["reason"]

@@ -13,7 +13,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.overlap import Overlap
 from dpbench.selections import Selections
 from dpbench.spec import Grid, RunSpec
-from dpbench.training import runner
+from dpbench.training import loading
 
 NOISY = "synthetic[n=100,n_test=50,d=16,classes=4,label_noise=0.1]"
 N = 90  # training samples of these; 10 are held out
@@ -39,7 +39,7 @@ def board_of(
 ) -> Board:
     """A board of what each seed of a method used, epoch by epoch."""
     dataset = dataset or flat()
-    data = runner.load_data(dataset, None)
+    data = loading.load_data(dataset, None)
     n, cells, results = len(data.train), {}, {}
     for method, seeds in methods.items():
         for seed, epochs in enumerate(seeds):

@@ -12,7 +12,7 @@ from dpbench import catalog
 from dpbench.analysis import table as tables
 from dpbench.analysis.stats import MIN_SEEDS
 from dpbench.errors import UsageError
-from dpbench.experiments.controls import DECOMPOSED, EXEMPT, OFF_COST
+from dpbench.experiments.controls import EXEMPT, OFF_COST
 from dpbench.spec import Row, RunSpec, row_of
 from dpbench.training.results import RunResult, is_finished
 
@@ -179,6 +179,9 @@ def _proxy(method: str) -> Proxy | None:
 def counts_as_keep(result: RunResult) -> str | None:
     """The parameter of a finished run that lies below its keep and so counts as that, which is uniform sampling."""
     spec = result["spec"]
-    name = DECOMPOSED.get(catalog.parse(spec["method"])[0])
     given = result.get("hyperparameters", {})
-    return name if name in given and given[name] < spec["keep"] else None
+    try:
+        names = catalog.at_least_keep(catalog.parse(spec["method"])[0])
+    except UsageError:  # its file is not at hand any more
+        names = []
+    return next((name for name in names if name in given and given[name] < spec["keep"]), None)

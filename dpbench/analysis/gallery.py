@@ -110,7 +110,7 @@ class Gallery(_Part):
 
 def make(results: Iterable[RunResult], root: Path | None, room: int = ROOM) -> Gallery:
     """Gather the pictures of all rows whose runs' selections are in this home, and whose data can be loaded."""
-    from dpbench.training import runner
+    from dpbench.training import loading
 
     datasets: dict[str, list[RunResult]] = {}
     for result in results:
@@ -124,7 +124,7 @@ def make(results: Iterable[RunResult], root: Path | None, room: int = ROOM) -> G
     unread: list[str] = []
     for dataset, runs in datasets.items():
         try:
-            data = runner.data_of(RunSpec.model_validate(runs[0]["spec"]), root)
+            data = loading.data_of(RunSpec.model_validate(runs[0]["spec"]), root)
         except (UsageError, RunFailed) as error:
             notes.append(f"No pictures of {dataset}: {store.brief(str(error))}")
             if any((store.run_folder(run["hash"]) / "selections.npz").is_file() for run in runs):
@@ -296,12 +296,12 @@ def sheet(board: Board, row: Row, file: Path) -> bool:
 
 def sheet_of_run(result: RunResult, root: Path | None, file: Path) -> bool:
     """The same of one run; UsageError or RunFailed where its data cannot be had."""
-    from dpbench.training import runner
+    from dpbench.training import loading
 
     found = next(usage.of_results([result]), None)
     if found is None or found.even:
         return False
-    data = runner.data_of(found.spec, root)
+    data = loading.data_of(found.spec, root)
     if data.train.picture(0) is None:
         return False
     drawn = _Drawn(data, ROOM)

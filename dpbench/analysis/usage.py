@@ -187,9 +187,9 @@ def write(file: Path, parts: Iterable[str]) -> None:
 
 def table(usage: Usage, root: Path | None) -> pd.DataFrame:
     """One line a sample, most used first; `sample` is its place in the dataset's own training set."""
-    from dpbench.training import runner
+    from dpbench.training import loading
 
-    data = runner.data_of(usage.spec, root)
+    data = loading.data_of(usage.spec, root)
     order, n = usage.order, len(usage.times)
     labels = data.train.labels.numpy()[order]
     names, classes = file_names(data), class_names(data)

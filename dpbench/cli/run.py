@@ -199,14 +199,14 @@ def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | No
     """Import files of subsets; return the method and the share of the samples of each."""
     from dpbench import catalog
     from dpbench.experiments import subsets
-    from dpbench.training import runner
+    from dpbench.training import loading
 
     if len(datasets or ["digits"]) > 1:
         raise UsageError(f"--from is for one dataset, not for {', '.join(datasets or [])}; say which by --dataset")
     dataset = datasets[0] if datasets else "digits"
     taken = {}
     for file in files:
-        method, left_out = subsets.take_in(file, dataset, runner.load_data(dataset, data_root))
+        method, left_out = subsets.take_in(file, dataset, loading.load_data(dataset, data_root))
         taken[method] = catalog.load_method(method).requires().fixed_keep or 1.0
         if left_out:
             err.print(

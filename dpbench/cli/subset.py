@@ -46,7 +46,7 @@ def subset(
     from dpbench import catalog
     from dpbench.experiments import subsets
     from dpbench.spec import RunSpec, canonical, canonical_dataset, load_grid
-    from dpbench.training import runner
+    from dpbench.training import loading, runner
 
     check_keep(keep, f"--keep {keep:g}")
     if output.suffix != ".npz":
@@ -62,7 +62,7 @@ def subset(
         seed=seed,
         recipe=base.recipe,
         probe=base.probe,
-        data=runner.fingerprints([dataset], data_root)[dataset],
+        data=loading.fingerprints([dataset], data_root)[dataset],
     )
     found = subsets.choose(spec, runner.default_device(), data_root)
     found.write(output)

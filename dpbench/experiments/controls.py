@@ -11,7 +11,6 @@ from dpbench.training.results import RunResult, is_finished
 
 METHOD = "uniform_epoch"
 EXEMPT = {"full", "full_short", "uniform", METHOD}  # they are controls themselves
-DECOMPOSED = {"orderdp": "explore", "orderdp_step": "explore"}  # at one keep: exploit = keep / explore
 OFF_COST = 0.02  # a realised cost this far from the requested keep makes random at that keep an unfair control
 
 

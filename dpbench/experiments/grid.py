@@ -49,12 +49,12 @@ class Job:
         """Do it, in a worker."""
         import torch
 
-        from dpbench.training import proxy, runner
+        from dpbench.training import loading, proxy, runner
 
         device = torch.device(self.device)
         if isinstance(self.work, RunSpec):
             return runner.run(self.work, device, self.data_root)
-        proxy.record(self.work, runner.data_of(self.work[0], self.data_root), device)
+        proxy.record(self.work, loading.data_of(self.work[0], self.data_root), device)
         return None
 
 
@@ -217,10 +217,10 @@ def run_grid(
     Ctrl-C stops the workers and is raised again: what is finished is kept, and the same command goes on from the
     checkpoints.
     """
-    from dpbench.training import runner
+    from dpbench.training import loading, runner
 
     device, executor = device or runner.default_device(), executor or run_all
-    cells = {spec.hash: spec for spec in grid.runs(runner.fingerprints(grid.datasets, data_root))}
+    cells = {spec.hash: spec for spec in grid.runs(loading.fingerprints(grid.datasets, data_root))}
     for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
     write_manifest(grid, cells)

@@ -12,9 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from dpbench import catalog, store
 from dpbench.errors import UsageError, check_keep
-from dpbench.experiments.controls import DECOMPOSED
 from dpbench.spec import Grid, RunSpec, canonical, identity_hash
-from dpbench.training import runner
+from dpbench.training import loading
 
 SEED = 1000  # the first seed of tuning; a grid's seeds start at 0, so that final figures come from fresh seeds
 MOST = 10_000  # trials of a study, seeds of a trial
@@ -56,7 +55,7 @@ class Plan:
                 raise UsageError(f"{self.method}: {name!r} cannot be searched; {_searchable(self.method)}")
         if not space:
             raise UsageError(f"{self.method} has no parameters to tune; {_searchable(self.method)}")
-        found = runner.fingerprints([self.dataset], self.data_root)
+        found = loading.fingerprints([self.dataset], self.data_root)
         object.__setattr__(self, "data", found[self.dataset])
 
     @property
@@ -88,9 +87,9 @@ class Plan:
         """What is searched at this share kept: every declared range, but for what is fixed."""
         found = declared(self.short)
         chosen = self.params
-        if self.short in DECOMPOSED:  # it is searched alone, in [keep, 1]
-            at = DECOMPOSED[self.short]
-            found[at] = FloatDistribution(max(keep, found[at].low), 1.0)  # type: ignore[attr-defined]
+        for at in catalog.at_least_keep(self.short):  # it is searched alone, in [keep, high]
+            low, high = found[at].low, found[at].high  # type: ignore[attr-defined]
+            found[at] = FloatDistribution(max(keep, low), high)
             chosen = chosen or (at,)
         return {
             name: where for name, where in found.items() if name not in self.fixed and (not chosen or name in chosen)

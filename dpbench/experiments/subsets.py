@@ -18,7 +18,7 @@ from dpbench.errors import UsageError, check_keep
 from dpbench.method import Selection
 from dpbench.selections import Selections
 from dpbench.spec import RunSpec
-from dpbench.training import runner
+from dpbench.training import loading, runner
 from dpbench.training.answers import selection_fault
 from dpbench.training.ledger import Ledger
 
@@ -35,7 +35,7 @@ def choose(spec: RunSpec, device: torch.device, data_root: Path | None = None) -
             f"{spec.method} chooses again during the training, so it has no single subset; "
             "the selections of each epoch lie in each run's selections.npz"
         )
-    data = runner.data_of(spec, data_root)
+    data = loading.data_of(spec, data_root)
     driver = runner.prepare(spec, data, device, Ledger())
     selection = driver.start(0, 1 / spec.recipe.epochs)
     order = selection.indices.argsort()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,13 +13,13 @@ from torch import Tensor
 
 from dpbench import catalog, isolation, store
 from dpbench.data import Data
-from dpbench.errors import Diverged, MethodFailed, RunFailed
+from dpbench.errors import Diverged, MethodFailed
 from dpbench.method import PruningMethod, Task
 from dpbench.rng import derive, generator, seeded
 from dpbench.scores import ScoreMethod
 from dpbench.selections import Selections
 from dpbench.spec import Budget, RunSpec
-from dpbench.training import account, probes, proxy, results
+from dpbench.training import account, loading, probes, proxy, results
 from dpbench.training import ledger as ledgers
 from dpbench.training.answers import call
 from dpbench.training.driver import Driver
@@ -39,29 +38,6 @@ OnEpoch: TypeAlias = Callable[[EpochRecord], None]
 def default_device() -> torch.device:
     """CUDA where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@lru_cache(maxsize=2)
-def load_data(dataset: str, root: Path | None) -> Data:
-    """A dataset, kept for the next run of this process."""
-    return catalog.load_dataset(dataset).load(root)
-
-
-def fingerprints(datasets: Iterable[str], root: Path | None) -> dict[str, str]:
-    """Each dataset's fingerprint, which a run's spec names; missing files are reported here, before any work."""
-    return {dataset: load_data(dataset, root).fingerprint for dataset in datasets}
-
-
-def data_of(work: RunSpec | proxy.Request, root: Path | None) -> Data:
-    """The data that a run or a proxy training was made for; no other data may answer for them."""
-    data = load_data(work.dataset, root)
-    if data.fingerprint != work.data:
-        made = f"was made for data {work.data}" if work.data else "names no data"
-        raise RunFailed(
-            f"{work.dataset}: this {'run' if isinstance(work, RunSpec) else 'proxy'} {made}, and what is loaded here "
-            f"is {data.fingerprint}; the files are others, or were changed since the command began"
-        )
-    return data
 
 
 @isolation.strict()
@@ -163,7 +139,7 @@ class _Run:
     def __init__(self, spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> None:
         ledgers.reset_peak_memory()
         self.spec, self.recipe, self.device, self.folder = spec, spec.recipe, device, folder
-        self.data = data_of(spec, data_root)
+        self.data = loading.data_of(spec, data_root)
         self.n = len(self.data.train)
         self.ledger = Ledger()
         self.records: list[EpochRecord] = []

@@ -32,7 +32,7 @@ from dpbench.reports import columns, comparison, figures, formats, screen
 from dpbench.reports import files as written
 from dpbench.selections import Selections
 from dpbench.spec import Budget, Recipe, RunSpec, canonical
-from dpbench.training import runner
+from dpbench.training import loading, runner
 
 ALL = screen.Wanted(wide=True, every=True, notes=True)
 
@@ -289,7 +289,7 @@ def test_random_is_not_separable_from_random_with_other_seeds(home: Path, plugin
         """
     )
     recipe = Recipe(epochs=6, batch_size=32, lr=0.05)
-    data = {"data": runner.load_data("digits", None).fingerprint}
+    data = {"data": loading.load_data("digits", None).fingerprint}
     cells = {
         spec.hash: spec
         for method in ("uniform", canonical(again))

@@ -23,7 +23,7 @@ from dpbench.analysis import gallery, usage
 from dpbench.analysis.board import Board
 from dpbench.errors import RunFailed
 from dpbench.reports import html
-from dpbench.training import runner
+from dpbench.training import loading
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -79,7 +79,7 @@ def ranked(order: Sequence[int], epochs: int = N) -> list[list[int]]:
 
 
 def test_wrong_labels_are_the_first_suspects() -> None:
-    data = runner.load_data(NOISY, None)
+    data = loading.load_data(NOISY, None)
     assert data.noisy is not None
     wrong = data.noisy.nonzero().flatten().tolist()
     right = [i for i in range(N) if i not in wrong]
@@ -102,7 +102,7 @@ def test_csv_has_a_line_for_each_sample() -> None:
     table = pd.read_csv(io.StringIO(lines))
     assert len(table) == 2 * N
     assert list(table.columns)[4:8] == ["sample", "file name", "times used", "score"]
-    data = runner.load_data(flat(), None)
+    data = loading.load_data(flat(), None)
     first, second = table.iloc[0], table.iloc[1]
     assert (first["method"], first["sample"], first["times used"]) == ("el2n", data.positions[5], 1.0)
     assert (first["score"], first["label"], first["seeds"]) == (5, data.train.labels[5], 2)
@@ -128,7 +128,7 @@ def tile_of(sheet: gallery.Sheet, tile: int) -> Any:
 
 def test_the_sheet_has_each_samples_own_picture() -> None:
     board = board_of({"orderdp": [ranked(range(N))]})
-    data, found = runner.load_data(flat(), None), board.gallery
+    data, found = loading.load_data(flat(), None), board.gallery
     [row], sheet = found.rows, found.sheets[flat()]
     assert len(row.most) == data.classes
     for label, strip in enumerate(row.most):

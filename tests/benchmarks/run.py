@@ -31,7 +31,7 @@ from dpbench import catalog
 from dpbench.images import ImageLoader, Images
 from dpbench.method import Signals, Task
 from dpbench.spec import Budget, Probe, Recipe, RunSpec
-from dpbench.training import ledger, runner
+from dpbench.training import ledger, loading, runner
 
 REPEATS = 5
 RECIPE = Recipe(epochs=3, batch_size=128, lr=0.05)
@@ -81,7 +81,7 @@ def runner_against_bare_loop() -> list[Row]:
                 recipe=RECIPE,
                 budget=Budget(),
                 probe=Probe(every=0),
-                data=runner.load_data(DATASET, None).fingerprint,
+                data=loading.load_data(DATASET, None).fingerprint,
             )
             with tempfile.TemporaryDirectory() as home:
                 os.environ["DPBENCH_HOME"] = home

@@ -26,7 +26,7 @@ from dpbench.experiments import grid as grids
 from dpbench.experiments.progress import Running
 from dpbench.method import Proxy
 from dpbench.spec import Recipe, RunSpec, load_grid, read_grid
-from dpbench.training import account, proxy, runner
+from dpbench.training import account, loading, proxy, runner
 from dpbench.training.ledger import Ledger
 
 GRID = """\
@@ -110,7 +110,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DPBENCH_HOME", str(tmp_path_factory.mktemp("undisturbed")))
         grid = read_grid(GRID, "small.yaml", "small")
-        cells = {spec.hash: spec for spec in grid.runs(runner.fingerprints(grid.datasets, None))}
+        cells = {spec.hash: spec for spec in grid.runs(loading.fingerprints(grid.datasets, None))}
         found = {key: runner.run(spec, torch.device("cpu")) for key, spec in cells.items()}
         found |= {key: runner.run(spec, torch.device("cpu")) for key, spec in controls.plan(cells, found).items()}
         assert len(found) > CELLS
@@ -242,7 +242,7 @@ def shared(proxy: Proxy | None) -> bool:
 
 
 def select(spec: RunSpec, device: torch.device) -> dict[str, Any]:
-    data = runner.load_data(spec.dataset, None)
+    data = loading.load_data(spec.dataset, None)
     method = runner.prepare(spec, data, device, Ledger()).method
     chosen = method.select(0).indices
     assert len(chosen.unique()) == len(chosen) == method.task.k

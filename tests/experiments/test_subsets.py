@@ -13,7 +13,7 @@ from dpbench.errors import UsageError
 from dpbench.experiments import subsets
 from dpbench.selections import Selections
 from dpbench.spec import RunSpec
-from dpbench.training import runner
+from dpbench.training import loading
 
 Spec = Callable[..., RunSpec]
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ N, HELD_OUT = 90, 10
 def take(spec: Spec, home: Path) -> Callable[[Path], tuple[str, int]]:
     """Give `take(file)`: the method that trains on it, and how many samples were left out."""
     dataset = spec().dataset
-    return lambda file: subsets.take_in(file, dataset, runner.load_data(dataset, None))
+    return lambda file: subsets.take_in(file, dataset, loading.load_data(dataset, None))
 
 
 def listed(tmp_path: Path, values: Any) -> Path:
@@ -85,7 +85,7 @@ def test_the_selections_of_a_static_run_are_a_subset_too(spec: Spec, run: Any, t
 
 def test_positions_are_those_of_the_dataset_itself(spec: Spec, home: Path) -> None:
     found = subsets.choose(spec("uniform"), CPU)
-    data = runner.load_data(spec().dataset, None)
+    data = loading.load_data(spec().dataset, None)
     everything, _ = catalog.load_dataset(spec().dataset).read(None)
     assert found.positions is not None
     own = everything.at(found.positions[found.epochs[0]])
@@ -102,7 +102,7 @@ def test_a_list_counts_the_dataset_s_own_samples(spec: Spec, run: Any, take: Any
     else:
         path = listed(tmp_path, wanted)
     name, left_out = take(path)
-    positions = runner.load_data(spec().dataset, None).positions.tolist()
+    positions = loading.load_data(spec().dataset, None).positions.tolist()
     kept = sorted(set(wanted.tolist()) & set(positions))
     assert left_out == len(wanted) - len(kept)
     assert left_out > 0

@@ -24,7 +24,7 @@ from dpbench.experiments import tuning as tuning_
 from dpbench.experiments.plan import SEED, Plan
 from dpbench.reports import study as studies
 from dpbench.spec import Grid, load_grid
-from dpbench.training import runner
+from dpbench.training import loading, runner
 
 DATASET = "synthetic[n=100,n_test=50,d=16,classes=4]"  # 90 training samples, 10 for validation
 GRID = """\
@@ -289,7 +289,7 @@ def test_killed_and_started_again_it_ends_with_exactly_its_trials(tracked_home, 
     # the best configuration's grid runs
     best = load_grid(str(one.folder / "best.yaml"))
     assert "orderdp" in best.methods or any(text.startswith("orderdp[") for text in best.methods)
-    data = runner.fingerprints(best.datasets, None)
+    data = loading.fingerprints(best.datasets, None)
     spec = next(spec for spec in best.runs(data) if spec.method.startswith("orderdp"))
     assert runner.run(spec, torch.device("cpu"))["status"] == "FINISHED"
 

@@ -17,7 +17,8 @@ from dpbench.scores import beta_weights, strata_budgets
 from dpbench.signals import RECORD_SIGNALS, compute
 from dpbench.spec import Recipe, RunSpec
 from dpbench.training.ledger import Ledger
-from dpbench.training.runner import load_data, prepare
+from dpbench.training.loading import load_data
+from dpbench.training.runner import prepare
 
 EPOCHS, N = 20, 400
 

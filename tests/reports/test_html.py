@@ -16,7 +16,7 @@ from used import N, board_of
 from dpbench.analysis.board import Board
 from dpbench.analysis.overlap import PAIR, Overlap
 from dpbench.reports import html, summary
-from dpbench.training import runner
+from dpbench.training import loading
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -375,7 +375,7 @@ def test_samples_shows_the_most_and_least_used_and_who_chooses_alike(home: Path,
     page = opened(replace(board, overlap=alike))
     page.locator("#board td.method", has_text="orderdp").click()
     page.get_by_role("button", name="Which samples it used").click()
-    data = runner.load_data(lines[0][0], None)
+    data = loading.load_data(lines[0][0], None)
     samples = page.locator("#samples")
     for label in range(4):
         members = (data.train.labels == label).nonzero().flatten().tolist()

@@ -19,7 +19,7 @@ from dpbench.errors import RunFailed
 from dpbench.images import ImageLoader
 from dpbench.rng import derive, generator
 from dpbench.spec import Recipe, RunSpec
-from dpbench.training import proxy, runner
+from dpbench.training import loading, proxy, runner
 from dpbench.training.ledger import Epoch, Ledger
 from dpbench.training.pace import Pace
 from dpbench.training.rows import batches, order
@@ -49,7 +49,7 @@ def record(spec: RunSpec) -> list[proxy.Request]:
     """Make what a run asks for."""
     wanted = proxy.requests(spec)
     for request in wanted:
-        proxy.record([request], runner.load_data(spec.dataset, None), CPU)
+        proxy.record([request], loading.load_data(spec.dataset, None), CPU)
     return wanted
 
 
@@ -68,7 +68,7 @@ def reference(
 ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """The proxy training by hand: for each epoch the signals of its steps and of a pass after it, in data order."""
     data, seed, names = (
-        runner.load_data(spec.dataset, None),
+        loading.load_data(spec.dataset, None),
         derive(spec.seed, "proxy", run),
         frozenset({"loss", "margin"}),
     )
@@ -178,7 +178,7 @@ def test_one_training_serves_the_union_of_requests(home: Path, spec: Spec, train
     texts = ["el2n[at_epoch=2]", "made:Replayed[at=steps,upto=3]", "made:Replayed[at=epochs,upto=1,signal=margin]"]
     wanted = [request for text in texts for request in proxy.requests(spec(text))]
     assert len({request.hash for request in wanted}) == 1
-    proxy.record(wanted, runner.load_data(wanted[0].dataset, None), CPU)
+    proxy.record(wanted, loading.load_data(wanted[0].dataset, None), CPU)
     assert trainings == [3]
     assert not any(request.missing() for request in wanted)
     expected = reference(spec(), 0, 3)
@@ -232,9 +232,9 @@ def test_kill_9_leaves_a_usable_record(home: Path, spec: Spec, monkeypatch: pyte
     wanted = spec("aum[proxy_epochs=150]", epochs=150)
     [request] = proxy.requests(wanted)
     code = (
-        "import sys, torch; from dpbench.training import proxy, runner; from dpbench.spec import RunSpec\n"
+        "import sys, torch; from dpbench.training import loading, proxy, runner; from dpbench.spec import RunSpec\n"
         "wanted = RunSpec.model_validate_json(sys.argv[1])\n"
-        "proxy.record(proxy.requests(wanted), runner.load_data(wanted.dataset, None), torch.device('cpu'))"
+        "proxy.record(proxy.requests(wanted), loading.load_data(wanted.dataset, None), torch.device('cpu'))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, wanted.model_dump_json()])
     while not (request.folder / "cost-0010.json").is_file():
@@ -285,7 +285,7 @@ def test_a_damaged_record_is_made_again(
     else:
         np.save(path, damage(np.load(path)))
     ledger = Ledger()
-    passes = proxy.obtain(request, runner.load_data(request.dataset, None), CPU, ledger)
+    passes = proxy.obtain(request, loading.load_data(request.dataset, None), CPU, ledger)
     assert trainings == [2, 2]
     assert ledger.proxy_backward == 2 * N
     for signals, (_, after) in zip(passes, reference(spec(), 0, 2), strict=True):
@@ -368,7 +368,7 @@ def test_a_record_of_before_does_not_know_whether_the_machine_was_shared(home: P
 @pytest.mark.parametrize("apart", [True, False])
 def test_a_costly_signal_is_booked_to_who_wants_it(home: Path, spec: Spec, apart: bool) -> None:
     plain, costly = proxy.requests(spec("made:Replayed")) + proxy.requests(spec("made:Replayed[signal=deepfool]"))
-    data = runner.load_data(plain.dataset, None)
+    data = loading.load_data(plain.dataset, None)
     for wanted in [[plain], [costly]] if apart else [[plain, costly]]:
         proxy.record(wanted, data, CPU)
     last = store.read_json(plain.folder / "cost-0001.json")

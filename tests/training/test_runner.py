@@ -23,7 +23,7 @@ from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.selections import Selections
 from dpbench.spec import Recipe, RunSpec
-from dpbench.training import account, probes, runner
+from dpbench.training import account, loading, probes, runner
 from dpbench.training.ledger import Ledger
 from dpbench.training.rows import mask
 from dpbench.training.train import Learner, evaluate
@@ -142,7 +142,7 @@ def test_diagnostics_count_the_uses(spec: Spec, run: Run) -> None:
     uses = torch.bincount(chosen, minlength=N)
     assert found["uses_histogram"] == torch.bincount(uses).tolist()
     assert (found["never_used"], found["uses"]["max"]) == (int((uses == 0).sum()), int(uses.max()))
-    data = runner.load_data(noisy, None)
+    data = loading.load_data(noisy, None)
     assert found["noisy_share"] == pytest.approx(float(data.noisy[chosen].float().mean()))
     assert found["coverage"][-1] == len(chosen.unique()) / N
     labels = data.train.labels
@@ -512,7 +512,7 @@ def digits() -> Any:
     found = RunSpec(
         dataset="digits", model="cnn", method="uniform", keep=0.3, seed=0, recipe=recipe, probe={"every": 0}
     )
-    found = found.model_copy(update={"data": runner.load_data("digits", None).fingerprint})
+    found = found.model_copy(update={"data": loading.load_data("digits", None).fingerprint})
     inner = runner._Run(found, CPU, None, store.home())
     with pytest.raises(KeyboardInterrupt):
         inner.train(1e9, stop_after_two)
@@ -809,7 +809,7 @@ def blind(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
 def test_a_training_that_learnt_nothing_has_diverged(spec: Spec, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpbench.models.MODELS", {"blind": blind})
     result = run(spec("full", model="blind", epochs=1))
-    labels = runner.load_data(result["spec"]["dataset"], None).test.labels
+    labels = loading.load_data(result["spec"]["dataset"], None).test.labels
     constant = int(labels.bincount().max()) / len(labels)
     assert result["metrics"]["accuracy"] <= constant
     assert result["status"] == "DIVERGED"
@@ -914,7 +914,7 @@ def test_the_worst_class_is_one_that_the_test_samples_have(
 ) -> None:
     data = OneMissing().load()
     wanted = spec("full", data=data.fingerprint)
-    monkeypatch.setattr(runner, "load_data", lambda dataset, root: data)
+    monkeypatch.setattr(loading, "load_data", lambda dataset, root: data)
     monkeypatch.setattr(runner, "evaluate", lambda learner, loader: (1.0, 0.1, torch.ones(len(loader))))
     found = run(wanted)["diagnostics"]
     assert found["accuracy_per_class"] == [1.0, 1.0, None]
