@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
 
 import dpbench
 from dpbench import catalog, models, optim, signals
@@ -20,6 +19,7 @@ from dpbench.training import loading
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 EXAMPLES = dict(re.findall(r"^## An? ([a-z]+)\n.*?```python\n(.*?)```", PAGE, re.M | re.S))
+TINY = "synthetic[n=100,n_test=50,d=16,classes=4]"
 MakeSpec = Callable[..., RunSpec]
 Run = Callable[..., dict[str, Any]]
 

@@ -299,7 +299,8 @@ def test_list(dpbench: Callable[..., Said], kind: str) -> None:
     if kind == "methods":
         [row] = [row for row in rows if row["name"] == "orderdp"]
         assert row["parameters"][0] == {
-            "name": "explore", "default": 0.8, "low": 0.05, "high": 1.0, "log": False, "choices": None
+            "name": "explore", "default": 0.8, "low": 0.05, "high": 1.0, "log": False, "choices": None,
+            "at_least_keep": True,
         }  # fmt: skip
 
 
