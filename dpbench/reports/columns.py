@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from dpbench import catalog
 from dpbench.analysis import verdicts
 from dpbench.analysis.table import Line, broken
+from dpbench.parameters import unknown
 from dpbench.training.measures import MEASURES, Measure
 
 MARKS = {"better": " ▲", "worse": " ▼", "not": " ≈"}
@@ -111,7 +111,7 @@ def named(names: Iterable[str]) -> list[Column]:
     """The columns of these names, in this order; UsageError for an unknown one."""
     for name in names:
         if name not in BY_NAME:
-            raise catalog.unknown("column", name, list(BY_NAME))
+            raise unknown("column", name, list(BY_NAME))
     return [BY_NAME[name] for name in dict.fromkeys(names)]
 
 
