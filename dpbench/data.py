@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 import torch
 from torch import Tensor
 
+from dpbench.draws import sample
 from dpbench.errors import UsageError
-from dpbench.method import param, sample
+from dpbench.method import param
 from dpbench.rng import generator
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""The interface: what a pruning method is given, what it answers, and the random draws it is built from.
+"""The one interface: what a pruning method is told, what it requires, and what it answers.
 
-A method file imports this module and, for static methods, the building blocks `dpbench.scores` and `dpbench.greedy`;
-`dpbench.errors` for what the user has to set right; nothing else of dpbench.
+A method file imports this module and the building blocks `dpbench.draws` and, for static methods, `dpbench.scores`,
+`dpbench.kernels` and `dpbench.greedy`; `dpbench.errors` for what the user has to set right; nothing else of dpbench.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, dataclass_transform
 import torch
 from torch import Tensor
 
-from dpbench.draws import others, sample, top
 from dpbench.errors import is_share
 
 __all__ = [
@@ -29,10 +28,7 @@ __all__ = [
     "Selection",
     "Signals",
     "Task",
-    "others",
     "param",
-    "sample",
-    "top",
 ]
 
 

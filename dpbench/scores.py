@@ -14,8 +14,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from dpbench.draws import others, sample, top
 from dpbench.errors import UsageError
-from dpbench.method import PruningMethod, Selection, Signals, Task, others, param, sample, top
+from dpbench.method import PruningMethod, Selection, Signals, Task, param
 
 Rule: TypeAlias = Callable[[Tensor, int, torch.Generator], Tensor]  # scores (m,), k -> k positions
 

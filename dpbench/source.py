@@ -14,7 +14,8 @@ from typing import Any
 
 import dpbench
 
-BLOCKS = ("scores", "greedy")  # what methods are built of; the PROTOCOL stands for the rest of dpbench
+# what methods are built of; the PROTOCOL stands for the rest of dpbench
+BLOCKS = ("draws", "scores", "kernels", "greedy", "deepcore")
 followed: dict[Path, list[int]] = {}  # size and time of the files that digests were made of in this process
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

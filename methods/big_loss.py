@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, top
+from dpbench.draws import top
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task
 
 
 class BigLoss(PruningMethod):

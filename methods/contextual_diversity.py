@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.greedy import FLAT, guard, k_center, symmetric_kl
+from dpbench.greedy import FLAT, guard, k_center
+from dpbench.kernels import symmetric_kl
 from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 

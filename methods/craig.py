@@ -2,16 +2,8 @@
 
 import torch
 
-from dpbench.greedy import (
-    EVERY,
-    blocks,
-    covering,
-    facility_location,
-    facility_location_cost,
-    guard,
-    last_layer,
-    squared_distance,
-)
+from dpbench.greedy import blocks, covering, facility_location, facility_location_cost, guard
+from dpbench.kernels import EVERY, last_layer, squared_distance
 from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 

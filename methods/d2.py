@@ -4,8 +4,9 @@ import math
 
 import torch
 
+from dpbench.draws import top
 from dpbench.greedy import guard, neighbours, neighbours_cost
-from dpbench.method import Proxy, Requires, Selection, param, top
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod, finite
 
 

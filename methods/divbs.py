@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, others, param, sample
+from dpbench.draws import others, sample
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class DivBS(PruningMethod):

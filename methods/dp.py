@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from dpbench.greedy import kronecker_inverse, last_layer
-from dpbench.method import Proxy, Requires, Selection, Signals, others, param, top
+from dpbench.draws import others, top
+from dpbench.kernels import kronecker_inverse, last_layer
+from dpbench.method import Proxy, Requires, Selection, Signals, param
 from dpbench.scores import Static
 
 

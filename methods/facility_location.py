@@ -5,15 +5,13 @@ import warnings
 import torch
 
 from dpbench.greedy import (
-    directions,
     facility_location,
     facility_location_cost,
     guard,
-    similarity,
     stochastic_facility_location,
     stochastic_facility_location_cost,
-    total_similarity,
 )
+from dpbench.kernels import directions, similarity, total_similarity
 from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 

@@ -3,8 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from dpbench.greedy import FLAT, guard, last_layer
-from dpbench.method import Proxy, Requires, Selection, param, top
+from dpbench.draws import top
+from dpbench.greedy import FLAT, guard
+from dpbench.kernels import last_layer
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 
 

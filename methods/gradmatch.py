@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.greedy import FLAT, Factored, guard, last_layer, matching_pursuit
+from dpbench.greedy import FLAT, guard, matching_pursuit
+from dpbench.kernels import Factored, last_layer
 from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.greedy import FLAT, directions, greedy, guard, similarity, total_similarity
+from dpbench.greedy import FLAT, greedy, guard
+from dpbench.kernels import directions, similarity, total_similarity
 from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 

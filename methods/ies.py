@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, top
+from dpbench.draws import others, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class IES(PruningMethod):

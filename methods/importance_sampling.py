@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param, sample
+from dpbench.draws import sample
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class ImportanceSampling(PruningMethod):

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dpbench.greedy import kronecker_inverse, last_layer
+from dpbench.kernels import kronecker_inverse, last_layer
 from dpbench.method import Proxy, Requires, Signals, param
 from dpbench.scores import ScoreMethod
 

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param, sample
+from dpbench.draws import sample
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class InfoBatch(PruningMethod):

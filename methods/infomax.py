@@ -3,8 +3,9 @@
 import torch
 from torch.nn.functional import normalize
 
+from dpbench.draws import top
 from dpbench.greedy import guard, neighbours, neighbours_cost
-from dpbench.method import Proxy, Requires, Selection, param, top
+from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod, finite
 
 

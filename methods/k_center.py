@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.greedy import euclidean, guard, k_center
+from dpbench.greedy import guard, k_center
+from dpbench.kernels import euclidean
 from dpbench.method import Proxy, Requires, Selection, param
 from dpbench.scores import SubsetMethod
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import Proxy, Requires, Selection, Signals, Task, param, sample
+from dpbench.draws import sample
+from dpbench.method import Proxy, Requires, Selection, Signals, Task, param
 from dpbench.scores import Static, groups
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpbench.greedy import last_layer
+from dpbench.kernels import last_layer
 from dpbench.method import Proxy, Requires, Signals, Task, param
 from dpbench.scores import ScoreMethod
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, sample, top
+from dpbench.draws import others, sample, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class OrderDP(PruningMethod):

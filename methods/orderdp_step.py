@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param, sample, top
+from dpbench.draws import sample, top
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class OrderDPStep(PruningMethod):

@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param, top
+from dpbench.draws import top
+from dpbench.method import Picks, PruningMethod, Requires, Selection, Signals, Task, param
 
 SCHEDULE = ((0.995, 1 / 16), (0.95, 1 / 8), (0.9, 1 / 4), (0.8, 1 / 2))  # training accuracy reached -> q / s
 

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, others, param, sample, top
+from dpbench.draws import others, sample, top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class ProgressiveDropout(PruningMethod):

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param, top
+from dpbench.draws import top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class RCAP(PruningMethod):

@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import Picks, Proxy, PruningMethod, Requires, Selection, Signals, Task, param, top
+from dpbench.draws import top
+from dpbench.method import Picks, Proxy, PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class RHOLoss(PruningMethod):

@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param, top
+from dpbench.draws import top
+from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
 class UCB(PruningMethod):

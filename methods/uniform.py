@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Requires, Selection, param, sample
+from dpbench.draws import sample
+from dpbench.method import PruningMethod, Requires, Selection, param
 from dpbench.scores import groups
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from dpbench.method import PruningMethod, Selection, Task, others, param, sample
+from dpbench.draws import others, sample
+from dpbench.method import PruningMethod, Selection, Task, param
 
 
 class UniformEpoch(PruningMethod):

@@ -5,7 +5,7 @@ import os
 import torch
 
 from dpbench import Picks, Proxy, PruningMethod, Requires, Selection, Signals, Task, param
-from dpbench.method import others, sample
+from dpbench.draws import others, sample
 
 
 class All(PruningMethod):

@@ -8,8 +8,9 @@ import torch
 from scipy.optimize import nnls
 
 from dpbench import greedy as blocks
+from dpbench import kernels
 from dpbench.errors import UsageError
-from dpbench.greedy import vectors
+from dpbench.kernels import vectors
 
 
 def points(n=60, d=5, seed=0):
@@ -36,7 +37,7 @@ def test_factored_gradients_are_those_of_autograd():
     losses = torch.nn.functional.cross_entropy(h @ weight.T + bias, labels, reduction="none")
     rows = [torch.cat([x.flatten() for x in torch.autograd.grad(v, (weight, bias), retain_graph=True)]) for v in losses]
     full = torch.stack(rows)
-    g = blocks.last_layer((h @ weight.T + bias).detach(), labels, h)
+    g = kernels.last_layer((h @ weight.T + bias).detach(), labels, h)
     some, others = torch.tensor([3, 0, 17]), torch.tensor([1, 39])
     torch.testing.assert_close(g.products(some), full[some] @ full.T)
     torch.testing.assert_close(g.products(some, others), full[some] @ full[others].T)
@@ -44,13 +45,13 @@ def test_factored_gradients_are_those_of_autograd():
     mean = full.mean(0)
     torch.testing.assert_close(g.dot(g.sum() / 40), full @ mean)
     distance, cosine = torch.cdist(full, full), torch.nn.functional.cosine_similarity(full[:, None], full, dim=2)
-    torch.testing.assert_close(blocks.squared_distance(g)(some), distance[some].square(), atol=1e-9, rtol=1e-7)
-    torch.testing.assert_close(blocks.similarity(blocks.unit(g))(some, others), 0.5 + 0.5 * cosine[some][:, others])
+    torch.testing.assert_close(kernels.squared_distance(g)(some), distance[some].square(), atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(kernels.similarity(kernels.unit(g))(some, others), 0.5 + 0.5 * cosine[some][:, others])
 
 
 def test_error_of_confident_samples_does_not_cancel():
     logits = torch.tensor([[30.0, 0.0, 1.0]])
-    g = blocks.last_layer(logits, torch.tensor([0]), torch.zeros(1, 2))
+    g = kernels.last_layer(logits, torch.tensor([0]), torch.zeros(1, 2))
     expected = torch.tensor([0.0, 1.0, np.e]) * np.exp(-30.0)
     expected[0] = -expected.sum()
     torch.testing.assert_close(g.e[0], expected.float(), rtol=1e-2, atol=0)
@@ -61,16 +62,16 @@ def test_symmetric_kl():
     log_p = points(12, 4).log_softmax(1)
     p = log_p.exp()
     kl = (p[:, None] * (log_p[:, None] - log_p)).sum(2)
-    torch.testing.assert_close(blocks.symmetric_kl(points(12, 4))(torch.arange(12)), (kl + kl.T) / 2)
+    torch.testing.assert_close(kernels.symmetric_kl(points(12, 4))(torch.arange(12)), (kl + kl.T) / 2)
 
 
 def similarities(n=50, d=3, seed=0):
     """The kernel, the sums of its rows, and the whole matrix."""
     x = points(n, d, seed)
-    g = blocks.unit(vectors(x))
+    g = kernels.unit(vectors(x))
     s = 0.5 + 0.5 * torch.nn.functional.cosine_similarity(x[:, None], x, dim=2)
-    torch.testing.assert_close(blocks.total_similarity(g), s.sum(1))
-    return blocks.similarity(g), blocks.total_similarity(g), s
+    torch.testing.assert_close(kernels.total_similarity(g), s.sum(1))
+    return kernels.similarity(g), kernels.total_similarity(g), s
 
 
 @pytest.mark.parametrize("kept", [1, 6, 256])
@@ -98,7 +99,7 @@ def test_rows_that_are_kept_are_not_computed_again():
     kernel, total, _ = similarities(600, 3)
     rows = 0
 
-    def counting(i, j=blocks.EVERY):
+    def counting(i, j=kernels.EVERY):
         nonlocal rows
         rows += len(i)
         return kernel(i, j)
@@ -118,7 +119,7 @@ def test_stochastic_greedy_keeps_its_bound(epsilon):
         group = torch.cat([torch.arange(4).repeat_interleave(size), torch.arange(4, 2844)])  # the others are alone
         group = group[torch.randperm(3000, generator=rng)]
 
-        def kernel(i, j=blocks.EVERY, group=group):
+        def kernel(i, j=kernels.EVERY, group=group):
             return (group[i][:, None] == group[j]).float()
 
         picks = blocks.stochastic_facility_location(kernel, 3000, 4, epsilon, rng)
@@ -151,7 +152,7 @@ def test_rows_computed_ahead_change_nothing(seed, ahead, monkeypatch):
     centres = [7]
     while len(centres) < 20:
         centres.append(int(d[centres].amin(0).argmax()))
-    assert blocks.k_center(blocks.euclidean(x), 60, 20, 7).tolist() == centres
+    assert blocks.k_center(kernels.euclidean(x), 60, 20, 7).tolist() == centres
     herd = naive(lambda chosen: -float((len(chosen) * x.mean(0) - x[chosen].sum(0)).norm()), 60, 20)
     assert blocks.herding(x, 20).tolist() == herd
 
@@ -160,7 +161,7 @@ def test_rows_computed_ahead_change_nothing(seed, ahead, monkeypatch):
 @pytest.mark.parametrize("seed", range(4))
 def test_matching_pursuit(ridge, seed):
     logits, labels, h = gradients(seed=seed)
-    g = blocks.last_layer(logits, labels, h)
+    g = kernels.last_layer(logits, labels, h)
     full = torch.einsum("ic,id->icd", g.e, g.f).flatten(1)
     target = full.mean(0)
     picks, weights = blocks.matching_pursuit(g, g.sum() / 40, 20, ridge)
@@ -189,14 +190,14 @@ def test_non_negative():
 
 def test_kronecker_inverse():
     logits, labels, h = gradients()
-    g = blocks.last_layer(logits, labels, h)
+    g = kernels.last_layer(logits, labels, h)
     p = logits.softmax(1)
     a = torch.stack([q.diag() - q.outer(q) for q in p]).mean(0)
     b = (g.f[:, :, None] * g.f[:, None]).mean(0)
     a, b = (m + 0.1 * m.diag().mean() * torch.eye(len(m), dtype=m.dtype) for m in (a, b))
     full = torch.einsum("ic,id->icd", g.e, g.f).flatten(1)
     expected = torch.linalg.solve(torch.kron(a, b), full.T).T
-    got = blocks.kronecker_inverse(g, logits, 0.1)
+    got = kernels.kronecker_inverse(g, logits, 0.1)
     torch.testing.assert_close(torch.einsum("ic,id->icd", got.e, got.f).flatten(1), expected)
 
 

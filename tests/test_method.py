@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare
 
 from dpbench import Picks, Proxy, PruningMethod, Requires, Selection, Task, param
-from dpbench.method import others, sample, top
+from dpbench.draws import others, sample, top
 
 LIKELY = 1e-4  # the p-value under which a draw counts as not uniform; the seeds are fixed, so a pass stays one
 

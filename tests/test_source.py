@@ -1,6 +1,7 @@
 """The digest of a module: another for other code, here or in what it imports from its own folder, and only then."""
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from dpbench import source
+
+ROOT = Path(__file__).parent.parent
 
 MODULE = """
 import math
@@ -137,5 +140,31 @@ def test_the_blocks_of_methods_count(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     assert seen("full") == {"full.py"}
-    assert seen("el2n") == {"el2n.py", "scores.py"}
+    assert seen("el2n") == {"el2n.py", "scores.py", "draws.py"}
     assert "greedy.py" in seen("craig")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "methods").glob("*.py")), ids=lambda file: file.stem)
+def test_all_that_methods_compute_with_is_in_their_digest(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Followed are the blocks that a method imports, and those that these import."""
+    monkeypatch.setattr(source, "followed", {})
+    source.digest(importlib.import_module(f"dpbench.methods.{file.stem}"))
+    found = {path.stem for path in source.followed if path.parent == ROOT / "dpbench"}
+    needed, waiting = set(), [file]
+    while waiting:
+        names = re.findall(r"^from dpbench\.(\w+) import", waiting.pop().read_text(), re.MULTILINE)
+        new = set(names) - needed - {"method", "errors", "signals", "selections"}
+        needed |= new
+        waiting += [ROOT / "dpbench" / f"{name}.py" for name in new]
+    assert found == needed
+
+
+def test_a_change_of_a_draw_is_another_digest(tmp_path: Path, digest: Digest, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "mine.py", "from dpbench.draws import sample\nchosen = sample\n")
+    before = digest("mine")
+    changed = tmp_path / "changed"
+    write(changed / "draws.py", (ROOT / "dpbench" / "draws.py").read_text().replace("def others", "def the_others"))
+    monkeypatch.setattr("dpbench.__path__", [str(changed)])
+    assert digest("mine") != before
+    write(changed / "draws.py", "# a comment\n" + (ROOT / "dpbench" / "draws.py").read_text())
+    assert digest("mine") == before

@@ -10,7 +10,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from dpbench.data import Loader
-from dpbench.method import sample
+from dpbench.draws import sample
 from dpbench.training.rows import batches
 from dpbench.training.train import Learner
 

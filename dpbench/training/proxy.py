@@ -23,7 +23,8 @@ from filelock import Timeout
 
 from dpbench import catalog, store
 from dpbench.data import Data
-from dpbench.method import Proxy, Signals, sample
+from dpbench.draws import sample
+from dpbench.method import Proxy, Signals
 from dpbench.rng import derive, generator, seeded
 from dpbench.signals import LEARNING_RATE, MEMBER, MODEL_SIGNALS, RECORD_SIGNALS
 from dpbench.spec import PROTOCOL, Recipe, RunSpec, identity_hash, source_digests

@@ -21,7 +21,7 @@ import torch
 from dpbench.methods.deepcore import checkout, quietly, todays_numpy
 from torch import Tensor
 
-from dpbench import catalog, greedy
+from dpbench import catalog, greedy, kernels
 from dpbench.method import Signals, Task
 from dpbench.training import ledger
 
@@ -93,7 +93,7 @@ def unavoidable(name: str, x: Tensor, k: int) -> float:
 @contextmanager
 def timed_products() -> Iterator[list[float]]:
     """The CPU seconds of each product of factored gradients or embeddings."""
-    seconds, products = [], greedy.Factored.products
+    seconds, products = [], kernels.Factored.products
 
     def timed(*args: object) -> Tensor:
         start = time.process_time()
@@ -101,7 +101,7 @@ def timed_products() -> Iterator[list[float]]:
         seconds.append(time.process_time() - start)
         return product
 
-    with mock.patch.object(greedy.Factored, "products", timed):
+    with mock.patch.object(kernels.Factored, "products", timed):
         yield seconds
 
 

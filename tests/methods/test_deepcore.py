@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dpbench.methods import deepcore
 
-from dpbench import load_method
+from dpbench import deepcore, load_method
 from dpbench.errors import UsageError
 from dpbench.method import Signals
 from dpbench.spec import canonical

@@ -7,7 +7,7 @@ import torch
 from dpbench.methods.orderdp import inclusion
 from scipy.stats import hypergeom
 
-from dpbench.method import sample, top
+from dpbench.draws import sample, top
 
 
 def closed_form(n, s, q):

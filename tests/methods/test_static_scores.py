@@ -10,9 +10,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from dpbench import load_method
+from dpbench.draws import others
 from dpbench.errors import UsageError
-from dpbench.greedy import kronecker_inverse, last_layer
-from dpbench.method import Signals, others
+from dpbench.kernels import kronecker_inverse, last_layer
+from dpbench.method import Signals
 from dpbench.scores import beta_weights, strata_budgets
 from dpbench.signals import RECORD_SIGNALS, compute
 from dpbench.spec import Recipe, RunSpec

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import nnls
 
 from dpbench import greedy as blocks
+from dpbench import kernels
 from dpbench.method import Signals
 from dpbench.signals import compute
 
@@ -54,7 +55,7 @@ def same(indices, peer):
 
 
 def gradients(data):
-    g = blocks.last_layer(data.logits.double(), data.labels, data.embedding.double())
+    g = kernels.last_layer(data.logits.double(), data.labels, data.embedding.double())
     return torch.einsum("ic,id->icd", g.e, g.f).flatten(1)
 
 
@@ -94,12 +95,12 @@ def test_k_center_starts_anywhere(synthetic, make, answer):
 def test_k_center_agrees_with_deepcore(gold, synthetic, digits):
     first = int(gold["deepcore/direct/k_center_first_index_seed0_n400"])
     for k in (10, 40):
-        picks = blocks.k_center(blocks.euclidean(synthetic.embedding), N, k, first)
+        picks = blocks.k_center(kernels.euclidean(synthetic.embedding), N, k, first)
         assert same(picks, gold[f"deepcore/direct/k_center_greedy_seed0_b{k}"])
     first = int(np.random.RandomState(0).randint(0, 1797))
-    picks = blocks.k_center(blocks.euclidean(digits.embedding), 1797, 180, first)
+    picks = blocks.k_center(kernels.euclidean(digits.embedding), 1797, 180, first)
     assert same(picks, gold["deepcore/kCenterGreedy/f0.1_bal0/indices"])
-    picks = blocks.k_center(blocks.symmetric_kl(digits.logits), 1797, 180, first)
+    picks = blocks.k_center(kernels.symmetric_kl(digits.logits), 1797, 180, first)
     assert same(picks, gold["deepcore/ContextualDiversity/f0.1_bal0/indices"])
 
 
@@ -159,10 +160,10 @@ def test_submodular_on_gradients(gold, digits, answer):
 
 def test_craig(gold, synthetic, digits, answer):
     """DEFECT of DeepCore: its weights start from 1 and add 1 for each member, so they sum to n + budget."""
-    x = blocks.vectors(synthetic.embedding.double())
-    distance, bound = blocks.squared_distance(x), 2 * x.squares().max().sqrt()
+    x = kernels.vectors(synthetic.embedding.double())
+    distance, bound = kernels.squared_distance(x), 2 * x.squares().max().sqrt()
 
-    def kernel(i, j=blocks.EVERY):  # as craig's, on embeddings
+    def kernel(i, j=kernels.EVERY):  # as craig's, on embeddings
         return bound - distance(i, j).sqrt()
 
     picks = blocks.facility_location(kernel, kernel(torch.arange(N)).sum(1), 40)
@@ -203,13 +204,13 @@ def test_craig(gold, synthetic, digits, answer):
 def test_gradmatch(gold, digits, synthetic, answer):
     """DeepCore's gradients are of the batch mean: divided by n, so that lam = 1 leaves the first order only."""
     labels = digits.labels
-    g = blocks.last_layer(digits.logits.double(), labels, digits.embedding.double())
-    scaled = blocks.Factored(g.e / 1797, g.f)
+    g = kernels.last_layer(digits.logits.double(), labels, digits.embedding.double())
+    scaled = kernels.Factored(g.e / 1797, g.f)
     picks, _ = blocks.matching_pursuit(scaled, scaled.sum() / 1797, 180, 1.0)
     assert same(picks, gold["deepcore/GradMatch/f0.1_bal0/indices"])
     along = g.dot(g.sum())
     assert same(along.topk(180).indices, gold["deepcore/GradMatch/f0.1_bal0/indices"])
-    x = blocks.vectors(synthetic.embedding[:200].double())
+    x = kernels.vectors(synthetic.embedding[:200].double())
     for target, key in (
         (x.sum() / 200, "omp_np_b10_lam1.0_x"),
         (x.sum() / 200, "omp_np_b10_lam0.1_x"),

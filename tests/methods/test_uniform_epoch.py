@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from dpbench.method import sample
+from dpbench.draws import sample
 
 
 @pytest.mark.parametrize(("n", "k"), [(10, 4), (10, 7), (9, 3), (5, 5), (7, 1)])

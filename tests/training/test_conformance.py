@@ -37,7 +37,8 @@ def test_the_others_select_exactly_the_share_asked_for(method: str, monkeypatch:
 
 HEADER = """
 import numpy, torch
-from dpbench.method import Picks, PruningMethod, Requires, Selection, sample, top
+from dpbench.draws import sample, top
+from dpbench.method import Picks, PruningMethod, Requires, Selection
 
 class Broken(PruningMethod):
     def requires(self):
@@ -124,7 +125,7 @@ def test_broken_methods_are_found(broken: str, tmp_path: Path, unplug: None) -> 
 def test_a_method_that_fails_everywhere_is_told_so_once(tmp_path: Path, unplug: None) -> None:
     file = tmp_path / "careless.py"
     file.write_text(HEADER.replace("        super().setup(task, rng)\n", "") + "\n" + BROKEN["range"][0] + "\n")
-    told = "Broken.setup did not call super().setup(task, rng); begin it with that line (careless.py, line 9)"
+    told = "Broken.setup did not call super().setup(task, rng); begin it with that line (careless.py, line 10)"
     assert conformance.check(catalog.resolve(str(file))) == {"valid": [told]}
 
 

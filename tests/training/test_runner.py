@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dpbench import catalog, store
 from dpbench.data import Dataset
+from dpbench.draws import sample
 from dpbench.errors import RunFailed, UsageError
 from dpbench.images import ImageLoader, Images
-from dpbench.method import sample
 from dpbench.rng import derive, generator, seeded
 from dpbench.selections import Selections
 from dpbench.spec import Recipe, RunSpec
