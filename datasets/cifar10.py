@@ -19,9 +19,4 @@ class CIFAR10(Dataset):
     checked: bool = param(True)
 
     def read(self, root: Path | None) -> tuple[Images, Images]:
-        folder = (root or Path("data")) / Torchvisions.base_folder
-        parts = [
-            [(name, digest) for name, digest in files] for files in (Torchvisions.train_list, Torchvisions.test_list)
-        ]
-        train, test = (cifar.read(folder, files, b"labels", self.checked) for files in parts)
-        return train, test
+        return cifar.read(root, Torchvisions, b"labels", self.checked)

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
-from dpbench.data import Dataset, UsageError, param
+from dpbench.data import Dataset, UsageError, param, split_by_class
 from dpbench.image_files import ImageFiles
 from dpbench.images import Images
 
@@ -37,10 +35,9 @@ class Folder(Dataset):
             names = _classes(folder / "train")
             return self._kept(_files(folder / "train", names, self.side)), self._kept(_files(split, names, self.side))
         found = _files(folder, _classes(folder), self.side)
-        counts = np.bincount(found.labels)
-        if counts.min() < 2:
+        if found.labels.bincount().min() < 2:
             raise UsageError(f"folder: {folder} has a class with one picture; two are needed, one to test with")
-        rows = train_test_split(np.arange(len(found)), test_size=self.test, random_state=0, stratify=found.labels)
+        rows = split_by_class(found.labels.numpy(), self.test)
         train, test = (found.at(torch.from_numpy(part)) for part in rows)
         return self._kept(train), self._kept(test)
 
@@ -51,8 +48,12 @@ class Folder(Dataset):
         return Images(torch.stack([found.picture(row) for row in range(len(found))]), found.labels)
 
 
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _classes(folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = _folders(folder)
     if len(names) < 2:
         raise UsageError(f"folder: {folder} has {len(names)} folders; it needs one for each class, two at least")
     return names
@@ -67,7 +68,6 @@ def _files(folder: Path, classes: list[str], side: int) -> ImageFiles:
             raise UsageError(f"folder: {inside} has no pictures; every class needs some")
         files += found
         labels += [label] * len(found)
-    other = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
-    if other and not other[0].startswith("."):
+    if other := [name for name in _folders(folder) if name not in classes]:
         raise UsageError(f"folder: {folder / other[0]} is a class that the training pictures do not have")
     return ImageFiles(folder, files, torch.tensor(labels), side)

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import train_test_split
 
-from dpbench.data import Dataset, UsageError, param
+from dpbench.data import Dataset, UsageError, param, split_by_class
 from dpbench.tokens import Texts, encode
 
 
@@ -30,14 +30,11 @@ class Text(Dataset):
         if not self.path:
             raise UsageError("text: which? text:FILE.csv, text:FILE.tsv, text:FILE.jsonl or text:FOLDER")
         texts, names = self._samples((root or Path()) / self.path)
-        labels = pd.factorize(pd.Series(names), sort=True)[0]
-        counts = pd.Series(labels).value_counts()
-        train, test = train_test_split(
-            range(len(texts)), test_size=self.test, random_state=0, stratify=labels if counts.min() > 1 else None
-        )
+        labels = np.unique(names, return_inverse=True)[1]
+        train, test = split_by_class(labels, self.test)
         tokens = encode(texts, train, self.vocabulary, self.length)
-        found = Texts(tokens, self.vocabulary, torch.from_numpy(labels).long())
-        return found.at(torch.tensor(train)), found.at(torch.tensor(test))
+        found = Texts(tokens, self.vocabulary, torch.from_numpy(labels))
+        return found.at(torch.from_numpy(train)), found.at(torch.from_numpy(test))
 
     def _samples(self, path: Path) -> tuple[list[str], list[str]]:
         """The texts and the names of their classes."""

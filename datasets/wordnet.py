@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
-from dpbench.data import Dataset, UsageError, param
+from dpbench.data import Dataset, UsageError, param, split_by_class
 from dpbench.tokens import Texts, encode
 
 DEBIAN = Path("/usr/share/wordnet")
@@ -36,6 +35,6 @@ class WordNet(Dataset):
                     texts.append(gloss.strip())
                     classes.append(int(fields.split(maxsplit=2)[1]))
         labels = np.unique(classes, return_inverse=True)[1]
-        train, test = train_test_split(np.arange(len(texts)), test_size=0.1, random_state=0, stratify=labels)
+        train, test = split_by_class(labels, 0.1)
         found = Texts(encode(texts, train, self.vocabulary, self.length), self.vocabulary, torch.from_numpy(labels))
         return found.at(torch.from_numpy(train)), found.at(torch.from_numpy(test))

@@ -190,7 +190,7 @@ def fitting(models: list[str], datasets: list[str]) -> list[str]:
 
 
 def load_model(text: str, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Build the model that `text` names for images of `shape` (c, h, w); weights come from torch's generator."""
+    """Build the model that `text` names for samples of `shape`; weights come from torch's generator."""
     factory, params = check_model(text)
     return factory(shape, classes, **params)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision.datasets import CIFAR10
 
 from dpbench.errors import UsageError
 from dpbench.images import Images
@@ -26,11 +27,19 @@ class _Batch(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read(folder: Path, files: list[tuple[str, str]], labels: bytes, checked: bool) -> Images:
-    """The images of `files`, each a name and its MD5, in `folder`; UsageError for a file that is not what it should be.
+def read(root: Path | None, theirs: type[CIFAR10], labels: bytes, checked: bool) -> tuple[Images, Images]:
+    """The training and the test images that torchvision's dataset `theirs` lays out in `root`, else in the folder data.
 
-    `labels` is the key of the classes. Without `checked` the checksums are not looked at.
+    `labels` is the key of the classes. Without `checked` the checksums are not looked at. UsageError for a file that is
+    not what it should be.
     """
+    folder = (root or Path("data")) / theirs.base_folder
+    train, test = (_read(folder, files, labels, checked) for files in (theirs.train_list, theirs.test_list))
+    return train, test
+
+
+def _read(folder: Path, files: list[Any], labels: bytes, checked: bool) -> Images:
+    """The images of `files`, each a name and its MD5."""
     pixels, classes = [], []
     for name, digest in files:
         file = folder / name

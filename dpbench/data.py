@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpbench.draws import sample
@@ -217,6 +219,19 @@ class Dataset(ABC):
         return faults
 
 
+def split_by_class(labels: NDArray[np.int64], test: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows to train on and to test with, the share `test` of each class, the same every time.
+
+    Classes are not heeded where one has a single sample, which cannot be on both sides.
+    """
+    from sklearn.model_selection import train_test_split
+
+    whole = np.bincount(labels).min() > 1
+    rows = np.arange(len(labels))
+    train, held_out = train_test_split(rows, test_size=test, random_state=0, stratify=labels if whole else None)
+    return train, held_out
+
+
 def tensor_faults(
     what: str, values: Any, dtype: torch.dtype, axes: int, form: str, empty: tuple[int, ...] = ()
 ) -> list[str]:
@@ -229,6 +244,11 @@ def tensor_faults(
     elif any(size == 0 for axis, size in enumerate(values.shape) if axis not in empty):
         faults.append(f"{what} are empty, of shape {tuple(values.shape)}")
     return faults
+
+
+def count_faults(part: str, what: str, count: int, labels: Tensor) -> list[str]:
+    """What keeps `count` samples of the split `part` from having a label each."""
+    return [] if count == len(labels) else [f"{count} {part} {what} have {len(labels)} labels"]
 
 
 def label_faults(part: str, labels: Any) -> list[str]:

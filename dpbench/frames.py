@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import train_test_split
 
+from dpbench.data import split_by_class
 from dpbench.errors import UsageError
 from dpbench.tables import Table
 
@@ -19,10 +19,7 @@ DEBIAN = Path("/usr/lib/R/site-library/mlbench/data")
 def halves(frame: pd.DataFrame, label: str, test: float = 0.2) -> tuple[Table, Table]:
     """The training and the test rows of a frame, `test` of each class, classified by the column `label`."""
     labels = classes(frame[label], label)
-    rows = np.arange(len(frame))
-    whole = np.bincount(labels).min() > 1  # a class of one sample cannot be on both sides
-    train, held_out = train_test_split(rows, test_size=test, random_state=0, stratify=labels if whole else None)
-    return encode(frame.drop(columns=label), labels, train, held_out)
+    return encode(frame.drop(columns=label), labels, *split_by_class(labels, test))
 
 
 def of_r(name: str, label: str, root: Path | None) -> tuple[Table, Table]:

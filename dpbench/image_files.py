@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dpbench.data import Source, label_faults
+from dpbench.data import Source, count_faults, label_faults
 from dpbench.errors import RunFailed
 from dpbench.images import PixelLoader
 
@@ -69,9 +69,7 @@ class ImageFiles(Source):
     def faults(self, part: str) -> list[str]:
         """What is wrong with the labels and the list of files."""
         found = label_faults(part, self.labels)
-        if not found and len(self.files) != len(self.labels):
-            found.append(f"{len(self.files)} {part} images have {len(self.labels)} labels")
-        return found
+        return found or count_faults(part, "images", len(self.files), self.labels)
 
     @cached_property
     def sampled(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpbench.data import Loader, Source, label_faults, tensor_faults
+from dpbench.data import Loader, Source, count_faults, label_faults, tensor_faults
 
 if TYPE_CHECKING:
     from dpbench.spec import Recipe
@@ -46,9 +46,7 @@ class Images(Source):
         """What is wrong with the images and labels of the split `part`."""
         found = tensor_faults(f"{part} images", self.images, torch.uint8, 4, "(n, c, h, w)")
         found += label_faults(part, self.labels)
-        if not found and len(self.images) != len(self.labels):
-            found.append(f"{len(self.images)} {part} images have {len(self.labels)} labels")
-        return found
+        return found or count_faults(part, "images", len(self.images), self.labels)
 
     def loader(self, like: Source, recipe: Recipe, device: torch.device, augment: bool) -> ImageLoader:
         """Batches as the recipe wants them, normalised by the images `like`."""

@@ -114,13 +114,12 @@ class Recipe(Strict):
             raise ValueError("momentum is one number or a range [low, high]")
         if self.schedule != "onecycle" and low != high:
             raise ValueError(f"the {self.schedule} schedule has one momentum; a range is for onecycle")
-        for name, schedules in OF_SCHEDULES.items():
-            if self.schedule not in schedules and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is for the schedule {' or '.join(schedules)}, not for {self.schedule}")
-        for name, optimizers in OF_OPTIMIZERS.items():
-            default = self.optimizer == "sgd" if name == "nesterov" else type(self).model_fields[name].default
-            if self.optimizer not in optimizers and getattr(self, name) != default:
-                raise ValueError(f"{name} is for the optimizer {' or '.join(optimizers)}, not for {self.optimizer}")
+        unset = {name: field.default for name, field in type(self).model_fields.items()} | {"nesterov": False}
+        for which, owners in (("schedule", OF_SCHEDULES), ("optimizer", OF_OPTIMIZERS)):
+            chosen = getattr(self, which)
+            for name, those in owners.items():
+                if chosen not in those and getattr(self, name) != unset[name]:
+                    raise ValueError(f"{name} is for the {which} {' or '.join(those)}, not for {chosen}")
         if self.nesterov and low == 0:
             raise ValueError("nesterov needs a momentum above 0")
         if list(self.steps) != sorted(set(self.steps)):

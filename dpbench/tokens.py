@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dpbench.data import Loader, Source, label_faults, tensor_faults
+from dpbench.data import Loader, Source, count_faults, label_faults, tensor_faults
 from dpbench.errors import UsageError
 from dpbench.files import member
 
@@ -28,14 +29,13 @@ def encode(texts: list[str], train: Iterable[int], vocabulary: int, length: int)
     UsageError where the package `tokenizers` is missing.
     """
     try:
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     except ImportError:
         raise UsageError("texts need the package tokenizers: pip install 'dpbench[text]'") from None
     texts = [text[: length * LONGEST] for text in texts]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=["<pad>"],
@@ -61,8 +61,7 @@ def of_tab_files(name: str, root: Path | None, vocabulary: int, length: int) -> 
         samples = [line.partition("\t")[::2] for line in lines[4:] if line.strip()]  # after a head of four lines
         classes += [label for label, _ in samples]
         texts += [text for _, text in samples]
-    names = sorted(set(classes))
-    labels = torch.tensor([names.index(label) for label in classes])
+    labels = torch.from_numpy(np.unique(classes, return_inverse=True)[1])
     found = Texts(encode(texts, range(trained), vocabulary, length), vocabulary, labels)
     rows = torch.arange(len(texts))
     return found.at(rows[:trained]), found.at(rows[trained:])
@@ -103,8 +102,7 @@ class Texts(Source):
         """What is wrong with the tokens and labels of the split `part`."""
         found = tensor_faults(f"{part} tokens", self.tokens, torch.int64, 2, "(n, length)")
         found += label_faults(part, self.labels)
-        if not found and len(self.tokens) != len(self.labels):
-            found.append(f"{len(self.tokens)} {part} texts have {len(self.labels)} labels")
+        found = found or count_faults(part, "texts", len(self.tokens), self.labels)
         if not found and not 0 <= int(self.tokens.min()) <= int(self.tokens.max()) < self.vocabulary:
             found.append(f"{part} tokens are outside 0..{self.vocabulary - 1}")
         return found

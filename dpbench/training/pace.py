@@ -14,15 +14,21 @@ SPENT = ("select", "train", "observe")  # the phases whose seconds a budget of t
 class Pace:
     """The progress of a training to the end of its budget: `epochs`, or what full training of n samples takes in them.
 
-    `samples` are those that may be sent backward, `steps` those of the optimizer.
+    `samples` are those that may be sent backward, `steps` those of the optimizer; `ledger` counts what is spent.
     """
 
     def __init__(
-        self, recipe: Recipe, epochs: int, budget: Budget | None = None, samples: float = 0, steps: int = 0
+        self,
+        recipe: Recipe,
+        epochs: int,
+        budget: Budget | None = None,
+        samples: float = 0,
+        steps: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.recipe, self.epochs, self.samples, self.steps = recipe, epochs, samples, steps
         self.budget = budget or Budget()
-        self.ledger = Ledger()  # of what is spent already
+        self.ledger = ledger or Ledger()
 
     def progress(self, epoch: int, share: float = 0.0, done: Epoch | None = None) -> float:
         """The share of the budget that is spent at `share` of `epoch`, which `done` something by then."""

@@ -167,9 +167,7 @@ class _Run:
         if budget.unit == "epochs" and self.driver.requires.budget == "samples":
             budget, share = Budget(unit="samples"), self.method.task.keep
         steps = len(batches(torch.arange(self.n), recipe.batch_size)) * recipe.epochs
-        pace = Pace(recipe, self.epochs, budget, share * samples, steps)
-        pace.ledger = self.ledger
-        return pace
+        return Pace(recipe, self.epochs, budget, share * samples, steps, self.ledger)
 
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> results.Trained:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from math import isfinite
 from typing import Protocol
 
@@ -104,7 +104,7 @@ class Learner:
 
 
 def train_epoch(
-    learner: Learner, loader: Loader, parts: Iterable[Tensor], pace: Pace, guide: Guide, weights: Tensor | None = None
+    learner: Learner, loader: Loader, parts: Sequence[Tensor], pace: Pace, guide: Guide, weights: Tensor | None = None
 ) -> Epoch:
     """Train one epoch on the batches `parts`, each a tensor of rows on the device, until the pace says stop.
 
@@ -112,7 +112,7 @@ def train_epoch(
     batch in evaluation mode; the chosen rows are forwarded again to be trained on. It observes the rows and the signals
     of each step.
     """
-    done, parts = Epoch(), list(parts)
+    done = Epoch()
     needs = guide.needs & signals.SIGNALS.keys()  # those of a training pass
     for step, (rows, inputs, labels) in enumerate(loader.batches(parts)):
         at = pace.at(step / len(parts), done)
