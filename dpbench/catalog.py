@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from dpbench.method import PruningMethod
 
 
-# where the methods and datasets that come with dpbench may lie: installed, and in a checkout
+# where the methods, datasets and models that come with dpbench may lie: installed, and in a checkout
 OURS = [Path(dpbench.__file__).resolve().parent, Path(dpbench.__file__).resolve().parent.parent]
+FIRST = {"images": "cnn", "tables": "mlp", "texts": "bag"}  # the model to begin with, for each kind of samples
 NAME = 1000  # characters of a name with its parameters; they are listed in tables and sent to MLflow
 
 
@@ -99,9 +100,7 @@ def dataset_names() -> list[str]:
 
 def model_names() -> list[str]:
     """Every model's name, sorted."""
-    from dpbench.models import MODELS
-
-    return sorted(MODELS.keys() | _installed("models").keys())
+    return sorted(_modules("models").keys() | _installed("models").keys())
 
 
 def grid_names() -> list[str]:
@@ -138,16 +137,16 @@ def load_dataset(text: str) -> Dataset:
 
 
 def model_factory(name: str) -> Callable[..., nn.Module]:
-    """Return the function that builds a model."""
-    from dpbench.models import MODELS
-
-    if name in MODELS:
-        return MODELS[name]
-    if name not in _installed("models"):
-        raise unknown("model", name, model_names())
-    factory = _import("models", name)
+    """Return the function that builds a model: it is named like its module, or after a colon."""
+    module_name, _, attribute = name.partition(":")
+    if module_name not in model_names():
+        raise unknown("model", module_name, model_names())
+    found = _import("models", module_name)
+    factory = getattr(found, attribute or module_name, None) if inspect.ismodule(found) else found
+    if inspect.ismodule(found) and factory is None:
+        raise UsageError(f"{module_name}.py has no function {attribute or module_name}(shape, classes, ...)")
     if not callable(factory):
-        raise UsageError(f"{name}: the entry point names {factory!r}; a function of (shape, classes, ...) is needed")
+        raise UsageError(f"{name}: it names {factory!r}; a function of (shape, classes, ...) is needed")
     return factory
 
 
@@ -165,19 +164,22 @@ def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
     return factory, params
 
 
-def models_for(dataset: str) -> tuple[str, ...]:
+def models_for(dataset: str) -> list[str]:
     """The models that take what the dataset holds, the one to begin with first."""
-    from dpbench.models import KINDS
+    kind = load_dataset(dataset).kind
+    taken = [name for name in model_names() if kind in kinds(name)]
+    return sorted(taken, key=lambda name: name != FIRST.get(kind))
 
-    return KINDS[load_dataset(dataset).kind]
+
+def kinds(model: str) -> tuple[str, ...]:
+    """The kinds of samples that a model takes: the KINDS of its module; all kinds where it has none."""
+    factory = model_factory(parse(model)[0])
+    return getattr(sys.modules[factory.__module__], "KINDS", tuple(FIRST))
 
 
 def fits(dataset: str, model: str) -> bool:
-    """Whether the model takes what the dataset holds; an author's own model is taken to."""
-    from dpbench.models import MODELS
-
-    name = parse(model)[0]
-    return name not in MODELS or name in models_for(dataset)
+    """Whether the model takes what the dataset holds."""
+    return load_dataset(dataset).kind in kinds(model)
 
 
 def fitting(models: list[str], datasets: list[str]) -> list[str]:
@@ -185,7 +187,7 @@ def fitting(models: list[str], datasets: list[str]) -> list[str]:
     chosen = [model for model in models if any(fits(dataset, model) for dataset in datasets)]
     for dataset in datasets:
         if not any(fits(dataset, model) for model in chosen):
-            chosen.append(models_for(dataset)[0])
+            chosen.append(FIRST[load_dataset(dataset).kind])
     return chosen
 
 
@@ -241,10 +243,6 @@ def at_least_keep(name: str) -> list[str]:
 
 def source_digest(kind: str, name: str) -> str:
     """Hash the code of a method's, dataset's or model's module, with what it imports from its own folder."""
-    from dpbench.models import MODELS
-
-    if kind == "models" and name in MODELS:
-        return digest(sys.modules[MODELS[name].__module__])
     {"methods": method_class, "datasets": dataset_class, "models": model_factory}[kind](name)  # imports the module
     module = name.partition(":")[0]
     inside = f"dpbench.{kind}.{module}"

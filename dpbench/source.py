@@ -14,6 +14,7 @@ from typing import Any
 
 import dpbench
 
+PLUGINS = ("methods", "datasets", "models")  # the folders of what is chosen by name
 # what methods are built of; the PROTOCOL stands for the rest of dpbench
 BLOCKS = ("draws", "scores", "kernels", "greedy", "deepcore")
 followed: dict[Path, list[int]] = {}  # size and time of the files that digests were made of in this process
@@ -51,7 +52,7 @@ def everything() -> str:
     It is made once, of what was there before this process linked a method's file into a home of its own.
     """
     places = [(Path(dpbench.__file__).parent, f"*.{suffix}") for suffix in ("py", "html", "css", "js")]
-    places += [(Path(part) / folder, "*.py") for part in dpbench.__path__ for folder in ("methods", "datasets")]
+    places += [(Path(part) / folder, "*.py") for part in dpbench.__path__ for folder in PLUGINS]
     places += [(Path(str(files("dpbench.leaderboards"))), pattern) for pattern in ("*.yaml", "*.csv")]
     found = hashlib.sha256()
     for folder, pattern in places:
@@ -103,7 +104,7 @@ def _located(parts: list[str], package: list[str], importer: Path) -> Iterator[t
     """The files that importing `parts` reads, as far as they belong to the importer, with their modules' names."""
     if parts[:1] == ["dpbench"]:
         inside = parts[1:]
-        if inside[:1] in (["methods"], ["datasets"]) or (inside and inside[0] in BLOCKS):
+        if inside and inside[0] in (*PLUGINS, *BLOCKS):
             for folder in dpbench.__path__:
                 yield from _files(Path(folder), inside, ["dpbench"])
         return

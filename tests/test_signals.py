@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpbench import signals
+from dpbench.embedding import head
 from dpbench.errors import UsageError
-from dpbench.models import head
 from dpbench.spec import Recipe
 from dpbench.training.train import Learner
 from dpbench.training.workload import Classification

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dpbench import signals
+from dpbench.embedding import head, inputs_of
 from dpbench.errors import UsageError
-from dpbench.models import head, inputs_of
 from dpbench.training.answers import rows_fault
 from dpbench.training.rows import Passed, join
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dpbench import catalog, optim, signals
 from dpbench.data import Loader
+from dpbench.embedding import head, inputs_of
 from dpbench.errors import Diverged
-from dpbench.models import head, inputs_of
 from dpbench.rng import derive, seeded
 from dpbench.spec import Recipe
 from dpbench.training.ledger import Epoch
