@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dpbench
-from dpbench import catalog, models, optim, signals
+from dpbench import catalog, optim, signals
 from dpbench.experiments.grid import results
 from dpbench.spec import RunSpec, load_grid, source_digests
 from dpbench.training import loading
@@ -80,10 +80,10 @@ def test_extended_by_source(plug_in: Callable[[str, str], None], spec: MakeSpec,
     learnt(run(spec("orderdp", dataset="wine", epochs=20)), 0.8)
 
 
-def test_extended_by_model(add: Callable[..., None], spec: MakeSpec, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "KINDS", dict(models.KINDS))
-    add(models, "MODELS", "model")
+def test_extended_by_model(plug_in: Callable[[str, str], None], spec: MakeSpec, run: Run) -> None:
+    plug_in("models/linear.py", "model")
     assert catalog.fits("digits", "linear")
+    assert not catalog.fits("table[path=wine]", "linear")
     assert [tuple(p.shape) for p in catalog.load_model("linear", (1, 4, 4), 3).parameters()] == [(3, 16), (3,)]
     learnt(run(spec(model="linear")))
 

@@ -1,12 +1,15 @@
 """The models' shapes, sizes and heads."""
 
+import sys
+
 import pytest
 import torch
+from dpbench.models.transformer import Block
 from torch import nn
 
 from dpbench import catalog
+from dpbench.embedding import head
 from dpbench.errors import UsageError
-from dpbench.models import KINDS, MODELS, Block, head
 from dpbench.tables import Columns
 from dpbench.tokens import Sequence
 
@@ -129,5 +132,18 @@ def test_a_resnet_for_large_images_is_torchvisions() -> None:
         catalog.load_model("resnet34", (1, 64, 64), 10)
 
 
-def test_every_model_is_of_a_kind() -> None:
-    assert {name for names in KINDS.values() for name in names} == set(MODELS)
+@pytest.mark.parametrize("kind", sorted(catalog.FIRST))
+def test_every_kind_of_samples_has_a_model_to_begin_with(kind: str) -> None:
+    assert kind in catalog.kinds(catalog.FIRST[kind])
+
+
+def test_every_model_says_what_it_takes() -> None:
+    for name in catalog.model_names():
+        taken = sys.modules[f"dpbench.models.{name}"].KINDS if catalog.model_factory(name) else ()
+        assert taken
+        assert set(taken) <= set(catalog.FIRST), name
+
+
+def test_the_models_of_a_dataset_begin_with_the_first_of_its_kind() -> None:
+    assert catalog.models_for("digits") == ["cnn", "mlp", "resnet18", "resnet34", "resnet50"]
+    assert catalog.models_for("table[path=wine]") == ["mlp", "ft_transformer"]

@@ -15,7 +15,7 @@ import dpbench
 from dpbench.source import BLOCKS
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("methods", "datasets", "leaderboards")
+FOLDERS = ("methods", "datasets", "models", "leaderboards")
 # the interface, what it may raise, and the building blocks, which the hash of a run covers
 ALLOWED = ("dpbench.method", "dpbench.errors", *(f"dpbench.{name}" for name in BLOCKS))
 
@@ -35,7 +35,7 @@ def python_files(*folders: str) -> list[Path]:
 
 def test_top_level_is_what_the_design_names() -> None:
     found = {name.split("/")[0] for name in listed()}
-    folders = {"dpbench", "methods", "datasets", "leaderboards", "docs", "tests"}
+    folders = {"dpbench", "methods", "datasets", "models", "leaderboards", "docs", "tests"}
     files = {"pyproject.toml", "README.md", "LICENSE", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"}
     assert {name for name in found if not name.startswith(".")} == folders | files
     assert (ROOT / ".ci" / "run").is_file()

@@ -5,6 +5,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,12 @@ def test_global_generators_are_left_alone(spec: Spec, run: Run, method: str) -> 
     assert all(np.array_equal(a, b) for a, b in zip(numpy_state, np.random.get_state(), strict=True))
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, model: Callable[..., torch.nn.Module]) -> None:
+    """Offer a model as an installed package does."""
+    entry = EntryPoint(model.__name__, f"{__name__}:{model.__name__}", "dpbench.models")
+    monkeypatch.setattr("dpbench.catalog._installed", lambda group: {entry.name: entry} if group == "models" else {})
+
+
 def dropout(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
     """A model that draws from torch's global generator."""
     return torch.nn.Sequential(
@@ -315,7 +322,7 @@ def dropout(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
 def test_a_model_with_dropout_is_seeded_in_training_and_in_the_proxy(
     spec: Spec, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpbench.models.MODELS", {"dropout": dropout})
+    installed(monkeypatch, dropout)
     results = []
     for number in range(2):
         monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / str(number)))
@@ -807,7 +814,7 @@ def blind(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
 
 
 def test_a_training_that_learnt_nothing_has_diverged(spec: Spec, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpbench.models.MODELS", {"blind": blind})
+    installed(monkeypatch, blind)
     result = run(spec("full", model="blind", epochs=1))
     labels = loading.load_data(result["spec"]["dataset"], None).test.labels
     constant = int(labels.bincount().max()) / len(labels)
