@@ -282,7 +282,10 @@ def _installed(group: str) -> Any:
 
 
 def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
-    """Import the one subclass of `base` in the module `name`, or the class after a colon."""
+    """Import the one subclass of `base` in the module `name`, or the class after a colon.
+
+    Classes whose names begin with an underscore are parts of others and do not count.
+    """
     module_name, _, attribute = name.partition(":")
     if module_name not in names:
         raise unknown(folder.removesuffix("s"), module_name, names)
@@ -295,7 +298,7 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     def own(value: Any) -> bool:
         return inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
 
-    classes = {key: value for key, value in vars(module).items() if own(value)}
+    classes = {key: value for key, value in vars(module).items() if own(value) and not key.startswith("_")}
     if attribute:
         chosen = getattr(module, attribute, None)  # a module may make its classes by __getattr__
         if not own(chosen):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class LARS(torch.optim.Optimizer):
-    """LARS (You et al. 2017) as OrderDP's and InfoBatch's code has it: every parameter is adapted.
+    """LARS (You et al. 2017) as the released code of pruning methods has it: every parameter is adapted.
 
     g <- grad + wd w, each entry clipped to +-10; buffer <- momentum buffer + g; w <- w - lr trust buffer, where
     trust = 0.001 |w| / (|grad| + wd |w|), at most 50, and 1 where a norm is 0.

@@ -1,7 +1,8 @@
 """The one interface: what a pruning method is told, what it requires, and what it answers.
 
-A method file imports this module and the building blocks `dpbench.draws` and, for static methods, `dpbench.scores`,
-`dpbench.kernels` and `dpbench.greedy`; `dpbench.errors` for what the user has to set right; nothing else of dpbench.
+A method file imports this module and the building blocks `dpbench.draws` and `dpbench.inclusion` and, for static
+methods, `dpbench.scores`, `dpbench.kernels` and `dpbench.greedy`; `dpbench.errors` for what the user has to set right;
+nothing else of dpbench.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import dpbench
 
 PLUGINS = ("methods", "datasets", "models")  # the folders of what is chosen by name
 # what methods are built of; the PROTOCOL stands for the rest of dpbench
-BLOCKS = ("draws", "scores", "kernels", "greedy", "deepcore")
+BLOCKS = ("draws", "scores", "kernels", "greedy", "inclusion", "deepcore")
 followed: dict[Path, list[int]] = {}  # size and time of the files that digests were made of in this process
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -4,10 +4,43 @@ import torch
 from torch import Tensor
 
 from dpbench.draws import others, sample, top
+from dpbench.inclusion import inclusion_probability
 from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
-class OrderDP(PruningMethod):
+class _Paper(PruningMethod):
+    """The paper's algorithm, once an epoch: train on the q samples of highest last seen score of s drawn uniformly."""
+
+    explore: float = param(0.8, low=0.05, high=1.0, at_least_keep=True)
+    score: str = param("loss", choices=("loss", "error_norm", "entropy", "grad_norm", "margin", "prob_y", "correct"))
+
+    paper = "Jin et al., OrderDP: a theoretically guaranteed lossless dynamic data pruning framework (ICLR 2026)"
+
+    def select(self, epoch: int) -> Selection:
+        candidates = sample(self.task.n, self.s, self.rng)
+        kept = top(self.scores.index_select(0, candidates), self.task.k, self.rng)
+        return Selection(candidates.index_select(0, kept))
+
+    def observe(self, signals: Signals) -> None:
+        self.scores[signals.indices] = self.score_of(signals)
+
+    def score_of(self, signals: Signals) -> Tensor:
+        return signals[self.score].float()
+
+    @property
+    def s(self) -> int:
+        """The number of candidates."""
+        return max(self.task.k, round(self.explore * self.task.n))
+
+    def requires(self) -> Requires:
+        return Requires({self.score})
+
+    def setup(self, task: Task, rng: torch.Generator) -> None:
+        super().setup(task, rng)
+        self.scores = torch.full((task.n,), float("inf"))
+
+
+class OrderDP(_Paper):
     """Draw s of n candidates uniformly, keep the q of highest score; once an epoch, with last seen scores.
 
     q = round(keep n) exactly, s = round(explore n), never below q; exploit = q / s follows. A sample is kept
@@ -24,8 +57,6 @@ class OrderDP(PruningMethod):
     first) are never chosen for q < s: the estimate is that of the others' sum, divided by n.
     """
 
-    explore: float = param(0.8, low=0.05, high=1.0, at_least_keep=True)
-    score: str = param("loss", choices=("loss", "error_norm", "entropy", "grad_norm", "margin", "prob_y", "correct"))
     ema: float = param(0.0, low=0.0, high=0.99)
     order: str = param("high", choices=("high", "low"))
     unseen: str | float = param("first", choices=("first", 1.0, 3.0))
@@ -33,25 +64,22 @@ class OrderDP(PruningMethod):
     floor: float = param(0.0, low=0.0, high=0.9)
     correct: str = param("surrogate", choices=("surrogate", "full"))
 
-    paper = "Jin et al., OrderDP: a theoretically guaranteed lossless dynamic data pruning framework (ICLR 2026)"
-
-    def requires(self) -> Requires:
-        return Requires({self.score})
-
     def setup(self, task: Task, rng: torch.Generator) -> None:
         super().setup(task, rng)
         self.sign = 1.0 if self.order == "high" else -1.0
-        start = float("inf") if self.unseen == "first" else self.sign * float(self.unseen)
-        self.scores = torch.full((task.n,), start)
+        if self.unseen != "first":
+            self.scores.fill_(self.sign * float(self.unseen))
         self.past = self.scores  # the scores before `epoch`, for the running score
         self.epoch = -1
 
     def select(self, epoch: int) -> Selection:
-        n, q = self.task.n, self.task.k
-        s, m, t = self._sizes()
+        n, s, q = self.task.n, self.s, self.task.k
+        m, t = round(self.floor * q), self._dropped()
+        if m == t == 0 and self.correct == "surrogate":
+            return super().select(epoch)
         place = self.scores if self.correct == "surrogate" else -self._ranks()
         candidates = sample(n, s, self.rng)
-        chosen = candidates.index_select(0, top(place.index_select(0, candidates), q - m + t, self.rng))
+        chosen = candidates[top(place[candidates], q - m + t, self.rng)]
         if t:
             chosen = chosen[others(len(chosen), top(place[chosen], t, self.rng))]
         if m:
@@ -59,16 +87,16 @@ class OrderDP(PruningMethod):
             chosen = torch.cat([chosen, rest[sample(len(rest), m, self.rng)]])
         if self.correct == "surrogate":
             return Selection(chosen)
-        return Selection(chosen, (q / (n * self._probability()[-place[chosen] - 1])).float())
+        return Selection(chosen, (q / (n * self._probability(-place[chosen]))).float())
 
-    def observe(self, signals: Signals) -> None:
-        i, score = signals.indices, self.sign * signals[self.score].float()
+    def score_of(self, signals: Signals) -> Tensor:
+        score = self.sign * super().score_of(signals)
         if self.ema:
             if signals.epoch != self.epoch:  # each epoch counts once, however often it shows a sample
                 self.past, self.epoch = self.scores.clone(), signals.epoch
-            past = self.past[i]
+            past = self.past[signals.indices]
             score = torch.where(past.isfinite(), self.ema * past + (1 - self.ema) * score, score)
-        self.scores[i] = score
+        return score
 
     def surrogate(self) -> Tensor:
         """P_j / q for rank j (Theorem 1), with `correct="full"` 1 / n where P_j > 0; equals share theirs."""
@@ -79,37 +107,19 @@ class OrderDP(PruningMethod):
         shared = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, equals, of_rank.double()) / sizes
         return torch.empty_like(shared[equals]).index_put_((order,), shared[equals])
 
-    def _sizes(self) -> tuple[int, int, int]:
-        """How many are candidates, how many of the q are drawn uniformly, and how many candidates are dropped."""
-        n, q = self.task.n, self.task.k
-        s = max(q, round(self.explore * n))
-        t = 0 if self.trim == 0 or self.scores.isposinf().any() else min(round(self.trim * s), s - q)
-        return s, round(self.floor * q), t
+    def _dropped(self) -> int:
+        """t, how many of the first candidates are dropped."""
+        waits = self.trim == 0 or self.scores.isposinf().any()
+        return 0 if waits else min(round(self.trim * self.s), self.s - self.task.k)
 
-    def _probability(self) -> Tensor:
-        """P_j for j = 1, ..., n, with `trim` and `floor`."""
-        n, q = self.task.n, self.task.k
-        s, m, t = self._sizes()
-        by_order = inclusion(n, s, q - m + t) - inclusion(n, s, t)
-        return by_order + (1 - by_order) * m / max(1, n - q + m)
+    def _probability(self, ranks: Tensor | None = None) -> Tensor:
+        """P_j for each j of `ranks`, by default for 1, ..., n, with `trim` and `floor`."""
+        at = None if ranks is None else ranks.numpy()
+        n, s, q = self.task.n, self.s, self.task.k
+        return torch.from_numpy(inclusion_probability(n, s, q, at, floor=self.floor, trim=self._dropped()))
 
     def _ranks(self) -> Tensor:
         """The rank, from 1, of every sample by score, ties in random order."""
         shuffled = torch.randperm(self.task.n, generator=self.rng)
         order = shuffled[self.scores[shuffled].argsort(descending=True, stable=True)]
         return torch.empty_like(order).index_put_((order,), torch.arange(1, self.task.n + 1))
-
-
-def inclusion(n: int, s: int, q: int) -> Tensor:
-    """P_j for j = 1, ..., n: that the sample of rank j is among the q first of s candidates drawn from n. O(n).
-
-    P_j - P_{j+1} is proportional to C(j-1, q-1) C(n-1-j, s-1-q): q - 1 candidates before j, s - 1 - q after j + 1.
-    The logarithms of its ratios from one j to the next are summed up, then the differences from the far end.
-    """
-    if q in (0, s):
-        return torch.full((n,), q / n, dtype=torch.float64)
-    j = torch.arange(q, n - s + q, dtype=torch.float64)  # P_j = s / n before, 0 after
-    ratio = j / (j + 1 - q) * (n - s + q - j) / (n - 1 - j)
-    step = torch.cat([j.new_zeros(1), ratio.log().cumsum(0)])
-    tail = (step - step.max()).exp().flip(0).cumsum(0).flip(0)
-    return torch.cat([j.new_ones(q - 1), tail / tail[0], j.new_zeros(s - q)]) * s / n

@@ -168,6 +168,13 @@ def test_a_file_with_two_classes_needs_the_class(plugin: Plugin) -> None:
         catalog.load_method(f"{path}:Tow")
 
 
+def test_a_class_with_an_underscore_is_a_part_and_needs_no_naming(plugin: Plugin) -> None:
+    path = plugin(TWO.replace("One", "_One"))
+    assert type(catalog.load_method(path)).__name__ == "Two"
+    with pytest.raises(UsageError, match="has 0 subclasses of PruningMethod; it needs one"):
+        catalog.load_method(plugin(ONE.replace("One", "_One")))
+
+
 def test_wrong_files(plugin: Plugin, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no file .*/nowhere\.py"):
         catalog.load_method("nowhere.py")

@@ -53,6 +53,16 @@ def test_imports_point_downward(file: Path) -> None:
     assert upward == [], f"{file.name} on {here or 'the root'}"
 
 
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_no_general_module_knows_one_method_beyond_examples(file: Path) -> None:
+    if "orderdp" in file.relative_to(PACKAGE).with_suffix("").parts:
+        return
+    text = file.read_text()
+    strings = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+    assert "OrderDP" not in text
+    assert "orderdp" not in strings
+
+
 def test_every_folder_is_a_floor_and_the_test_finds_an_upward_import() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(BELOW) - {""}

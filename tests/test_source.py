@@ -142,6 +142,7 @@ def test_the_blocks_of_methods_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen("full") == {"full.py"}
     assert seen("el2n") == {"el2n.py", "scores.py", "draws.py"}
     assert "greedy.py" in seen("craig")
+    assert seen("orderdp") == {"orderdp.py", "draws.py", "inclusion.py"}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "methods").glob("*.py")), ids=lambda file: file.stem)

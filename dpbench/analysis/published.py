@@ -12,7 +12,6 @@ from dpbench import catalog
 from dpbench.analysis.table import broken, records
 
 LAST, BEST = "top1_acc", "best_top1_acc"  # the accuracy after the last epoch, and that of the best one on the test set
-BEST_EPOCH = ("InfoBatch (Qin", "CCS (Zheng", "OrderDP (Jin")  # papers whose released code reports the best epoch
 PRUNED_WITHIN = 0.02  # of the published prune ratio lies the realised one of a row that is compared with it
 ALIASES = {  # papers' names that are not the plug-in's
     "random_static": "uniform",
@@ -25,7 +24,10 @@ ALIASES = {  # papers' names that are not the plug-in's
 
 
 def read() -> pd.DataFrame:
-    """All published figures, one line each, with paper, table, source and whether it was verified there."""
+    """All published figures, one line each, with paper, table, source and whether it was verified there.
+
+    Their `epoch` is "best" for papers whose released code reports the best epoch, whatever the metric is called.
+    """
     folder = files("dpbench.leaderboards").joinpath("published")
     paths = sorted((path for path in folder.iterdir() if path.name.endswith(".csv")), key=lambda path: path.name)
     parts = []
@@ -60,7 +62,7 @@ def beside(table: pd.DataFrame, delta: float, figures: pd.DataFrame | None = Non
 
 
 def _compared(line: dict[str, Any], rows: list[dict[str, Any]], delta: float) -> dict[str, Any]:
-    best = line["metric"] == BEST or str(line["paper"]).startswith(BEST_EPOCH)
+    best = line["metric"] == BEST or line["epoch"] == "best"
     mark = " (best epoch)" if best else ""
     found: dict[str, Any] = {"published": f"{float(line['value']):g}{mark}", "measured": None, "measured_ci95": None}
     ratio, nominal = _pruned(str(line["prune_ratio"]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
     from dpbench.data import Data
 
 Values = NDArray[np.float64]
-BY_LOSS = {
-    "aum",
-    "big_loss",
-    "el2n",
-    "forgetting",
-    "grand",
-    "infobatch",
-    "ordered_sgd",
-    "orderdp",
-    "selective_backprop",
-}
 LOWEST = np.finfo(np.float64).min / 2**10  # for a score of minus infinity, so that means stay numbers
 
 
@@ -115,6 +105,13 @@ def extremes(usage: Usage, labels: NDArray[np.int64], each: int) -> list[tuple[l
     return found
 
 
+@cache
+def by_loss() -> frozenset[str]:
+    """The methods that go by how badly the label is fitted, the worst fitted first."""
+    with files("dpbench.leaderboards").joinpath("by_loss.csv").open() as stream:
+        return frozenset(pd.read_csv(stream)["method"])
+
+
 @dataclass(frozen=True)
 class Suspects:
     """The samples of a dataset from the most to the least suspected of a wrong label, by the methods that tell it."""
@@ -131,9 +128,9 @@ class Suspects:
 class Suspicion:
     """Gather, row by row, the mean standing of the samples at methods that go by how badly the label is fitted.
 
-    Such methods (BY_LOSS) put samples with wrong labels first: they are learnt last (Pleiss et al. 2020, Toneva et al.
-    2019). A sample's standing is the share of samples that a method ranks behind it, by its score or else by how often
-    it uses them; the suspects are those of highest mean over the methods, each counted once whatever its keeps.
+    Such methods (`by_loss`) put samples with wrong labels first: they are learnt last (Pleiss et al. 2020, Toneva et
+    al. 2019). A sample's standing is the share of samples that a method ranks behind it, by its score or else by how
+    often it uses them; the suspects are those of highest mean over the methods, each counted once whatever its keeps.
     """
 
     def __init__(self) -> None:
@@ -143,7 +140,7 @@ class Suspicion:
         """Take a row in; rows of other methods do not count, nor do those that use all samples alike."""
         dataset, model, method, _ = usage.row
         name, params = parse(method)
-        if name not in BY_LOSS or "score" in params or usage.even:
+        if name not in by_loss() or "score" in params or usage.even:
             return
         count, total = self.rows.setdefault((dataset, model), {}).get(method, (0, np.zeros(len(usage.times))))
         self.rows[dataset, model][method] = (count + 1, total + usage.standing)

@@ -54,8 +54,8 @@ def tune(
 ) -> None:
     """Tune a method's declared parameters by Optuna, or continue; write the best configuration as a grid.
 
-    Trials see the validation samples only, with seeds that no grid uses; for OrderDP they are the decompositions of one
-    prune ratio, explore in [keep, 1]. Several machines share a study through a database:
+    Trials see the validation samples only, with seeds that no grid uses. Several machines share a study through a
+    database:
 
     Pruned trials do not count: they come on top, at most two for each.
 

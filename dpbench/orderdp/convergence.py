@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dpbench.inclusion import Floats
 from dpbench.orderdp import theory
 from dpbench.orderdp.problem import MOMENTA, Effort, Network, Numbers, descent, digits, exponent
-from dpbench.orderdp.theory import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

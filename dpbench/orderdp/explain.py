@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpbench.inclusion import Floats, Ints, check_sizes
 from dpbench.orderdp import theory
-from dpbench.orderdp.theory import Floats, Ints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,10 +19,10 @@ SHARES = (0.01, 0.1)  # of the hardest samples, whose weight is told
 def rank_grid(n: int, s: int, q: int, size: int = 2000) -> Ints:
     """Ascending ranks to show P_j at, first and last included: all if n <= size, else at most about `size`.
 
-    Half of them lie within 8 standard deviations of X (see `theory`), where P_j falls; the others are spread over
+    Half of them lie within 8 standard deviations of X (see `inclusion`), where P_j falls; the others are spread over
     1..n evenly and, for the head, geometrically.
     """
-    theory.check_sizes(n, s, q)
+    check_sizes(n, s, q)
     if n <= size:
         return np.arange(1, n + 1)
     mean = q * n / s
@@ -62,11 +62,11 @@ def explain(n: int, explore: float, keep: float) -> Explained:
     So an explore below keep counts as keep, which is uniform sampling. ValueError for n below 1, or a share outside
     (0, 1].
     """
-    theory.check_sizes(n, 1, 1)
+    check_sizes(n, 1, 1)
     q = max(1, round(theory.check_share("keep", keep) * n))
     s = max(q, round(theory.check_share("explore", explore) * n))
-    kept, ranks = theory.kept_of(n, s, q), rank_grid(n, s, q)
-    probability = kept.at(ranks)
+    surrogate, ranks = theory.surrogate_of(n, s, q), rank_grid(n, s, q)
+    probability = surrogate.kept.at(ranks)
     return Explained(
         n=n,
         s=s,
@@ -75,11 +75,11 @@ def explain(n: int, explore: float, keep: float) -> Explained:
         ranks=ranks,
         inclusion_probability=probability,
         surrogate_weight=probability / q,
-        cumulative_weight=kept.cumulative(ranks) / q,
+        cumulative_weight=surrogate.cumulative(ranks),
         beta_limit=theory.beta_limit(ranks / n, s, q) / n,
-        effective_samples=kept.effective_samples(),
-        tilt={share: kept.tilt(share) for share in SHARES},
-        total_variation=kept.total_variation(),
+        effective_samples=surrogate.effective_samples(),
+        tilt={share: surrogate.tilt(share) for share in SHARES},
+        total_variation=surrogate.total_variation(),
         bias_factor=theory.bias_term(n, s),
     )
 

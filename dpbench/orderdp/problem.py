@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from dpbench.orderdp.theory import Floats, Ints
+from dpbench.inclusion import Floats, Ints
 
 Numbers = dict[str, Any]
 MOMENTA = (0.0, 0.5, 0.9)

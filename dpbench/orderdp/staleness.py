@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpbench.orderdp import theory
+from dpbench.inclusion import inclusion_probability
 from dpbench.orderdp.problem import MOMENTA, Effort, Numbers, digits, rank_correlation
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _kept_shares(
     n = len(problem.x)
     q, s = round(keep * n), round(explore * n)
     edges = np.linspace(0, n, BINS + 1).round().astype(int)
-    expected = np.add.reduceat(theory.inclusion_probability(n, s, q), edges[:-1]) / q
+    expected = np.add.reduceat(inclusion_probability(n, s, q), edges[:-1]) / q
     shares, correlations = np.zeros(BINS), []
     for seed in range(effort.seeds):
         rng, theta, velocity = np.random.default_rng([5, q, s, seed]), np.zeros(problem.size), np.zeros(problem.size)

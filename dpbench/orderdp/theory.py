@@ -1,78 +1,19 @@
 """OrderDP's theory as code: which rank is kept how often, what loss that minimises, and how far it leans.
 
 Samples are ranked by score, rank 1 the largest (the hardest). OrderDP draws s of n uniformly and keeps the q of
-highest score. Theorem 1 gives the probability P_j that rank j is kept (the paper's gamma_j); its gradient is
-unbiased for the surrogate loss L_q = sum_j (P_j / q) l_(j).
-
-Seen from rank j, the other s - 1 candidates are a uniform draw from n - 1 ranks, and j is kept unless q of them are
-harder. So P_j = (s/n) P[X >= j] where X, the q-th smallest rank in such a draw, is negative hypergeometric. One
-running product over the ranks gives the law of X up to a constant, its sum the constant. This is more accurate than
-logarithms of factorials, which lose 8 digits at n = 1e8. Time, and 8 bytes a rank, are spent only where P_j differs
-from s/n and from 0.
+highest score. Theorem 1 gives the probability P_j that rank j is kept (the paper's gamma_j), which
+`dpbench.inclusion` computes; the gradient is unbiased for the surrogate loss L_q = sum_j (P_j / q) l_(j).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincc, gammaln
+from numpy.typing import ArrayLike
+from scipy.special import betaincc
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-_UNDERFLOW = 690.0  # ranks less likely than exp(-690) = 1e-300 times the mode are left out: all numbers stay normal
-_BLOCK = 2**15  # ranks at a time: the temporaries stay in the cache
-
-
-def inclusion_probability(
-    n: int,
-    s: int,
-    q: int,
-    ranks: ArrayLike | None = None,
-    *,
-    floor: float = 0.0,
-    trim: int = 0,
-    order: Literal["high", "low"] = "high",
-) -> Floats:
-    """P_j, the probability that the sample of rank j is kept (Theorem 1's gamma_j).
-
-    P_j = (s/n) P[Hypergeom(n-1, j-1, s-1) <= q-1]: s/n at j = 1, never rising, 0 for j > n-s+q, of sum q.
-
-    Beyond the paper, `floor` is the share of the q drawn uniformly from all that were not kept by order:
-    with m = round(floor q) of these, P_j = p + (1 - p) m / (n - q + m), p the probability for q - m by order.
-    `trim` candidates of highest score are dropped before the q are taken: the probability for q + trim less that
-    for trim. `order="low"` keeps the q of lowest score: P_(n+1-j).
-
-    n, s, q are the numbers of samples, of candidates and of kept samples, 1 <= q <= s <= n; `ranks` are (k,) integers
-    in 1..n in any order, None for all n. Returns (k,) float64. Relative error below 1e-11 up to n = 1e8 (mostly
-    1e-14); with `trim`, a difference, below 1e-11 s/n absolute. Values below about 1e-300 are 0.
-
-    ValueError for a size, a rank or an option out of its range.
-    """
-    check_sizes(n, s, q)
-    if not 0 <= floor <= 1:
-        raise ValueError(f"floor is a share in [0, 1], got {floor}")
-    if order not in ("high", "low"):
-        raise ValueError(f'order is "high" or "low", got {order!r}')
-    if trim and order == "low":
-        raise ValueError('trim drops the highest scores and has no meaning with order="low"')
-    uniform = round(floor * q)
-    ordered = q - uniform
-    if not 0 <= trim <= s - ordered:
-        raise ValueError(f"trim must leave {ordered} of the {s} candidates: expected 0..{s - ordered}, got {trim}")
-    at = _ranks(n, ranks)
-    if order == "low":
-        at = n + 1 - at
-    kept = kept_of(n, s, ordered + trim).at(at) if ordered else np.zeros(len(at))
-    if ordered and trim:
-        kept = np.maximum(kept - kept_of(n, s, trim).at(at), 0.0)
-    if uniform:
-        kept += (1 - kept) * (uniform / (n - ordered))
-    return kept
+from dpbench.inclusion import Floats, Ints, Kept, check_sizes, inclusion_probability, kept_of
 
 
 def surrogate_weight(n: int, s: int, q: int, ranks: ArrayLike | None = None) -> Floats:
@@ -107,8 +48,7 @@ def effective_samples(n: int, s: int, q: int) -> float:
     The number of equally weighted samples whose mean loss would vary as much as the surrogate loss does, if the
     losses were independent of their ranks (Kish's effective sample size). Errors as in `inclusion_probability`.
     """
-    check_sizes(n, s, q)
-    return kept_of(n, s, q).effective_samples()
+    return surrogate_of(n, s, q).effective_samples()
 
 
 def tilt(n: int, s: int, q: int, share: float) -> float:
@@ -116,8 +56,7 @@ def tilt(n: int, s: int, q: int, share: float) -> float:
 
     ValueError for a share outside (0, 1]; other errors as in `inclusion_probability`.
     """
-    check_sizes(n, s, q)
-    return kept_of(n, s, q).tilt(check_share("share", share))
+    return surrogate_of(n, s, q).tilt(check_share("share", share))
 
 
 def total_variation(n: int, s: int, q: int) -> float:
@@ -126,8 +65,7 @@ def total_variation(n: int, s: int, q: int) -> float:
     For losses in [0, B], B times this is the largest possible L_q - L, and is reached. Own algebra, not the paper's.
     Errors as in `inclusion_probability`.
     """
-    check_sizes(n, s, q)
-    return kept_of(n, s, q).total_variation()
+    return surrogate_of(n, s, q).total_variation()
 
 
 def surrogate_gap(losses: ArrayLike, s: int, q: int) -> float:
@@ -165,103 +103,39 @@ def bias_term(n: int, s: int, *, correction: float = 0.0, c_s: float = 1.0, boun
 
 
 @dataclass(frozen=True)
-class Kept:
-    """P_j for all j: s/n before `first`, then `falling` (rank by rank), then 0."""
+class Surrogate:
+    """The surrogate weights P_j / q of all ranks, summed up without a number for each rank."""
 
     n: int
-    s: int
     q: int
-    first: int
-    falling: Floats
-
-    def at(self, ranks: Ints) -> Floats:
-        result = np.where(ranks < self.first, self.s / self.n, 0.0)
-        inside = (ranks >= self.first) & (ranks < self.first + len(self.falling))
-        result[inside] = self.falling[ranks[inside] - self.first]
-        return result
+    kept: Kept
 
     def cumulative(self, ranks: Ints) -> Floats:
-        """Sum of P_1..P_j for each j of `ranks`, ascending; j = 0 is allowed."""
-        ends = np.clip(ranks - self.first + 1, 0, len(self.falling))
-        pieces = [self.falling[i:j].sum() for i, j in zip([0, *ends[:-1]], ends, strict=True)]
-        level: Floats = np.minimum(ranks, self.first - 1) * (self.s / self.n)
+        """The weight of the ranks 1..j for each j of `ranks`, ascending; j = 0 is allowed."""
+        kept = self.kept
+        ends = np.clip(ranks - kept.first + 1, 0, len(kept.falling))
+        pieces = [kept.falling[i:j].sum() for i, j in zip([0, *ends[:-1]], ends, strict=True)]
+        level: Floats = np.minimum(ranks, kept.first - 1) * kept.most
         level += np.cumsum(pieces)
-        return level
+        return level / self.q
 
     def tilt(self, share: float) -> float:
         count = max(1, round(share * self.n))
-        return float(self.cumulative(np.array([count]))[0]) / self.q
+        return float(self.cumulative(np.array([count]))[0])
 
     def effective_samples(self) -> float:
-        squares = min(self.first - 1, self.n) * (self.s / self.n) ** 2 + float(self.falling @ self.falling)
+        kept = self.kept
+        squares = min(kept.first - 1, self.n) * kept.most**2 + float(kept.falling @ kept.falling)
         return self.q**2 / squares
 
     def total_variation(self) -> float:
-        heavier = self.first - 1 + int(np.count_nonzero(self.falling > self.q / self.n))
-        return float(self.cumulative(np.array([heavier]))[0]) / self.q - heavier / self.n
+        heavier = self.kept.first - 1 + int(np.count_nonzero(self.kept.falling > self.q / self.n))
+        return float(self.cumulative(np.array([heavier]))[0]) - heavier / self.n
 
 
-def kept_of(n: int, s: int, q: int) -> Kept:
-    if s == q:
-        return Kept(n, s, q, first=n + 1, falling=np.empty(0))
-
-    def log_pmf(j: int) -> float:
-        """The law of X but for a constant: log C(j-1, q-1) C(n-1-j, s-1-q)."""
-        harder = gammaln(j) - gammaln(q) - gammaln(j - q + 1)
-        easier = gammaln(n - j) - gammaln(s - q) - gammaln(n - j - s + q + 1)
-        return float(harder + easier)
-
-    low, high = q, n - s + q
-    mode = min(max(low, (q - 1) * (n - 1) // max(1, s - 2) + 1), high)
-    peak = log_pmf(mode)
-    first = _edge(log_pmf, mode, low, peak - _UNDERFLOW)
-    last = _edge(log_pmf, mode, high, peak - _UNDERFLOW)
-
-    # pmf(j + 1) / pmf(j) = j (high - j) / ((j - q + 1) (n - 1 - j)); each entry starts as the rank before its own
-    values = np.arange(first - 1, last, dtype=np.float64)
-    values[0] = np.exp(log_pmf(first) - peak)
-    for i in range(1, len(values), _BLOCK):
-        block = values[i : i + _BLOCK]
-        block[:] = block * (high - block) / ((block - q + 1) * (n - 1 - block))
-        block[0] *= values[i - 1]
-        np.cumprod(block, out=block)
-    # summed from the far end, small terms first, so that the tail is as accurate as the rest
-    for i in range(len(values), 0, -_BLOCK):
-        block = values[max(0, i - _BLOCK) : i][::-1]
-        if i < len(values):
-            block[0] += values[i]
-        np.cumsum(block, out=block)
-    values /= values[0]  # exactly 1 at first, so that P_j never rises
-    values *= s / n
-    return Kept(n, s, q, first, values)
-
-
-def _edge(log_pmf: Callable[[int], float], mode: int, bound: int, least: float) -> int:
-    """The rank farthest from the mode, towards `bound`, at which the unimodal `log_pmf` is not below `least`."""
-    if log_pmf(bound) >= least:
-        return bound
-    inside, outside = mode, bound
-    while abs(outside - inside) > 1:
-        middle = (inside + outside) // 2
-        if log_pmf(middle) >= least:
-            inside = middle
-        else:
-            outside = middle
-    return inside
-
-
-def _ranks(n: int, ranks: ArrayLike | None) -> Ints:
-    if ranks is None:
-        return np.arange(1, n + 1)
-    at = np.asarray(ranks)
-    if at.ndim != 1 or at.dtype.kind not in "iu" or not np.all((at >= 1) & (at <= n)):
-        raise ValueError(f"ranks must be integers in 1..{n}, of shape (k,)")
-    return at.astype(np.int64)
-
-
-def check_sizes(n: int, s: int, q: int) -> None:
-    if not 1 <= q <= s <= n:
-        raise ValueError(f"expected 1 <= q <= s <= n, got n = {n}, s = {s}, q = {q}")
+def surrogate_of(n: int, s: int, q: int) -> Surrogate:
+    check_sizes(n, s, q)
+    return Surrogate(n, q, kept_of(n, s, q))
 
 
 def check_share(name: str, value: float) -> float:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dpbench.inclusion import Floats, Ints, inclusion_probability
 from dpbench.orderdp import theory
 from dpbench.orderdp.problem import Effort, Numbers, digits, exponent
-from dpbench.orderdp.theory import Floats, Ints
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def proposition_2(effort: Effort) -> Numbers:
     growing: list[Numbers] = []
     for n in sizes:
         for rows, s, q in ((fixed, 20, 8), (growing, n // 2, n // 5)):
-            kept = theory.inclusion_probability(n, s, q) * (n / s)  # P[cut >= j], from 1 down to 0
+            kept = inclusion_probability(n, s, q) * (n / s)  # P[cut >= j], from 1 down to 0
             j = np.arange(1, n + 1)
             limit = theory.beta_limit(j / n, s, q) / s
             mean = kept.sum()

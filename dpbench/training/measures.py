@@ -195,7 +195,7 @@ MEASURES = (  # in the order in which wide tables show them
         "gradient_cosine_surrogate",
         "cosine to surrogate",
         "`gradient_cosine` against the gradient of the loss that the method states to minimise "
-        "(`PruningMethod.surrogate`; for OrderDP the loss of rank j weighted by P_j / q). One selection is a sample of "
+        "(`PruningMethod.surrogate`; for instance the losses weighted by their ranks). One selection is a sample of "
         "it, so the cosine stays below 1",
         better="up",
         column="surrogate",

@@ -542,6 +542,7 @@ def published_line(method: str, prune_ratio: str, value: float, **changes: Any) 
         "std": None,
         "source": "s",
         "verified": "yes",
+        "epoch": None,
     }
     return line | changes
 
@@ -589,7 +590,7 @@ def test_what_was_really_pruned_counts() -> None:
 
 def test_best_epochs_are_marked_and_compared_with_best_epochs() -> None:
     best = [published_line("OrderDP", "0.5", 96.0, metric="best_top1_acc")]
-    best += [published_line("OrderDP", "0.5", 96.0, paper="OrderDP (Jin et al., ICLR 2026)")]
+    best += [published_line("OrderDP", "0.5", 96.0, epoch="best")]
     board = make({("orderdp", 0.5): around(0.94)})
     for i, result in enumerate(board.results.values()):
         result["metrics"]["accuracy_best_epoch"] = around(0.96)[i]
@@ -604,6 +605,8 @@ def test_published_files_name_their_source() -> None:
     assert len(figures) == 392
     assert figures["source"].notna().all()
     assert figures["verified"].notna().all()
+    best = figures[figures["epoch"] == "best"]
+    assert dict(best["paper"].str.split().str[0].value_counts()) == {"OrderDP": 37, "CCS": 4, "InfoBatch": 2}
 
 
 # two methods head to head

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 from used import NOISY, N, board_of, flat
 
-from dpbench import store
+from dpbench import catalog, store
 from dpbench.analysis import board as boards
 from dpbench.analysis import gallery, usage
 from dpbench.analysis.board import Board
@@ -30,6 +30,10 @@ pytestmark = pytest.mark.usefixtures("home")
 
 def of_board(board: Board) -> list[usage.Usage]:
     return list(usage.of_results(board.results.values()))
+
+
+def test_the_methods_that_go_by_loss_are_there() -> None:
+    assert {"aum", "selective_backprop"} <= usage.by_loss() <= set(catalog.method_names())
 
 
 def test_counts_epochs_and_takes_means_over_seeds() -> None:

@@ -1,10 +1,7 @@
 """orderdp: the closed form and brute force for every option, the released code's sets, unbiasedness."""
 
-from itertools import combinations
-
 import pytest
 import torch
-from dpbench.methods.orderdp import inclusion
 from scipy.stats import hypergeom
 
 from dpbench.draws import sample, top
@@ -12,20 +9,6 @@ from dpbench.draws import sample, top
 
 def closed_form(n, s, q):
     return torch.tensor([s / n * hypergeom(n - 1, j - 1, s - 1).cdf(q - 1) for j in range(1, n + 1)])
-
-
-@pytest.mark.parametrize(("n", "s", "q"), [(7, 4, 2), (8, 5, 3), (6, 6, 2), (9, 3, 3), (9, 5, 1), (6, 5, 0), (1, 1, 1)])
-def test_inclusion_by_enumeration(n, s, q):
-    sets = list(combinations(range(n), s))  # sorted: the first q are the q first ranks
-    times = torch.zeros(n, dtype=torch.float64)
-    for candidates in sets:
-        times[list(candidates[:q])] += 1
-    assert torch.allclose(inclusion(n, s, q), times / len(sets), atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize(("n", "s", "q"), [(500, 400, 150), (500, 260, 250), (2000, 1000, 10)])
-def test_inclusion_by_hypergeometric(n, s, q):
-    assert torch.allclose(inclusion(n, s, q), closed_form(n, s, q), atol=1e-12, rtol=1e-8)
 
 
 def test_default_is_one_draw_and_one_partition(make, show, monkeypatch):

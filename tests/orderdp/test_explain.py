@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dpbench import load_method
+from dpbench.inclusion import inclusion_probability
 from dpbench.method import Task
 from dpbench.orderdp import explain, theory
 
@@ -22,7 +23,7 @@ def test_explain_agrees_with_the_functions(n: int, explore: float, keep: float) 
     assert q == max(1, round(keep * n))
     assert s == max(q, round(explore * n))
     assert found.prune_ratio == pytest.approx(1 - q / n)
-    np.testing.assert_array_equal(found.inclusion_probability, theory.inclusion_probability(n, s, q, found.ranks))
+    np.testing.assert_array_equal(found.inclusion_probability, inclusion_probability(n, s, q, found.ranks))
     np.testing.assert_array_equal(found.surrogate_weight, theory.surrogate_weight(n, s, q, found.ranks))
     running = np.cumsum(theory.surrogate_weight(n, s, q))
     np.testing.assert_allclose(found.cumulative_weight, running[found.ranks - 1], rtol=1e-9)
@@ -38,7 +39,7 @@ def test_explain_tells_of_what_a_run_does(n: int, explore: float, keep: float) -
     method = load_method(f"orderdp[explore={explore}]")
     method.setup(Task(n, 2, 10, keep, None), torch.Generator())
     found = explain.explain(n, explore, keep)
-    assert (found.s, found.q) == (method._sizes()[0], method.task.k)  # type: ignore[attr-defined]
+    assert (found.s, found.q) == (method.s, method.task.k)  # type: ignore[attr-defined]
     assert bool((found.inclusion_probability == found.q / n).all()) == (explore <= keep), "uniform sampling"
 
 
