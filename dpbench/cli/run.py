@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpbench.cli import complete
+from dpbench.cli import ahead, complete
 from dpbench.cli.options import (
     Columns,
     DataRoot,
@@ -88,6 +88,12 @@ def run(
         str | None,
         typer.Option("--name", help="Name of a grid made from options. Default: custom.", callback=grid_name),
     ] = None,
+    list_commands: Annotated[
+        bool, typer.Option("--list-commands", help="Run nothing: print one command for each cell that is not done.")
+    ] = False,
+    cell: Annotated[
+        str | None, typer.Option("--cell", help="Run this cell alone, a hash that --list-commands has printed.")
+    ] = None,
     tracking_uri: TrackingUri = None,
     data_root: DataRoot = None,
     wide: Wide = False,
@@ -110,10 +116,13 @@ def run(
     from dpbench.experiments import unchanged
     from dpbench.reports import screen, send, tracking
 
+    other = [given for given in (list_commands, cell) if given]
+    if len(other) > 1:
+        raise UsageError("of --list-commands and --cell give one")
     wanted = wanted_columns(wide, columns, sort, every, notes)
     of = {"method": method, "only": only, "dataset": dataset, "model": model, "keep": keep, "seeds": seeds}
     command = unchanged.command(grid, **of, name=name, data_root=data_root)
-    known = None if files or device else unchanged.find(command)
+    known = None if files or device or other else unchanged.find(command)
     if known:
         tracking.check(tracking_uri)
         asked_name, cells = known
@@ -123,6 +132,10 @@ def run(
         single_threaded(threads)
         tracking.check(tracking_uri)
         timeout = cell_timeout or grids.CELL_TIMEOUT_S
+        if cell:
+            return ahead.cell(asked, cell, threads, on, data_root, timeout)
+        if list_commands:
+            return ahead.list_commands(asked, data_root)
         data = None if files else unchanged.data(asked.datasets, data_root)
         asked_name, cells = asked.name, list(grids.run_grid(asked, err, jobs, threads, on, data_root, timeout))
         unchanged.remember(command, asked_name, cells, data)

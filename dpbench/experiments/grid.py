@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -109,13 +110,14 @@ def _fits(spec: RunSpec, grid: Grid, data: dict[str, str]) -> bool:
     return same_data and (spec.recipe, spec.budget, spec.probe) == (grid.recipe, grid.budget, grid.probe)
 
 
-def _add_controls(name: str) -> dict[str, RunSpec]:
-    """List the controls at realised cost of all that is finished by now, by whichever command; return them."""
+def list_controls(name: str, plan: Callable[[Manifest], dict[str, RunSpec]]) -> dict[str, RunSpec]:
+    """Make what `plan` finds the controls of the grid's manifest; return them."""
+    return _change(name, read_manifest, lambda old: old._replace(controls=plan(old))).controls
 
-    def planned(old: Manifest) -> Manifest:
-        return old._replace(controls=controls.plan(old.cells, results(old.cells)))
 
-    return _change(name, read_manifest, planned).controls
+def all_controls(manifest: Manifest) -> dict[str, RunSpec]:
+    """The controls at realised cost of all that is finished by now, by whichever command."""
+    return controls.plan(manifest.cells, results(manifest.cells))
 
 
 def _change(name: str, read: Callable[[str], M], change: Callable[[M], Manifest]) -> Manifest:
@@ -217,17 +219,36 @@ def run_grid(
     Ctrl-C stops the workers and is raised again: what is finished is kept, and the same command goes on from the
     checkpoints.
     """
-    from dpbench.training import loading, runner
+    from dpbench.training import loading
 
-    device, executor = device or runner.default_device(), executor or run_all
     cells = {spec.hash: spec for spec in grid.runs(loading.fingerprints(grid.datasets, data_root))}
     for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
     write_manifest(grid, cells)
-    progress = Running(grid.name, console)  # it starts with the first run
+    more = partial(list_controls, grid.name, all_controls)
+    return run_cells(grid.name, cells, more, console, jobs, threads, device, data_root, cell_timeout_s, executor)
+
+
+def run_cells(
+    title: str,
+    cells: dict[str, RunSpec],
+    more: Callable[[], dict[str, RunSpec]],
+    console: Console,
+    jobs: int | None,
+    threads: int,
+    device: torch.device | None,
+    data_root: Path | None,
+    cell_timeout_s: float,
+    executor: Executor | None = None,
+) -> dict[str, RunSpec]:
+    """Run those of the cells that are not done, then what there is `more` to do by their results; return all."""
+    from dpbench.training import runner
+
+    device, executor = device or runner.default_device(), executor or run_all
+    progress = Running(title, console)  # it starts with the first run
     try:
         _run(cells, progress, jobs, threads, device, data_root, cell_timeout_s, executor)
-        added = _add_controls(grid.name)
+        added = more()
         _run(added, progress, jobs, threads, device, data_root, cell_timeout_s, executor)
     finally:
         if progress.live.is_started:

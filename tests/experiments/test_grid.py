@@ -400,6 +400,6 @@ def test_controls_are_of_all_that_is_listed_by_then(home: Path, monkeypatch: pyt
     grids.write_manifest(grid, dict([second]))
     planned: list[Any] = []
     monkeypatch.setattr(controls, "plan", lambda cells, results: planned.append(set(cells)) or {})
-    grids._add_controls("g")
+    grids.list_controls("g", grids.all_controls)
     assert planned == [{first[0], second[0]}]
     assert set(grids.read_manifest("g").cells) == {first[0], second[0]}
