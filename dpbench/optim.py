@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # a recipe is read without torch, which takes seconds to impo
 
     from dpbench.recipe import Recipe
 
-Groups = list[dict[str, Any]]  # of parameters with the same weight decay
+Groups = list[dict[str, Any]]  # of parameters with the same weight decay and share of the learning rate
 
 
 class Step(NamedTuple):
@@ -77,19 +77,41 @@ def known(name: str) -> str:
 
 def optimizer(model: Module, recipe: Recipe) -> Optimizer:
     """The recipe's optimizer; its learning rate and momentum are set at every step."""
+    return OPTIMIZERS[recipe.optimizer](_groups(model, recipe), recipe)
+
+
+def _groups(model: Module, recipe: Recipe) -> Groups:
+    if recipe.layer_decay is not None:
+        return _layers(model, recipe.weight_decay, recipe.layer_decay)
     decayed: list[Parameter] = []
     others: list[Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (others if parameter.dim() < 2 and not recipe.decay_norms else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return OPTIMIZERS[recipe.optimizer]([group for group in groups if group["params"]], recipe)
+    return [group for group in groups if group["params"]]
+
+
+def _layers(model: Module, weight_decay: float, layer_decay: float) -> Groups:
+    """Timm's groups, each with the `lr_scale` of its layer; UsageError for a model that does not name its layers."""
+    if not hasattr(model, "group_matcher"):
+        raise UsageError(f"layer_decay is for models of timm, which name their layers, not for {type(model).__name__}")
+    from timm.optim import param_groups_layer_decay
+
+    undecayed: Any = getattr(model, "no_weight_decay", set)
+    return param_groups_layer_decay(model, weight_decay, undecayed(), layer_decay=layer_decay)
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The learning rate of the last step, as the schedule gave it."""
+    group = optimizer.param_groups[0]
+    return group["lr"] / group.get("lr_scale", 1.0)
 
 
 def set_step(optimizer: Optimizer, at: Step) -> None:
     """Give the optimizer the learning rate and the momentum, or first beta, of its next step."""
     for group in optimizer.param_groups:
-        group["lr"] = at.learning_rate
+        group["lr"] = at.learning_rate * group.get("lr_scale", 1.0)
         if "betas" in group:
             group["betas"] = (at.momentum, group["betas"][1])
         if "momentum" in group:

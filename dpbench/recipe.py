@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializationInfo,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -17,6 +18,9 @@ from pydantic import (
 )
 
 from dpbench import optim
+
+if TYPE_CHECKING:
+    from dpbench.method import PruningMethod
 
 MOST = 2**31 - 1  # of whole numbers that torch is given
 
@@ -40,17 +44,28 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Momentum = Annotated[
     tuple[Share, Share], BeforeValidator(lambda value: (value, value) if isinstance(value, int | float) else value)
 ]
-# What belongs to one schedule or to some optimizers, and is refused beside others.
-OF_SCHEDULES = {
-    "pct_start": ("onecycle",),
-    "div": ("onecycle",),
-    "final_div": ("onecycle",),
-    "warmup": ("cosine", "linear", "step"),
-    "lr_min": ("cosine", "linear"),
-    "steps": ("step",),
-    "gamma": ("step",),
+BatchSizes = Annotated[
+    tuple[tuple[Annotated[float, Field(gt=0, le=1)], Annotated[int, Field(ge=1, le=MOST, strict=True)]], ...],
+    BeforeValidator(lambda value: tuple(value.items()) if isinstance(value, dict) else value),
+    AfterValidator(lambda pairs: tuple(sorted(pairs))),
+]
+# What belongs to some choices of a field, and is refused beside its others.
+BELONGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "schedule": {
+        "pct_start": ("onecycle",),
+        "div": ("onecycle",),
+        "final_div": ("onecycle",),
+        "warmup": ("cosine", "linear", "step"),
+        "lr_min": ("cosine", "linear"),
+        "steps": ("step",),
+        "gamma": ("step",),
+    },
+    "optimizer": {"nesterov": ("sgd",), "beta2": ("adamw", "lamb")},
+    "loss": {"bce_threshold": ("bce",)},
 }
-OF_OPTIMIZERS = {"nesterov": ("sgd",), "beta2": ("adamw", "lamb")}
+# Fields that are in every hash; others, which came later, only where they are not their default.
+FIRST = {"epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "schedule", "label_smoothing"}
+FIRST |= {"augment", "pad", "channels_last", "compile"}
 
 
 class Recipe(Strict):
@@ -63,7 +78,21 @@ class Recipe(Strict):
     `onecycle` rises from lr / div to lr in the first `pct_start` and falls to lr / div / final_div. `cosine` and
     `linear` fall from lr to `lr_min`; `step` multiplies by `gamma` at the shares `steps` of the training. These three
     may rise from 0 in the first `warmup`. `clip` bounds the norm of the gradient. With `decay_norms: false` biases and
-    the parameters of normalisations are not decayed.
+    the parameters of normalisations are not decayed. `layer_decay` multiplies the rate of a layer by itself for each
+    layer above it, as timm does it, and is for models that name their layers as timm's do.
+
+    `batch_size_at: {0.2: 64, 0.1: 32}` is the batch of runs that keep 0.2 or less, and of those that keep 0.1 or less;
+    proxies train at `batch_size`. A step follows the gradient of `accumulate` batches, the last of an epoch of those
+    that are left: that of one batch of all their samples. `ema` averages the weights after each step with this decay,
+    and the buffers with them; the average is what is evaluated.
+
+    `loss` is cross-entropy or `bce`, binary cross-entropy averaged over the classes; `bce_threshold` makes a class's
+    target 1 above it and 0 elsewhere. `mixup` and `cutmix` are the alpha of their Beta distributions, 0 for none, and
+    mix a share `mix_prob` of the batches, by either of the two where both are on; a mixed sample's loss is defined in
+    training/workload.py. They are for images, and for methods that read no signal of a training step but the loss.
+
+    `precision` is of the model's passes, by autocast; outputs, losses and signals are float32. fp16 scales the loss,
+    and a step that would overflow is left out though it is counted.
     """
 
     epochs: int = Field(ge=1, le=1_000_000)
@@ -87,15 +116,46 @@ class Recipe(Strict):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augment: Literal["none", "crop", "crop_flip"] = "none"
     pad: int = Field(0, ge=0, le=10_000)
-    amp: bool = False
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    bce_threshold: float | None = Field(None, gt=0, lt=1)
+    mixup: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0)
+    mix_prob: float = Field(1.0, gt=0, le=1)
+    batch_size_at: BatchSizes = ()
+    accumulate: int = Field(1, ge=1, le=MOST)
+    ema: float | None = Field(None, gt=0, lt=1)
+    layer_decay: float | None = Field(None, gt=0, lt=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
 
+    def at(self, keep: float) -> Recipe:
+        """The recipe of a run with this keep, whose batch size may depend on it."""
+        sizes = [size for share, size in self.batch_size_at if keep <= share]
+        return self.model_copy(update={"batch_size": sizes[0]}) if sizes else self
+
+    def unfit(self, kind: str, method: PruningMethod) -> str | None:
+        """Why a method cannot be trained so on samples of a kind, None if it can."""
+        if not (self.mixup or self.cutmix):
+            return None
+        field = "mixup" if self.mixup else "cutmix"
+        if kind != "images":
+            return f"{field} is for images, not for {kind}"
+        needs = method.requires()
+        of_steps = (needs.period > 0 and not method.picks()) or (needs.proxy is not None and needs.proxy.at == "steps")
+        read = sorted(needs.signals - {"loss"}) if of_steps else []
+        return f"{field} mixes samples, and {read[0]} in a training step is of one" if read else None
+
     @model_serializer(mode="wrap")
-    def _hashed_as_before(self, dump: Any) -> dict[str, Any]:
-        """Leave a new field out while it has its default, so that runs from before there was one keep their names."""
-        changed = {name for name in type(self).model_fields if name not in NEW or getattr(self, name) != NEW[name]}
-        return {name: value for name, value in dump(self).items() if name in changed}
+    def _hashed_as_before(self, dump: Any, info: SerializationInfo) -> dict[str, Any]:
+        """Leave a newer field out while it has its default, so that runs from before there was one keep their names."""
+        fields = type(self).model_fields
+        changed = {name for name in fields if name in FIRST or getattr(self, name) != fields[name].default}
+        found = {name: value for name, value in dump(self).items() if name in changed}
+        flag = found.get("precision") == "bf16"  # before there was fp16, it was on or off
+        if flag:
+            del found["precision"]
+        return found if info.exclude_defaults and not flag else found | {"amp": flag}
 
     @model_validator(mode="before")
     @classmethod
@@ -103,6 +163,10 @@ class Recipe(Strict):
         """A constant momentum where the schedule has no cycle, and no Nesterov step where the optimizer has none."""
         if not isinstance(given, dict):
             return given
+        flag = given.get("amp")
+        if flag is False or (flag is True and "precision" not in given):
+            given = {name: value for name, value in given.items() if name != "amp"}
+            given |= {"precision": "bf16"} if flag else {}
         constant = {"momentum": 0.9} if given.get("schedule", "onecycle") != "onecycle" else {}
         plain = {"nesterov": False} if given.get("optimizer", "sgd") != "sgd" else {}
         return constant | plain | given
@@ -115,7 +179,7 @@ class Recipe(Strict):
         if self.schedule != "onecycle" and low != high:
             raise ValueError(f"the {self.schedule} schedule has one momentum; a range is for onecycle")
         unset = {name: field.default for name, field in type(self).model_fields.items()} | {"nesterov": False}
-        for which, owners in (("schedule", OF_SCHEDULES), ("optimizer", OF_OPTIMIZERS)):
+        for which, owners in BELONGS.items():
             chosen = getattr(self, which)
             for name, those in owners.items():
                 if chosen not in those and getattr(self, name) != unset[name]:
@@ -124,11 +188,12 @@ class Recipe(Strict):
             raise ValueError("nesterov needs a momentum above 0")
         if list(self.steps) != sorted(set(self.steps)):
             raise ValueError("steps are shares of the training, each later than the one before")
+        if self.mix_prob != 1 and not (self.mixup or self.cutmix):
+            raise ValueError("mix_prob is for mixup and cutmix, of which there is none")
+        if self.layer_decay is not None and self.decay_norms:
+            raise ValueError("layer_decay leaves norms and biases undecayed, as timm does; write decay_norms: false")
         if self.lr_min > self.lr:
             raise ValueError("lr_min is above lr")
         if (self.augment == "none") != (self.pad == 0):
             raise ValueError("augment and pad go together: pad is the number of pixels that a crop may move")
         return self
-
-
-NEW = {name: Recipe.model_fields[name].default for name in ("optimizer", "beta2", "decay_norms", "clip", *OF_SCHEDULES)}

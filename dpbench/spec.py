@@ -21,6 +21,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -49,16 +50,30 @@ class Probe(Strict):
 
 class Budget(Strict):
     """What every method may spend: "epochs" of the recipe, the optimizer "steps" or "samples" (backward) that full
-    training takes in these epochs, or `seconds` of training "time".
+    training takes in these epochs, or `seconds` of training "time". `iterations` are steps whatever is kept, in the
+    place of those of full training.
     """
 
     unit: Literal["epochs", "steps", "samples", "time"] = "epochs"
     seconds: float | None = Field(None, gt=0)
+    iterations: int | None = Field(None, ge=1, le=MOST)
+
+    @model_serializer(mode="wrap")
+    def _hashed_as_before(self, dump: Any) -> dict[str, Any]:
+        """Leave iterations out where there are none, so that runs from before keep their names."""
+        return {name: value for name, value in dump(self).items() if name != "iterations" or value is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_iterations(cls, given: Any) -> Any:
+        return {"unit": "steps"} | given if isinstance(given, dict) and given.get("iterations") is not None else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Budget:
         if (self.unit == "time") != (self.seconds is not None):
             raise ValueError("seconds goes with unit: time, and only with it")
+        if self.iterations is not None and self.unit != "steps":
+            raise ValueError(f"iterations are steps, not {self.unit}")
         return self
 
 
@@ -209,6 +224,13 @@ class Grid(Strict):
                 raise UsageError(f"the model {model} takes none of the grid's datasets: {', '.join(self.datasets)}")
         return found
 
+    def recipe_of(self, dataset: str, method: str) -> Recipe:
+        """The recipe of a cell; UsageError where the method cannot be trained so on the dataset."""
+        why = self.recipe.unfit(catalog.load_dataset(dataset).kind, catalog.load_method(method))
+        if why is not None:
+            raise UsageError(f"{dataset} with {method}: {why}")
+        return self.recipe
+
     def runs(self, data: Mapping[str, str] | None = None) -> list[RunSpec]:
         """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row.
 
@@ -220,6 +242,7 @@ class Grid(Strict):
         for seed in range(self.seeds):
             for dataset, model in pairs:
                 for method, fixed in methods:
+                    recipe = self.recipe_of(dataset, method)
                     for keep in self.keep if fixed is None else [fixed]:
                         spec = RunSpec(
                             dataset=dataset,
@@ -227,7 +250,7 @@ class Grid(Strict):
                             method=method,
                             keep=keep,
                             seed=seed,
-                            recipe=self.recipe,
+                            recipe=recipe,
                             budget=self.budget,
                             probe=self.probe,
                             data=(data or {}).get(dataset, ""),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dpbench.lars import LARS
 from dpbench.optim import OPTIMIZERS, SCHEDULES, Step, optimizer, schedule, set_step
-from dpbench.recipe import OF_OPTIMIZERS, Recipe
+from dpbench.recipe import BELONGS, Recipe
 
 
 def recipe(**changes: object) -> Recipe:
@@ -217,7 +217,7 @@ def test_norms_and_biases_may_be_left_undecayed() -> None:
 def test_an_optimizer_that_there_is_not_is_told() -> None:
     with pytest.raises(ValidationError, match="unknown optimizer 'adam'; known: sgd, adamw, lars, "):
         recipe(optimizer="adam")
-    assert {name for names in OF_OPTIMIZERS.values() for name in names} <= OPTIMIZERS.keys()
+    assert {name for names in BELONGS["optimizer"].values() for name in names} <= OPTIMIZERS.keys()
     assert get_args(Recipe.model_fields["schedule"].annotation) == tuple(SCHEDULES)
 
 

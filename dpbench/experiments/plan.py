@@ -104,13 +104,14 @@ class Plan:
 
     def spec(self, params: dict[str, Any], keep: float, seed: int) -> RunSpec:
         """One run of a trial; gradients are not probed."""
+        method = canonical(self.text(params))
         return RunSpec(
             dataset=self.dataset,
             model=self.model,
-            method=canonical(self.text(params)),
+            method=method,
             keep=keep,
             seed=seed,
-            recipe=self.grid.recipe,
+            recipe=self.grid.recipe_of(self.dataset, method),
             budget=self.grid.budget,
             probe={"every": 0},
             data=self.data,

@@ -26,10 +26,9 @@ class Epoch:
     losses: list[Tensor] = field(default_factory=list)
 
     def add(self, rows: Tensor, loss: Tensor) -> None:
-        """Count a step along the gradient of `loss` on `rows`, which were sent forward and backward."""
+        """Count a batch with the mean `loss`, whose `rows` were sent forward and backward."""
         self.forward += len(rows)
         self.backward += len(rows)
-        self.steps += 1
         self.trained.append(rows)
         self.losses.append(loss.detach())
 

@@ -83,7 +83,7 @@ def probe_gradient(
         for rows in batches(part, chunk):
             weight, trained = weights(rows)
             inputs, labels = loader.batch(rows, augment=False)
-            losses = learner.workload.losses(learner.forward(inputs, compiled=False), labels)
+            losses = learner.workload.losses(learner.forward(inputs, learner.network), labels)
             count += trained
             of_kinds = [losses, losses * weight] + ([] if surrogate is None else [losses * surrogate[rows]])
             for kind, weighted in enumerate(of_kinds):

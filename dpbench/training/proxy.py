@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from filelock import Timeout
 
-from dpbench import catalog, store
+from dpbench import catalog, optim, store
 from dpbench.data import Data
 from dpbench.draws import sample
 from dpbench.method import Proxy, Signals
@@ -200,7 +200,7 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
         cost["on_cpu_s"] = time.thread_time() - on_cpu
         asking = [request for request in wanted if epoch in request.epochs]
         passing = [request for request in asking if request.proxy.at != "steps"]
-        values = {MEMBER: member, LEARNING_RATE: torch.full((n,), learner.optimizer.param_groups[0]["lr"])}
+        values = {MEMBER: member, LEARNING_RATE: torch.full((n,), optim.learning_rate(learner.optimizer))}
         for name, needs in _passes(passing).items():
             learner.differentiated, begin, on_cpu = (0, 0), time.perf_counter(), time.thread_time()
             _, measured = measure_all(learner, recorded, everything, needs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +120,8 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     method = catalog.load_method(spec.method)
     method.ready()
     n = len(data.train)
-    task = Task(n, spec.recipe.epochs, spec.recipe.batch_size, spec.keep, data.train.labels.clone(), spec.data)
+    recipe = spec.recipe.at(spec.keep)
+    task = Task(n, recipe.epochs, recipe.batch_size, spec.keep, data.train.labels.clone(), spec.data)
     with ledger.time("select"):
         driver = Driver(method, task, spec.seed)
     for request in proxy.requests(spec):
@@ -138,7 +140,7 @@ class _Run:
 
     def __init__(self, spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> None:
         ledgers.reset_peak_memory()
-        self.spec, self.recipe, self.device, self.folder = spec, spec.recipe, device, folder
+        self.spec, self.recipe, self.device, self.folder = spec, spec.recipe.at(spec.keep), device, folder
         self.data = loading.data_of(spec, data_root)
         self.n = len(self.data.train)
         self.ledger = Ledger()
@@ -166,8 +168,8 @@ class _Run:
         share = 1.0
         if budget.unit == "epochs" and self.driver.requires.budget == "samples":
             budget, share = Budget(unit="samples"), self.method.task.keep
-        steps = len(batches(torch.arange(self.n), recipe.batch_size)) * recipe.epochs
-        return Pace(recipe, self.epochs, budget, share * samples, steps, self.ledger)
+        steps = math.ceil(len(batches(torch.arange(self.n), recipe.batch_size)) / recipe.accumulate) * recipe.epochs
+        return Pace(recipe, self.epochs, budget, share * samples, budget.iterations or steps, self.ledger)
 
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> results.Trained:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
@@ -301,8 +303,7 @@ class _Run:
     def _save(self, path: Path) -> None:
         state = {
             "hash": self.spec.hash,
-            "model": self.learner.network.state_dict(),
-            "optimizer": self.learner.optimizer.state_dict(),
+            "learner": self.learner.state_dict(),
             "driver": self.driver.state_dict(),
             "ledger": self.ledger.state_dict(),
             "records": self.records,
@@ -315,8 +316,7 @@ class _Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["hash"] != self.spec.hash or len(state["records"]) != len(state["selections"]):
             raise ValueError("the checkpoint of another run")
-        self.learner.network.load_state_dict(state["model"])
-        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state["learner"])
         self.driver.load_state_dict(state["driver"])
         self.ledger.load_state_dict(state["ledger"])
         self.records[:] = state["records"]

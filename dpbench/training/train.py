@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
-from typing import Protocol
+from math import ceil, isfinite
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dpbench import catalog, optim, signals
 from dpbench.data import Loader
@@ -16,6 +17,7 @@ from dpbench.errors import Diverged
 from dpbench.rng import derive, seeded
 from dpbench.spec import Recipe
 from dpbench.training.ledger import Epoch
+from dpbench.training.mixing import mixer
 from dpbench.training.pace import Pace
 from dpbench.training.rows import Passed, batches
 from dpbench.training.workload import Classification
@@ -74,15 +76,32 @@ class Learner:
         self.head = head(self.network)
         self.model: nn.Module = torch.compile(self.network) if recipe.compile else self.network  # type: ignore[assignment]
         self.optimizer = optim.optimizer(self.network, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self.average: AveragedModel | None = None
+        if recipe.ema is not None:
+            self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        self.mix = mixer(recipe, workload.classes)
         self.differentiated = (0, 0)  # samples that signals which differentiate the model sent forward and backward
 
-    def forward(self, inputs: Tensor, compiled: bool = True) -> Tensor:
-        """Return the outputs (b, C) in float32; the graph of a compiled model can be gone through only once."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-            return (self.model if compiled else self.network)(inputs).float()
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose accuracy counts."""
+        return self.model if self.average is None else self.average.module
+
+    def forward(self, inputs: Tensor, through: nn.Module | None = None) -> Tensor:
+        """Return the outputs (b, C) in float32, of the model that is trained or of one in its place.
+
+        The graph of a compiled model can be gone through only once, that of `network` more often.
+        """
+        dtype = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, dtype, enabled=self.recipe.precision != "fp32"):
+            return (self.model if through is None else through)(inputs).float()
 
     def measure(self, inputs: Tensor, labels: Tensor, needs: frozenset[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward; return the losses with their graph and the signals `needs`."""
+        """Forward; return the losses with their graph and the signals `needs`.
+
+        The labels are classes (b,) or, of mixed samples, shares of the classes (b, C), for which there is but the loss.
+        """
         with inputs_of(self.head if needs & signals.FROM_EMBEDDING else None) as embeddings:
             outputs = self.forward(inputs)
         losses = self.workload.losses(outputs, labels)
@@ -93,14 +112,35 @@ class Learner:
         self.differentiated = (self.differentiated[0] + forward, self.differentiated[1] + backward)
         return losses, values | more
 
-    def step(self, loss: Tensor, at: optim.Step) -> None:
-        """One optimizer step along the gradient of `loss`, at the schedule's learning rate and momentum."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to that of the next step."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, at: optim.Step) -> None:
+        """One optimizer step along the gradient, at the schedule's learning rate and momentum."""
         optim.set_step(self.optimizer, at)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         if self.recipe.clip is not None:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        average = {} if self.average is None else self.average.state_dict()
+        states = {"model": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return states | {"scaler": self.scaler.state_dict(), "average": average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
 
 def train_epoch(
@@ -110,12 +150,15 @@ def train_epoch(
 
     `weights` (n,) multiply the losses. A guide that picks chooses what goes backward after a scoring pass over the
     batch in evaluation mode; the chosen rows are forwarded again to be trained on. It observes the rows and the signals
-    of each step.
+    of each step. A step follows the gradient of `accumulate` batches, each with the share of the samples that it has.
     """
-    done = Epoch()
+    done, together = Epoch(), learner.recipe.accumulate
+    steps = ceil(len(parts) / together)
     needs = guide.needs & signals.SIGNALS.keys()  # those of a training pass
     for step, (rows, inputs, labels) in enumerate(loader.batches(parts)):
-        at = pace.at(step / len(parts), done)
+        if step % together == 0:
+            at, sent = pace.at(step // together / steps, done), 0
+            size = sum(len(part) for part in parts[step : step + together])
         if at is None:
             break
         chosen, weight = rows, None if weights is None else weights[rows]
@@ -129,11 +172,16 @@ def train_epoch(
             done.forward += len(rows)
         if len(chosen):
             learner.model.train(len(chosen) > 1)  # a single sample has no batch statistics
+            inputs, labels = learner.mix(inputs, labels)
             losses, measured = learner.measure(inputs, labels, frozenset() if guide.picks else needs)
             loss = losses.mean() if weight is None else (losses * weight).mean()
-            learner.step(loss, at)
+            learner.backward(loss * (len(rows) / size))
             done.add(chosen, loss)
+            sent += 1
             values = values if guide.picks else measured
+        if sent and (step + 1 == len(parts) or (step + 1) % together == 0):
+            learner.step(at)
+            done.steps += 1
         guide.observe(rows, values)
     if done.losses and not isfinite(done.loss):
         raise Diverged(f"the training loss became {done.loss}; a smaller learning rate may help")
@@ -153,11 +201,11 @@ def measure_all(learner: Learner, loader: Loader, rows: Tensor, needs: frozenset
 @torch.no_grad()
 def evaluate(learner: Learner, loader: Loader) -> tuple[float, float, Tensor]:
     """Return the share that was right, the mean loss of a test, and per sample (n,) whether it was right."""
-    learner.model.eval()
+    model = learner.evaluated.eval()
     total, right = torch.zeros((), device=learner.device), []
     parts = torch.arange(len(loader), device=learner.device).split(EVALUATION_BATCH)
     for _, inputs, labels in loader.batches(parts, augment=False):
-        outputs = learner.forward(inputs)
+        outputs = learner.forward(inputs, model)
         total += learner.workload.test_loss(outputs, labels)
         right.append(learner.workload.right(outputs, labels))
     correct = torch.cat(right).cpu()

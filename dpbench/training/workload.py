@@ -12,17 +12,33 @@ from dpbench.spec import Recipe
 
 
 class Classification:
-    """One class a sample: cross-entropy, smoothed in training as the recipe says, and accuracy.
+    """One class a sample: cross-entropy or the recipe's criterion, smoothed in training as it says, and accuracy.
 
     `outputs` are logits (b, C), `labels` (b,) int64. Another workload has the same functions.
+
+    A sample that mixup or cutmix has mixed, lam of it with 1 - lam of a partner, keeps its row: its loss, its weight
+    and what a method observes are booked to it, none to the partner, which is mixed with a third. Its label is the
+    shares (C,) lam of its own class and 1 - lam of the partner's, so that its loss is lam times the loss of its own
+    class plus 1 - lam times that of the partner's, of the one mixed image.
     """
 
     def __init__(self, classes: int, recipe: Recipe) -> None:
         self.classes, self.smoothing = classes, recipe.label_smoothing
+        self.loss, self.threshold = recipe.loss, recipe.bce_threshold
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The training criterion of each sample (b,)."""
-        return F.cross_entropy(outputs, labels, reduction="none", label_smoothing=self.smoothing)
+        """The training criterion of each sample (b,); `labels` are classes, or shares of the classes (b, C).
+
+        Binary cross-entropy is the mean over the classes, as timm's is. Its targets are smoothed as those of
+        cross-entropy are; then a threshold makes those above it 1 and the others 0.
+        """
+        if self.loss == "cross_entropy":
+            return F.cross_entropy(outputs, labels, reduction="none", label_smoothing=self.smoothing)
+        targets = F.one_hot(labels, self.classes).float() if labels.dim() == 1 else labels
+        targets = targets * (1 - self.smoothing) + self.smoothing / self.classes
+        if self.threshold is not None:
+            targets = (targets > self.threshold).float()
+        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1)
 
     def test_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The sum over the samples of the criterion of a test: cross-entropy without smoothing."""
@@ -49,11 +65,14 @@ class Classification:
 
         It learnt nothing if naming the most frequent of the labels `tested` would do as well, and if one constant
         answer would have had no higher a `loss` on what the last epoch `trained` on (its labels): not below their
-        entropy. The other way to diverge, a loss that is not finite, ends the training: `train_epoch` raises Diverged.
+        entropy, for `bce` the mean entropy of being of a class or not. The other way to diverge, a loss that is not
+        finite, ends the training: `train_epoch` raises Diverged.
         """
         constant = int(tested.bincount().max()) / len(tested)
         shares = trained.bincount().double() / max(1, len(trained))
-        if accuracy > constant or loss < float(torch.special.entr(shares).sum()):
+        binary = (torch.special.entr(shares) + torch.special.entr(1 - shares)).sum() / self.classes
+        least = torch.special.entr(shares).sum() if self.loss == "cross_entropy" else binary
+        if accuracy > constant or loss < float(least):
             return None
         return f"test accuracy ended at {accuracy:.1%}; naming the most frequent class has {constant:.1%}"
 
