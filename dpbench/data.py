@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpbench import corruption
 from dpbench.draws import sample
 from dpbench.errors import UsageError
 from dpbench.method import param
@@ -63,6 +64,10 @@ class Source(ABC):
         """The sample as an image (c, h, w) uint8, None for a kind that has none."""
         return None
 
+    def features(self) -> Tensor | None:
+        """The samples as vectors (n, d) of numbers, NaN where one is missing; None for a kind that has none."""
+        return None
+
     def relabelled(self, labels: Tensor) -> Self:
         """The same samples with other labels; a source is a dataclass."""
         return replace(self, labels=labels)  # type: ignore[type-var]
@@ -96,9 +101,10 @@ class Loader(ABC):
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset, loaded: three splits, the number of classes, and which training labels were made wrong.
+    """A dataset, loaded: three splits, the number of classes, and what was done to the training samples.
 
-    `positions` tell which of the dataset's own training samples the n that are left for training are.
+    `positions` tell which of the `total` training samples that the dataset itself has the n that are trained on are; a
+    copy has its original's. `noisy` are the training labels that were made wrong, `trusted` clean samples set apart.
     """
 
     train: Source
@@ -106,7 +112,9 @@ class Data:
     test: Source
     classes: int
     positions: Tensor  # (n,) int64
+    total: int
     noisy: Tensor | None = None  # (n,) bool
+    trusted: Source | None = None
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -119,7 +127,8 @@ class Data:
 
         It is made once a process, and SHA-256 takes 2 s for a million images of 3 x 32 x 32 (1.5 GB/s).
         """
-        splits = [split.fingerprint for split in (self.train, self.validation, self.test)]
+        parts = (self.train, self.validation, self.test, self.trusted)
+        splits = [split.fingerprint for split in parts if split is not None]
         rest = _fingerprint(self.positions, *([] if self.noisy is None else [self.noisy]))
         return hashlib.sha256(repr((splits, self.classes, rest)).encode()).hexdigest()[:16]
 
@@ -137,16 +146,28 @@ def _fingerprint(*tensors: Tensor) -> str:
 class Dataset(ABC):
     """A dataset. Annotated class attributes are its parameters, as for methods.
 
-    `label_noise` is the share of the training labels replaced by another class, drawn uniformly.
+    Those that every dataset has change the training samples alone, in this order, after the validation samples are held
+    out; validation and test samples stay as they are. The share `trusted` is set apart, clean, as what a proxy on
+    holdout data trains on in place of the validation samples. `imbalance` below 1 leaves a long tail, with this ratio
+    of the smallest class to the largest. The share `label_noise` of the labels is made wrong in the way `noise` says.
+    At the end copies are appended, label and all, until the share `duplicates` are copies. See `dpbench.corruption`.
     """
 
     label_noise: float = param(0.0, low=0.0, high=0.9)
+    noise: str = param("symmetric", choices=corruption.NOISES)
+    imbalance: float = param(1.0, low=1e-4, high=1.0)
+    duplicates: float = param(0.0, low=0.0, high=0.9)
+    trusted: float = param(0.0, low=0.0, high=0.5)
     validation = 0.1  # share of the training samples held out for tuning
     kind = "images"  # of the samples, known before they are read
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(eq=False, kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        if self.noise != "symmetric" and self.label_noise == 0:
+            raise UsageError(f"noise={self.noise} is the way of label_noise, which is 0; say label_noise=SHARE too")
 
     @abstractmethod
     def read(self, root: Path | None) -> tuple[Source, Source]:
@@ -156,23 +177,46 @@ class Dataset(ABC):
         """
 
     def load(self, root: Path | None = None) -> Data:
-        """Read the samples and check them, split off the validation samples and inject label noise into the rest."""
+        """Read the samples and check them, split off the validation samples and corrupt the rest as asked for."""
         samples, test = self._checked(root)
         n = len(samples)
         classes = int(torch.cat([samples.labels, test.labels]).max()) + 1
         held_out = torch.zeros(n, dtype=torch.bool)
         held_out[sample(n, self._held_out(n), generator(SPLIT_SEED, "split"))] = True
-        positions = (~held_out).nonzero().squeeze(1)
+        positions, trusted = self._set_apart((~held_out).nonzero().squeeze(1))
+        if self.imbalance < 1:
+            labels = samples.labels[positions]
+            rows = corruption.long_tail(labels, classes, self.imbalance, generator(SPLIT_SEED, "imbalance"))
+            positions = positions[rows]
         train = samples.at(positions)
-        validation = samples.at(held_out.nonzero().squeeze(1))
         noisy = None
         if self.label_noise > 0:
             rng = generator(SPLIT_SEED, "label noise")
-            noisy = torch.zeros(len(train), dtype=torch.bool)
-            noisy[sample(len(train), round(self.label_noise * len(train)), rng)] = True
-            shift = torch.randint(1, classes, (len(train),), generator=rng)
-            train = train.relabelled(torch.where(noisy, (train.labels + shift) % classes, train.labels))
-        return Data(train, validation, test, classes, positions, noisy)
+            labels = corruption.wrong_labels(train, classes, self.noise, self.label_noise, rng)
+            noisy, train = labels != train.labels, train.relabelled(labels)
+        if self.duplicates > 0:
+            twice = corruption.copies(len(train), self.duplicates, generator(SPLIT_SEED, "duplicates"))
+            rows = torch.cat([torch.arange(len(train)), twice])
+            train, positions, noisy = train.at(rows), positions[rows], None if noisy is None else noisy[rows]
+        return Data(
+            train=train,
+            validation=samples.at(held_out.nonzero().squeeze(1)),
+            test=test,
+            classes=classes,
+            positions=positions,
+            total=n,
+            noisy=noisy,
+            trusted=None if trusted is None else samples.at(trusted),
+        )
+
+    def _set_apart(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The positions to train on, and those of the trusted samples."""
+        if self.trusted == 0:
+            return positions, None
+        chosen = torch.zeros(len(positions), dtype=torch.bool)
+        count = max(1, round(self.trusted * len(positions)))
+        chosen[sample(len(positions), count, generator(SPLIT_SEED, "trusted"))] = True
+        return positions[~chosen], positions[chosen]
 
     def _held_out(self, n: int) -> int:
         """How many of n samples are held out for validation."""

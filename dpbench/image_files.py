@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dpbench.data import Source, count_faults, label_faults
 from dpbench.errors import RunFailed
-from dpbench.images import PixelLoader
+from dpbench.images import PixelLoader, shrunk
 
 if TYPE_CHECKING:
     from dpbench.spec import Recipe
@@ -65,6 +65,10 @@ class ImageFiles(Source):
     def picture(self, row: int) -> Tensor:
         """The image of a sample, as the model sees it."""
         return decode(self.root / self.files[row], self.side)
+
+    def features(self) -> Tensor:
+        """The pixels of the images, shrunk; each file is decoded once."""
+        return torch.cat([shrunk(self.picture(row)[None]) for row in range(len(self))])
 
     def faults(self, part: str) -> list[str]:
         """What is wrong with the labels and the list of files."""

@@ -14,6 +14,8 @@ from dpbench.data import Loader, Source, count_faults, label_faults, tensor_faul
 if TYPE_CHECKING:
     from dpbench.spec import Recipe
 
+COARSE = 16  # pixels along a side of an image as features
+
 
 @dataclass(frozen=True)
 class Images(Source):
@@ -41,6 +43,10 @@ class Images(Source):
     def picture(self, row: int) -> Tensor:
         """The image of a sample."""
         return self.images[row]
+
+    def features(self) -> Tensor:
+        """The pixels of the images, shrunk."""
+        return shrunk(self.images)
 
     def faults(self, part: str) -> list[str]:
         """What is wrong with the images and labels of the split `part`."""
@@ -121,6 +127,14 @@ class ImageLoader(PixelLoader):
     def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
         """Return the images (b, c, h, w) in float32 and the labels (b,) of `rows`."""
         return self.cut(self.images, rows, rows, augment), self.labels[rows]
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """The pixels (n, d) float32 of images that are averaged down to COARSE x COARSE where they are larger."""
+    h, w = images.shape[2:]
+    parts = images.split(1024)
+    size = (min(h, COARSE), min(w, COARSE))
+    return torch.cat([F.adaptive_avg_pool2d(part.float(), size).flatten(1) for part in parts])
 
 
 def _std_mean(images: Tensor) -> tuple[Tensor, Tensor]:

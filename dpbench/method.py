@@ -110,9 +110,10 @@ class Proxy:
     It is the recipe's own training, seen up to `epochs` epochs and repeated with `seeds` independent seeds.
     `at`: "end" replays one pass over the data after the last of these epochs, "epochs" one pass after each,
     "steps" the signals of the training batches themselves, epoch by epoch. `data`: the proxy trains on the
-    training samples ("train") or on the validation samples ("holdout"); it is always the training samples
-    that are recorded. `share` of the training samples, drawn anew for each seed, are trained on; which ones is
-    the signal `member`; the learning rate of an epoch's last step is the signal `learning_rate`.
+    training samples ("train") or on the dataset's trusted samples, else on the validation samples ("holdout"); it
+    is always the training samples that are recorded. `share` of the training samples, drawn anew for each seed,
+    are trained on; which ones is the signal `member`; the learning rate of an epoch's last step is
+    the signal `learning_rate`.
     """
 
     epochs: int

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dpbench.data import Loader, Source, label_faults, tensor_faults
@@ -48,6 +49,11 @@ class Table(Source):
     def at(self, rows: Tensor) -> Table:
         """The samples at `rows`."""
         return Table(self.numbers[rows], self.codes[rows], self.categories, self.labels[rows])
+
+    def features(self) -> Tensor:
+        """The numbers, and each category as zeros and a one."""
+        codes = [F.one_hot(column, size).float() for column, size in zip(self.codes.T, self.categories, strict=True)]
+        return torch.cat([self.numbers, *codes], 1)
 
     def faults(self, part: str) -> list[str]:
         """What is wrong with the columns and labels of the split `part`."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = "orangecontrib/text/datasets"
 LONGEST = 16  # characters of a text that are read for each token it may have
+GROUPS = 256  # of tokens, whose counts are the features of a text
 PAD = 0  # the token that fills what a text leaves
 
 
@@ -97,6 +98,11 @@ class Texts(Source):
     def at(self, rows: Tensor) -> Texts:
         """The samples at `rows`."""
         return Texts(self.tokens[rows], self.vocabulary, self.labels[rows])
+
+    def features(self) -> Tensor:
+        """How often each group of tokens occurs in a text."""
+        found = torch.zeros(len(self), GROUPS)
+        return found.scatter_add_(1, self.tokens % GROUPS, (self.tokens != PAD).float())
 
     def faults(self, part: str) -> list[str]:
         """What is wrong with the tokens and labels of the split `part`."""

@@ -155,13 +155,14 @@ def test_without_augmentation_the_images_come_as_they_are(images: Tensor) -> Non
 # the fingerprint
 
 
-def made(**changes: Tensor) -> Data:
+def made(**changes: Any) -> Data:
     """A small dataset, with some of its parts exchanged."""
     splits = {}
     for i, name in enumerate(("train", "validation", "test")):
         images, labels = torch.arange(8 * 4).to(torch.uint8).view(8, 1, 2, 2) + i, torch.arange(8) % 2
         splits[name] = Images(changes.get(f"{name}_images", images), changes.get(f"{name}_labels", labels))
-    return Data(**splits, classes=2, positions=changes.get("positions", torch.arange(8)), noisy=changes.get("noisy"))
+    positions, noisy, trusted = changes.get("positions", torch.arange(8)), changes.get("noisy"), changes.get("trusted")
+    return Data(**splits, classes=2, positions=positions, total=8, noisy=noisy, trusted=trusted)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -184,6 +185,7 @@ def test_shapes_kinds_positions_and_noise_are_in_the_fingerprint() -> None:
         made(positions=torch.arange(8) + 1),
         made(noisy=torch.zeros(8, dtype=torch.bool)),
         made(noisy=torch.ones(8, dtype=torch.bool)),
+        made(trusted=whole.train),
         replace(whole, classes=3),
         replace(whole, train=whole.validation, validation=whole.train),
     ]

@@ -153,7 +153,9 @@ def _of_method(line: dict[str, Any], finished: list[RunResult]) -> Iterator[tupl
     usual = _proxy(catalog.parse(line["method"])[0])  # which is to be as long as the recipe allows
     if ends < proxy.epochs and (usual is None or proxy.epochs != usual.epochs):
         yield "short proxy", f"Its parameters ask for a proxy of {proxy.epochs} epochs; the recipe's end after {ends}."
-    if proxy.data == "holdout":
+    if proxy.data == "holdout" and catalog.parse(line["dataset"])[1].get("trusted"):
+        yield "uses trusted data", "Its proxy trains on the trusted samples, which the other methods never see."
+    elif proxy.data == "holdout":
         yield "uses validation data", "Its proxy trains on the validation split, which the other methods never see."
 
 

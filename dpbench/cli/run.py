@@ -222,9 +222,7 @@ def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | No
         method, left_out = subsets.take_in(file, dataset, loading.load_data(dataset, data_root))
         taken[method] = catalog.load_method(method).requires().fixed_keep or 1.0
         if left_out:
-            err.print(
-                f"{file}: {left_out} of its samples are held out for validation here and left out", style="yellow"
-            )
+            err.print(f"{file}: {left_out} of its samples are not trained on here and left out", style="yellow")
     return taken
 
 

@@ -54,7 +54,7 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
 
     Return the method that trains on it, and how many of the file's samples are left out. The file is one of ours, of
     one selection, or a list of positions among the dataset's own training samples: .npy, or text with one number a
-    line. Of such a list, samples that are held out for validation are left out.
+    line. Of such a list, samples that are not trained on here, as those held out for validation, are left out.
     """
     if not file.is_file():
         raise UsageError(f"--from {file}: no such file")
@@ -95,8 +95,8 @@ def _lines(content: bytes) -> NDArray[np.int64]:
 
 
 def _list(file: Path, dataset: str, data: Data) -> tuple[Selections, int]:
-    """Read a plain list of positions among the dataset's own training samples, and count those that are held out."""
-    total = len(data.train) + len(data.validation)
+    """Read a plain list of positions among the dataset's own training samples, and count those not trained on."""
+    total = data.total
     numpys = file.suffix == ".npy"
     try:
         content = store.bounded_file(file, LINE * total + 2**16)
@@ -111,7 +111,8 @@ def _list(file: Path, dataset: str, data: Data) -> tuple[Selections, int]:
     if len(np.unique(listed)) < len(listed):
         raise ValueError(f"{len(listed) - len(np.unique(listed))} positions are repeated")
     where = torch.full((total,), -1)
-    where[data.positions] = torch.arange(len(data.train))
+    own, first = np.unique(data.positions.numpy(), return_index=True)  # an original comes before its copies
+    where[torch.from_numpy(own)] = torch.from_numpy(first)
     rows: Tensor = where[torch.from_numpy(listed.astype(np.int64))]
     found = Selections([rows[rows >= 0].sort().values], len(data.train), {"dataset": dataset}, data.positions)
     return found, int((rows < 0).count_nonzero())

@@ -190,7 +190,7 @@ def _method_facts(row: Row) -> Iterator[tuple[str, str]]:
 def _proxy_cost(proxy: Row) -> str:
     """What a static method spends before its training begins."""
     times = f"{proxy['seeds']} trainings" if proxy["seeds"] > 1 else "one training"
-    of = " on the validation samples" if proxy["data"] == "holdout" else ""
+    of = " on the trusted or validation samples" if proxy["data"] == "holdout" else ""
     of += f" on {proxy['share']:g} of the samples" if proxy["share"] < 1 else ""
     shared = "" if proxy["seeds"] > 1 or of else "; one record serves all methods that read the recipe's own training"
     epochs = f"of {proxy['epochs']} epochs, fewer if the recipe has fewer"

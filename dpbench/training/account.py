@@ -137,12 +137,15 @@ def diagnostics(selections: Sequence[Tensor], data: Data, epochs: int, correct: 
         uses[selection] += 1
         coverage.append(int(uses.count_nonzero()) / n)
     accuracy = _by_class(correct, data.test.labels, data.classes)
-    noisy = data.noisy
+    noisy, origins = data.noisy, data.positions
+    chosen = [selection.unique_consecutive() for selection in selections]
+    distinct = sum(len(origins[rows].unique()) for rows in chosen) if len(origins.unique()) < n else None
     return {
         "kept_per_class": _by_class(uses / epochs, data.train.labels, data.classes),
         "accuracy_per_class": accuracy,
         "accuracy_worst_class": min(value for value in accuracy if value is not None),
         "noisy_share": None if noisy is None else float(uses[noisy].sum() / uses.sum()),
+        "duplicate_share": None if distinct is None else 1 - distinct / max(1, sum(map(len, chosen))),
         "coverage": coverage,
         "uses": {"min": int(uses.min()), "median": float(uses.double().median()), "max": int(uses.max())},
         "never_used": int((uses == 0).count_nonzero()),

@@ -293,6 +293,13 @@ MEASURES = (  # in the order in which wide tables show them
         derive=lambda result: derived.diagnostics(result).get("noisy_share"),
     ),
     Measure(
+        "duplicate_share",
+        "duplicates",
+        "share of the used samples that were copies of another one used in the same epoch, where there are copies",
+        better="down",
+        derive=lambda result: derived.diagnostics(result).get("duplicate_share"),
+    ),
+    Measure(
         "peak_memory_mb",
         "memory",
         "peak host memory of the worker process during the run",

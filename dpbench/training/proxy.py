@@ -179,7 +179,7 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
     first = wanted[0]
     recipe, seed = first.recipe, derive(first.seed, "proxy", first.run)
     learner = Learner(first.model, recipe, workload(data, recipe), data.shape, seed, device)
-    split = data.train if first.proxy.data == "train" else data.validation
+    split = data.train if first.proxy.data == "train" else data.trusted or data.validation
     loader = split.loader(data.train, recipe, device, augment=True)
     recorded = data.train.loader(data.train, recipe, device, augment=False)
     n, everything = len(recorded), torch.arange(len(recorded))

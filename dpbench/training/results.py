@@ -46,6 +46,7 @@ class Diagnostics(TypedDict, total=False):
     accuracy_per_class: list[Number | None]
     accuracy_worst_class: Number | None
     noisy_share: Number | None
+    duplicate_share: Number | None
     coverage: list[Number]  # by epoch, the share of the samples that were used by then
     uses: dict[str, Number]
     never_used: Count | None
