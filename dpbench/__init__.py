@@ -1,18 +1,14 @@
 """dpbench: data-pruning methods behind one interface, compared with exact accounting and honest statistics."""
 
 import importlib
-import os
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING, Any
+
+from dpbench.places import Finder
 
 __version__ = "0.1.0"
 
-# `methods/` and `datasets/` of the checkout, and of every folder in DPBENCH_PATH, are portions of
-# the namespace packages dpbench.methods and dpbench.datasets.
-_root = Path(__file__).resolve().parent.parent
-if (_root / "methods").is_dir() and (_root / "pyproject.toml").is_file():
-    __path__.append(str(_root))
-__path__.extend(home for home in os.environ.get("DPBENCH_PATH", "").split(os.pathsep) if home)
+sys.meta_path.insert(0, Finder())  # in front: an installed package of one folder would hide the others
 
 _EXPORTS = {
     "Picks": "method",

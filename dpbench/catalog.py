@@ -8,22 +8,18 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import os
 import pkgutil
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.metadata import entry_points
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-import dpbench
-from dpbench import plain_yaml, plugins
+from dpbench import places, plain_yaml, plugins
 from dpbench.errors import UsageError
 from dpbench.parameters import build, check_kind, unknown
 from dpbench.source import digest
@@ -35,8 +31,6 @@ if TYPE_CHECKING:
     from dpbench.method import PruningMethod
 
 
-# where the methods, datasets and models that come with dpbench may lie: installed, and in a checkout
-OURS = [Path(dpbench.__file__).resolve().parent, Path(dpbench.__file__).resolve().parent.parent]
 FIRST = {"images": "cnn", "tables": "mlp", "texts": "bag"}  # the model to begin with, for each kind of samples
 NAME = 1000  # characters of a name with its parameters; they are listed in tables and sent to MLflow
 
@@ -88,43 +82,30 @@ def _plain(value: Any) -> str:
     return f"'{written}'" if isinstance(value, str) and _EXPONENT.fullmatch(value) else written
 
 
-def method_names() -> list[str]:
-    """Every method's name, sorted."""
-    return sorted(_modules("methods").keys() | _installed("methods").keys())
-
-
-def dataset_names() -> list[str]:
-    """Every dataset's name, sorted."""
-    return sorted(_modules("datasets").keys() | _installed("datasets").keys())
-
-
-def model_names() -> list[str]:
-    """Every model's name, sorted."""
-    return sorted(_modules("models").keys() | _installed("models").keys())
-
-
-def grid_names() -> list[str]:
-    """Every built-in grid's name, sorted."""
-    return sorted(f.name[:-5] for f in files("dpbench.leaderboards").iterdir() if f.name.endswith(".yaml"))
+def names(kind: str) -> list[str]:
+    """The names of all "methods", "datasets" or "models", or of the built-in "grids", sorted."""
+    if kind == "grids":
+        return sorted(file.stem for file in places.LEADERBOARDS.glob("*.yaml"))
+    return sorted(_modules(kind) | _installed(kind).keys())
 
 
 def method_class(name: str) -> type[PruningMethod]:
     """Import the class of a method by its name."""
     from dpbench.method import PruningMethod
 
-    return _find("methods", name, PruningMethod, method_names())
+    return _find("methods", name, PruningMethod)
 
 
 def dataset_class(name: str) -> type[Dataset]:
     """Import the class of a dataset by its name."""
     from dpbench.data import Dataset
 
-    return _find("datasets", name, Dataset, dataset_names())
+    return _find("datasets", name, Dataset)
 
 
 def load_method(text: str) -> PruningMethod:
     """Return the method that `text` names, ready for `setup`: a name, `name[key=value]`, or a file's path."""
-    name, params = parse(resolve(text))
+    name, params = parse(resolve("methods", text))
     method = build(method_class(name), name, params)
     plugins.check_stated(method, name)
     return method
@@ -132,15 +113,13 @@ def load_method(text: str) -> PruningMethod:
 
 def load_dataset(text: str) -> Dataset:
     """Return the dataset that `text` names; its files are not read yet."""
-    name, params = parse(text)
+    name, params = parse(resolve("datasets", text))
     return build(dataset_class(name), name, params)
 
 
 def model_factory(name: str) -> Callable[..., nn.Module]:
     """Return the function that builds a model: it is named like its module, or after a colon."""
     module_name, _, attribute = name.partition(":")
-    if module_name not in model_names():
-        raise unknown("model", module_name, model_names())
     found = _import("models", module_name)
     factory = getattr(found, attribute or module_name, None) if inspect.ismodule(found) else found
     if inspect.ismodule(found) and factory is None:
@@ -152,7 +131,7 @@ def model_factory(name: str) -> Callable[..., nn.Module]:
 
 def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
     """Return the function and the parameters that `text` names."""
-    name, params = parse(text)
+    name, params = parse(resolve("models", text))
     factory = model_factory(name)
     allowed = list(inspect.signature(factory).parameters)[2:]
     for key, value in params.items():
@@ -167,13 +146,13 @@ def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
 def models_for(dataset: str) -> list[str]:
     """The models that take what the dataset holds, the one to begin with first."""
     kind = load_dataset(dataset).kind
-    taken = [name for name in model_names() if kind in kinds(name)]
+    taken = [name for name in names("models") if kind in kinds(name)]
     return sorted(taken, key=lambda name: name != FIRST.get(kind))
 
 
 def kinds(model: str) -> tuple[str, ...]:
     """The kinds of samples that a model takes: the KINDS of its module; all kinds where it has none."""
-    factory = model_factory(parse(model)[0])
+    factory = model_factory(parse(resolve("models", model))[0])
     return getattr(sys.modules[factory.__module__], "KINDS", tuple(FIRST))
 
 
@@ -197,35 +176,46 @@ def load_model(text: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     return factory(shape, classes, **params)
 
 
-def resolve(text: str) -> str:
-    """Turn `path/to/file.py[:Class][params]` into the name of a method linked from that file; pass names on."""
+def resolve(kind: str, text: str) -> str:
+    """Turn `path/to/file.py[:attribute][params]` into the name of a plug-in from that file; pass names on."""
     path, params = parse(text)
-    file, _, attribute = path.partition(".py:")
-    if not attribute and not path.endswith(".py"):
+    match = _FILE.fullmatch(path)
+    if match is None:
         return text
     try:
-        source = Path(file + ".py" if attribute else path).expanduser().resolve()
-        there = source.is_file()
+        file = Path(match["file"]).expanduser().resolve()
+        there = file.is_file()
     except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle, the home of nobody
         raise UsageError(f"no file {plain_yaml.brief(path)}: {getattr(error, 'strerror', None) or error}") from None
     if not there:
-        raise UsageError(f"no file {source}")
-    name = plug_in(source) + (f":{attribute}" if attribute else "")
-    return label(name, params)
+        raise UsageError(f"no file {file}")
+    return label(plug_in(kind, file) + match["attribute"], params)
 
 
-def plug_in(source: Path) -> str:
-    """Link a method's file into a plug-in home of this process and its workers; return the method's name."""
-    name = source.stem
+# not `table:FILE`, where the name of a dataset stands before the colon
+_FILE = re.compile(r"(?!\w+:)(?P<file>.+?\.py)(?P<attribute>(:.+)?)")
+
+
+def plug_in(kind: str, file: Path) -> str:
+    """Make a file known as a method, dataset or model of this process and its workers; return its name."""
+    name, package, one = file.stem, f"dpbench.{kind}", kind.removesuffix("s")
     if not name.isidentifier():
-        raise UsageError(f"{source.name}: rename it so that its name is a Python identifier, it names the method")
-    if any((Path(part) / "methods" / source.name).resolve() == source for part in dpbench.__path__):
+        raise UsageError(f"{file.name}: rename it so that its name is a Python identifier, it names the {one}")
+    if any((Path(folder) / file.name).resolve() == file for folder in places.FOLDERS[package]):
         return name
-    if name in method_names():
-        raise UsageError(f"{source.name}: a method named {name!r} exists already; rename the file")
-    (_home() / "methods" / source.name).symlink_to(source)
-    importlib.invalidate_caches()
+    if places.FILES.get(f"{package}.{name}") != str(file):
+        if name in names(kind):
+            raise UsageError(f"{file.name}: a {one} named {name!r} exists already; rename the file")
+        places.FILES[f"{package}.{name}"] = str(file)
     return name
+
+
+def elsewhere(kind: str, text: str) -> str:
+    """Write a plug-in's text so that another command can read it: one of a single file with the file's full path."""
+    name, params = parse(resolve(kind, text))
+    module, colon, attribute = name.partition(":")
+    file = places.FILES.get(f"dpbench.{kind}.{module}", module)
+    return label(f"{file}{colon}{attribute}", params)
 
 
 def searched(name: str) -> list[dataclasses.Field[Any]]:
@@ -249,47 +239,26 @@ def source_digest(kind: str, name: str) -> str:
     return digest(sys.modules[inside if module in _modules(kind) else _installed(kind)[module].module])
 
 
-@cache
-def _home() -> Path:
-    """Make this process's temporary plug-in home; DPBENCH_PATH hands it to the workers."""
-    holder = tempfile.TemporaryDirectory(prefix="dpbench-")
-    _keep_alive.append(holder)
-    home = Path(holder.name)
-    (home / "methods").mkdir()
-    dpbench.__path__.append(str(home))
-    os.environ["DPBENCH_PATH"] = os.pathsep.join(filter(None, [os.environ.get("DPBENCH_PATH"), str(home)]))
-    return home
-
-
-def linked() -> bool:
-    """Whether a method's file was linked into a plug-in home that ends with this process."""
-    return bool(_keep_alive)
-
-
-_keep_alive: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def _modules(folder: str) -> dict[str, str]:
-    """The modules in every portion of the namespace package, by name."""
-    portions = [str(Path(part) / folder) for part in dpbench.__path__]
-    return {m.name: f"dpbench.{folder}.{m.name}" for m in pkgutil.iter_modules(portions)}
+def _modules(kind: str) -> set[str]:
+    """The names of the modules in the folders of this kind, and of the single files."""
+    package = f"dpbench.{kind}"
+    files = {module.removeprefix(f"{package}.") for module in places.FILES if module.startswith(f"{package}.")}
+    return files | {module.name for module in pkgutil.iter_modules(places.FOLDERS[package])}
 
 
 @cache
-def _installed(group: str) -> Any:
+def _installed(kind: str) -> Any:
     """The entry points of installed packages, by name; looking through all packages takes milliseconds."""
-    return {e.name: e for e in entry_points(group=f"dpbench.{group}")}
+    return {e.name: e for e in entry_points(group=f"dpbench.{kind}")}
 
 
-def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
+def _find(kind: str, name: str, base: type) -> Any:
     """Import the one subclass of `base` in the module `name`, or the class after a colon.
 
     Classes whose names begin with an underscore are parts of others and do not count.
     """
     module_name, _, attribute = name.partition(":")
-    if module_name not in names:
-        raise unknown(folder.removesuffix("s"), module_name, names)
-    module = _import(folder, module_name)
+    module = _import(kind, module_name)
     if inspect.isclass(module) and issubclass(module, base):  # an entry point may name the class
         return module
     if not inspect.ismodule(module):
@@ -316,15 +285,17 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     return next(iter(classes.values()))
 
 
-def _import(folder: str, name: str) -> Any:
+def _import(kind: str, name: str) -> Any:
     """Import a plug-in's module, or what its entry point names."""
-    path = f"dpbench.{folder}.{name}"
+    path = f"dpbench.{kind}.{name}"
     load = partial(importlib.import_module, path)
-    if name not in _modules(folder):
-        entry = _installed(folder)[name]
+    if name not in _modules(kind):
+        entry = _installed(kind).get(name)
+        if entry is None:
+            raise unknown(kind.removesuffix("s"), name, names(kind))
         try:
             path, load = entry.module, entry.load
         except AttributeError:
             raise UsageError(f"{name}: its entry point is {entry.value!r}; module or module:name is needed") from None
-    ours = any((root / folder / f"{name}.py").is_file() for root in OURS)
+    ours = any((root / kind / f"{name}.py").is_file() for root in places.OURS)
     return plugins.load(name, path, load, ours)

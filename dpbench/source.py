@@ -7,14 +7,12 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import dpbench
+from dpbench import places
 
-PLUGINS = ("methods", "datasets", "models")  # the folders of what is chosen by name
 # what methods are built of; the PROTOCOL stands for the rest of dpbench
 BLOCKS = ("draws", "scores", "kernels", "greedy", "inclusion", "deepcore")
 followed: dict[Path, list[int]] = {}  # size and time of the files that digests were made of in this process
@@ -49,13 +47,13 @@ def digest(module: ModuleType) -> str:
 def everything() -> str:
     """Hash all files that a board is made by: dpbench's own, plug-ins in their homes, grids and published figures.
 
-    It is made once, of what was there before this process linked a method's file into a home of its own.
+    Files that were given as single plug-ins are not among them.
     """
-    places = [(Path(dpbench.__file__).parent, f"*.{suffix}") for suffix in ("py", "html", "css", "js")]
-    places += [(Path(part) / folder, "*.py") for part in dpbench.__path__ for folder in PLUGINS]
-    places += [(Path(str(files("dpbench.leaderboards"))), pattern) for pattern in ("*.yaml", "*.csv")]
+    searched = [(places.HERE, f"*.{suffix}") for suffix in ("py", "html", "css", "js")]
+    searched += [(Path(folder), "*.py") for folders in places.FOLDERS.values() for folder in folders]
+    searched += [(places.LEADERBOARDS, pattern) for pattern in ("*.yaml", "*.csv")]
     found = hashlib.sha256()
-    for folder, pattern in places:
+    for folder, pattern in searched:
         for path in sorted(folder.rglob(pattern)):
             with suppress(OSError):  # a broken link
                 content = path.read_bytes()
@@ -103,10 +101,13 @@ def _imports(tree: ast.AST) -> Iterator[tuple[int, tuple[str, ...]]]:
 def _located(parts: list[str], package: list[str], importer: Path) -> Iterator[tuple[str, Path]]:
     """The files that importing `parts` reads, as far as they belong to the importer, with their modules' names."""
     if parts[:1] == ["dpbench"]:
-        inside = parts[1:]
-        if inside and inside[0] in (*PLUGINS, *BLOCKS):
-            for folder in dpbench.__path__:
-                yield from _files(Path(folder), inside, ["dpbench"])
+        if parts[1:2] and parts[1] in BLOCKS:
+            yield from _files(places.HERE, parts[1:], ["dpbench"])
+        for folder in places.FOLDERS.get(".".join(parts[:2]), []):
+            yield from _files(Path(folder), parts[2:], parts[:2])
+        module = ".".join(parts[:3])
+        if module in places.FILES:
+            yield module, Path(places.FILES[module])
         return
     alone = _shared(importer.parent)
     yield from _files(importer.parent, parts[:1] if alone else parts, [], packages=not alone)

@@ -8,9 +8,8 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from dpbench import catalog, plain_yaml, source
+from dpbench import catalog, places, plain_yaml, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 from dpbench.recipe import MOST, Recipe, Strict
@@ -132,7 +131,7 @@ def source_digests(dataset: str, model: str, method: str | None = None) -> dict[
     They are made once: it is the code that this process has imported that runs, whatever is written into files since.
     """
     used = catalog.load_method(method) if method else None
-    methods = [method, *map(catalog.resolve, used.uses())] if method and used else []
+    methods = [method, *(catalog.resolve("methods", text) for text in used.uses())] if method and used else []
     named = [("datasets", dataset), ("models", model), *(("methods", text) for text in methods)]
     names = [(kind, catalog.parse(text)[0]) for kind, text in named]
     found = {f"{kind}/{name}": catalog.source_digest(kind, name) for kind, name in names}
@@ -155,22 +154,30 @@ def check_name(name: str) -> str:
 
 
 def canonical_dataset(text: str) -> str:
-    """Write a dataset's `name:PATH[...]` as `name[path=PATH,...]`."""
+    """Write a dataset's `name:PATH[...]` as `name[path=PATH,...]`, and that of a single file as `name[...]`."""
+    text = catalog.resolve("datasets", text)
     name, params = catalog.parse(text)
     name, colon, path = name.partition(":")
-    return catalog.label(name, {"path": path} | params) if colon else text
+    if not colon or f"dpbench.datasets.{name}" in places.FILES:  # there a class follows the colon
+        return text
+    return catalog.label(name, {"path": path} | params)
 
 
-def _of_paths(texts: list[str]) -> list[str]:
-    try:
-        return [canonical_dataset(text) for text in texts]
-    except UsageError as error:
-        raise ValueError(str(error)) from None
+def _each(canonical: Callable[[str], str]) -> AfterValidator:
+    """The canonical form of each text of a list."""
+
+    def written(texts: list[str]) -> list[str]:
+        try:
+            return [canonical(text) for text in texts]
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    return AfterValidator(written)
 
 
 def recipe_names() -> list[str]:
     """The recipes that come with dpbench, one file a source."""
-    return sorted(f.name[:-5] for f in files("dpbench.leaderboards").joinpath("recipes").iterdir())
+    return sorted(f.name[:-5] for f in (places.LEADERBOARDS / "recipes").iterdir())
 
 
 def _named(given: Any) -> Any:
@@ -181,7 +188,7 @@ def _named(given: Any) -> Any:
     name = changes["use"]
     if name not in recipe_names():
         raise ValueError(f"there is no recipe {brief(name)}; known: {', '.join(recipe_names())}")
-    file = files("dpbench.leaderboards").joinpath("recipes").joinpath(f"{name}.yaml")
+    file = places.LEADERBOARDS / "recipes" / f"{name}.yaml"
     values, _ = plain_yaml.load(file.read_text("utf-8"), f"leaderboards/recipes/{name}.yaml")
     return values | {key: value for key, value in changes.items() if key != "use"}
 
@@ -191,8 +198,10 @@ class Grid(Strict):
 
     name: Annotated[str, AfterValidator(check_name)]
     description: str = ""
-    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_of_paths), AfterValidator(_unique)]
-    models: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
+    datasets: Annotated[list[str], Field(min_length=1), _each(canonical_dataset), AfterValidator(_unique)]
+    models: Annotated[
+        list[str], Field(min_length=1), _each(partial(catalog.resolve, "models")), AfterValidator(_unique)
+    ]
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
     keep: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(_unique)]
     seeds: int = Field(ge=1)
@@ -261,7 +270,7 @@ class Grid(Strict):
 
 def canonical(text: str) -> str:
     """Write a method's name with the hyper-parameters that are not their defaults, so that equal runs hash alike."""
-    name, _ = catalog.parse(catalog.resolve(text))
+    name, _ = catalog.parse(catalog.resolve("methods", text))
     defaults = catalog.load_method(name).hyperparameters()
     given = catalog.load_method(text).hyperparameters()
     return catalog.label(name, {key: value for key, value in given.items() if value != defaults[key]})
@@ -271,11 +280,11 @@ def load_grid(name: str) -> Grid:
     """Read a built-in grid by name, or a grid file by path."""
     if name.endswith((".yaml", ".yml")):
         return read_grid(plain_yaml.read(Path(name)), name, Path(name).stem)
-    if name not in catalog.grid_names():
-        near = difflib.get_close_matches(name, catalog.grid_names(), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(catalog.grid_names())}"
+    if name not in catalog.names("grids"):
+        near = difflib.get_close_matches(name, catalog.names("grids"), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(catalog.names('grids'))}"
         raise UsageError(f"unknown grid {brief(name)}; {hint} A file's name ends in .yaml")
-    file = files("dpbench.leaderboards").joinpath(f"{name}.yaml")
+    file = places.LEADERBOARDS / f"{name}.yaml"
     return read_grid(file.read_text("utf-8"), f"leaderboards/{name}.yaml", name)
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from dpbench import catalog
+from dpbench import places
 from dpbench.spec import Recipe, RunSpec, canonical, source_digests
 from dpbench.training import loading, runner
 
@@ -85,14 +85,28 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def unplug() -> Iterator[None]:
-    """Forget the files that a test plugs in, so that no other test finds their methods."""
-    folder = catalog._home() / "methods"
-    before = set(folder.iterdir())
+    """Forget the files that a test plugs in, so that no other test finds what is in them."""
+    before = set(places.FILES)
     yield
     source_digests.cache_clear()
-    for link in set(folder.iterdir()) - before:
-        link.unlink()
-        sys.modules.pop(f"dpbench.methods.{link.stem}", None)
+    for module in places.FILES.keys() - before:
+        del places.FILES[module]
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def add_home() -> Iterator[Callable[[Path], None]]:
+    """Give `add_home(folder)`: a plug-in home until the test ends, as if DPBENCH_PATH named it."""
+    before = {package: list(folders) for package, folders in places.FOLDERS.items()}
+
+    def add(folder: Path) -> None:
+        for package, folders in places.FOLDERS.items():
+            folders.append(str(folder / package.removeprefix("dpbench.")))
+
+    yield add
+    source_digests.cache_clear()
+    for package, folders in before.items():
+        places.FOLDERS[package][:] = folders  # in place: it is the package's __path__
 
 
 @pytest.fixture

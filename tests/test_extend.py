@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-import dpbench
 from dpbench import catalog, optim, signals
 from dpbench.experiments.grid import results
 from dpbench.spec import RunSpec, load_grid, source_digests
@@ -25,7 +24,7 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def plug_in(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
+def plug_in(tmp_path: Path, add_home: Callable[[Path], None]) -> Callable[[str, str], None]:
     """Give `plug_in("methods/NAME.py", example)`: write an example into a plug-in home."""
 
     def write(name: str, example: str) -> None:
@@ -33,10 +32,8 @@ def plug_in(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
         file.parent.mkdir()
         file.write_text(EXAMPLES[example])
 
-    dpbench.__path__.append(str(tmp_path))
-    yield write
-    dpbench.__path__.remove(str(tmp_path))
-    source_digests.cache_clear()
+    add_home(tmp_path)
+    return write
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 import torch
 from rich.console import Console
 
-import dpbench
 from dpbench import catalog, store
 from dpbench.analysis import board as boards
 from dpbench.errors import RunFailed, UsageError
@@ -56,13 +55,13 @@ recipe: {epochs: 4, batch_size: 8, lr: 0.1}
 
 
 @pytest.fixture
-def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unplug: None) -> Iterator[Path]:
+def plugged(tmp_path: Path, add_home: Callable[[Path], None], unplug: None) -> Iterator[Path]:
     """A plug-in home with a dataset in it, which reads what lies in --data-root."""
     folder = tmp_path / "plugs"
     (folder / "datasets").mkdir(parents=True)
     (folder / "datasets" / "ident_data.py").write_text(DATASET)
     (folder / "datasets" / "ident_reading.py").write_text(READING)
-    monkeypatch.setattr(dpbench, "__path__", [*dpbench.__path__, str(folder)])
+    add_home(folder)
     forget()
     yield folder
     forget()

@@ -138,7 +138,7 @@ def test_every_kind_of_samples_has_a_model_to_begin_with(kind: str) -> None:
 
 
 def test_every_model_says_what_it_takes() -> None:
-    for name in catalog.model_names():
+    for name in catalog.names("models"):
         taken = sys.modules[f"dpbench.models.{name}"].KINDS if catalog.model_factory(name) else ()
         assert taken
         assert set(taken) <= set(catalog.FIRST), name

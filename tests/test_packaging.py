@@ -129,7 +129,7 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
 import dpbench
 from dpbench import catalog, spec
 assert dpbench.__path__ == [dpbench.__file__.rsplit("/", 1)[0]], dpbench.__path__
-assert {"orderdp", "full"} <= set(catalog.method_names())
+assert {"orderdp", "full"} <= set(catalog.names("methods"))
 assert spec.load_grid("quick").runs()[0].hash
 print(dpbench.__file__)
 """

@@ -32,7 +32,7 @@ from dpbench.training.results import read_selections
 FILE = Path(__file__).parent / "data" / "pins.json"
 DATASET, MODEL = "synthetic[n=100,n_test=50,d=16,classes=4]", "mlp[width=8,depth=1]"
 RECIPE = Recipe(epochs=6, batch_size=16, lr=0.1)
-METHODS = [name for name in catalog.method_names() if name not in ("subset", "deepcore")]  # which need files
+METHODS = [name for name in catalog.names("methods") if name not in ("subset", "deepcore")]  # which need files
 MORE = ["orderdp[explore=0.6]", "infobatch[match=cost]", "score[by=el2n,rule=easiest]", "uniform[balanced=true]"]
 GRID = f"""
 datasets: ["{DATASET}"]

@@ -140,7 +140,7 @@ def test_lists_survive_broken_entry_points(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_the_battery_finds_changed_settings(line: str, what: str, plugin: Plugin) -> None:
     threads = torch.get_num_threads()
     select = SELECT.replace("        return", f"        {line}\n        return")
-    report = conformance.check(catalog.resolve(plugin(f"class Made(PruningMethod):\n{select}")))
+    report = conformance.check(catalog.resolve("methods", plugin(f"class Made(PruningMethod):\n{select}")))
     assert report["no_globals"] == [f"setup, select, pick or observe: expected {what} untouched, it was changed"]
     assert torch.get_num_threads() == threads
 

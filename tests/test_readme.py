@@ -59,7 +59,7 @@ def headings(text: str) -> list[str]:
 def test_the_method_conforms(tmp_path: Path, unplug: None) -> None:
     file = tmp_path / "hardest.py"
     file.write_text(code("import torch"))
-    assert not any(conformance.check(catalog.resolve(str(file))).values())
+    assert not any(conformance.check(catalog.resolve("methods", str(file))).values())
 
 
 def test_the_grid_is_a_grid() -> None:

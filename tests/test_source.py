@@ -165,7 +165,7 @@ def test_a_change_of_a_draw_is_another_digest(tmp_path: Path, digest: Digest, mo
     before = digest("mine")
     changed = tmp_path / "changed"
     write(changed / "draws.py", (ROOT / "dpbench" / "draws.py").read_text().replace("def others", "def the_others"))
-    monkeypatch.setattr("dpbench.__path__", [str(changed)])
+    monkeypatch.setattr("dpbench.places.HERE", changed)
     assert digest("mine") != before
     write(changed / "draws.py", "# a comment\n" + (ROOT / "dpbench" / "draws.py").read_text())
     assert digest("mine") == before

@@ -157,7 +157,7 @@ def test_built_in_grids() -> None:
     assert set(eight) <= set(quick.methods)
     assert (quick.datasets, quick.models, quick.keep, quick.seeds) == (["digits"], ["cnn"], [0.3, 0.5], 5)
     assert len(quick.runs()) == 5 * (1 + 2 * (len(quick.methods) - 1)), "full is one row whatever the keeps"
-    for name in catalog.grid_names():
+    for name in catalog.names("grids"):
         assert load_grid(name).runs()
 
 

@@ -6,8 +6,6 @@ import math
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +19,7 @@ from dpbench.analysis.overlap import Overlap
 from dpbench.analysis.ranks import MIN_DATASETS, MIN_METHODS
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
+from dpbench.places import LEADERBOARDS
 from dpbench.spec import Grid, RunSpec
 from dpbench.training import results
 from dpbench.training.results import RunResult, is_finished
@@ -131,8 +130,8 @@ def load_checked_in(name: str) -> Board:
         ) from None
 
 
-def _packed(name: str) -> Traversable:
-    return files("dpbench.leaderboards") / "results" / name / "results.json.gz"
+def _packed(name: str) -> Path:
+    return LEADERBOARDS / "results" / name / "results.json.gz"
 
 
 def pack(board: Board, pictures: bool = False) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 
 from dpbench import catalog
 from dpbench.analysis.table import broken, records
+from dpbench.places import LEADERBOARDS
 
 LAST, BEST = "top1_acc", "best_top1_acc"  # the accuracy after the last epoch, and that of the best one on the test set
 PRUNED_WITHIN = 0.02  # of the published prune ratio lies the realised one of a row that is compared with it
@@ -28,13 +28,8 @@ def read() -> pd.DataFrame:
 
     Their `epoch` is "best" for papers whose released code reports the best epoch, whatever the metric is called.
     """
-    folder = files("dpbench.leaderboards").joinpath("published")
-    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".csv")), key=lambda path: path.name)
-    parts = []
-    for path in paths:
-        with path.open() as stream:
-            parts.append(pd.read_csv(stream, dtype={"prune_ratio": str}))
-    return pd.concat(parts, ignore_index=True)
+    paths = sorted((LEADERBOARDS / "published").glob("*.csv"))
+    return pd.concat([pd.read_csv(path, dtype={"prune_ratio": str}) for path in paths], ignore_index=True)
 
 
 def beside(table: pd.DataFrame, delta: float, figures: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -46,6 +46,7 @@ def list_(
 
     - `dpbench list methods --kind static --search margin`
     """
+    from dpbench import catalog
     from dpbench.reports import listing
 
     if kind and what is not Listed.methods:
@@ -56,7 +57,7 @@ def list_(
         return
     if rows:
         out.print(listing.table(what.value, rows, out.width))
-    of = f"{len(rows)} {what.value}" + (f" of {len(listing.names(what.value))}" if kind or search else "")
+    of = f"{len(rows)} {what.value}" + (f" of {len(catalog.names(what.value))}" if kind or search else "")
     out.print(f"{of}; {program()} show NAME shows more about one", style="dim", soft_wrap=True)
 
 
@@ -89,7 +90,7 @@ def check(
     from dpbench.experiments.executors import run_all
     from dpbench.training import conformance
 
-    name = catalog.resolve(method)
+    name = catalog.resolve("methods", method)
     catalog.load_method(name).ready()
     single_threaded(1)
     os.environ.setdefault("DPBENCH_SELECT_HOURS", "0.05")  # a quadratic method refuses rather than run for hours

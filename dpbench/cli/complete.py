@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib.resources import files
 from pathlib import Path
 
 from typer import Context
+
+from dpbench.places import LEADERBOARDS
 
 
 def _offer(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -32,7 +33,7 @@ def _run_here() -> list[str]:
 
 
 def _checked_in() -> list[str]:
-    results = files("dpbench.leaderboards") / "results"
+    results = LEADERBOARDS / "results"
     return sorted(folder.name for folder in results.iterdir() if (folder / "results.json.gz").is_file())
 
 
@@ -40,13 +41,13 @@ def _catalog(*kinds: str) -> Callable[[], Iterable[str]]:
     def names() -> list[str]:
         from dpbench import catalog
 
-        return [name for kind in kinds for name in getattr(catalog, f"{kind}_names")()]
+        return [name for kind in kinds for name in catalog.names(kind)]
 
     return names
 
 
-method, dataset, model, grid = (_offer(_catalog(kind)) for kind in ("method", "dataset", "model", "grid"))
-anything = _offer(_catalog("method", "dataset", "model", "grid"))  # what `dpbench show` knows
+method, dataset, model, grid = (_offer(_catalog(kind)) for kind in ("methods", "datasets", "models", "grids"))
+anything = _offer(_catalog("methods", "datasets", "models", "grids"))  # what `dpbench show` knows
 run_grid = _offer(_run_here)
 shown_grid = _offer(lambda: [*_run_here(), *_checked_in()])
 device = _offer(lambda: ["cpu", "cuda"])

@@ -58,10 +58,14 @@ def run(
         ),
     ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", help="Instead of GRID's.", autocompletion=complete.dataset)
+        list[str] | None,
+        typer.Option("--dataset", help="Instead of GRID's; may be a file.py.", autocompletion=complete.dataset),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="Instead of GRID's.", autocompletion=complete.model)
+        list[str] | None,
+        typer.Option(
+            "--model", help="Instead of GRID's; may be a file.py or file.py:function.", autocompletion=complete.model
+        ),
     ] = None,
     keep: Annotated[
         list[float] | None, typer.Option("--keep", help="Share of the samples kept, in (0, 1]. Instead of GRID's.")
@@ -176,8 +180,10 @@ def _grid(
     if name is not None and own_name is not None:
         raise UsageError("--name is for a grid made from options; a GRID has its name")
     base = load_grid(name or "quick")
+    datasets = [canonical_dataset(text) for text in dataset or (base.datasets if name else ["digits"])]
+    datasets = list(dict.fromkeys(datasets))
     if files:
-        subsets = _subsets(files, dataset or (base.datasets if name else None), data_root)
+        subsets = _subsets(files, datasets, data_root)
         methods = methods + list(subsets)
         if name is None:
             keep = keep or list(subsets.values())
@@ -189,13 +195,12 @@ def _grid(
         if absent:
             raise UsageError(f"--only {absent[0]}: not in the grid {base.name}; it has {', '.join(chosen)}")
         chosen = list(dict.fromkeys(wanted + added))
-    datasets = [canonical_dataset(text) for text in dataset or (base.datasets if name else ["digits"])]
-    datasets = list(dict.fromkeys(datasets))
+    models = [catalog.resolve("models", text) for text in model or catalog.fitting(base.models, datasets)]
     changes: dict[str, Any] = {
         "name": base.name if name else (own_name or "custom"),
         "methods": chosen,
         "datasets": datasets,
-        "models": list(dict.fromkeys(model or catalog.fitting(base.models, datasets))),
+        "models": list(dict.fromkeys(models)),
         "keep": list(dict.fromkeys(keep or base.keep)),
         "seeds": base.seeds if seeds is None else seeds,
     }
@@ -208,16 +213,15 @@ def _grid(
     return change_grid(base, changes)
 
 
-def _subsets(files: list[Path], datasets: list[str] | None, data_root: Path | None) -> dict[str, float]:
+def _subsets(files: list[Path], datasets: list[str], data_root: Path | None) -> dict[str, float]:
     """Import files of subsets; return the method and the share of the samples of each."""
     from dpbench import catalog
     from dpbench.experiments import subsets
     from dpbench.training import loading
 
-    if len(datasets or ["digits"]) > 1:
-        raise UsageError(f"--from is for one dataset, not for {', '.join(datasets or [])}; say which by --dataset")
-    dataset = datasets[0] if datasets else "digits"
-    taken = {}
+    if len(datasets) > 1:
+        raise UsageError(f"--from is for one dataset, not for {', '.join(datasets)}; say which by --dataset")
+    [dataset], taken = datasets, {}
     for file in files:
         method, left_out = subsets.take_in(file, dataset, loading.load_data(dataset, data_root))
         taken[method] = catalog.load_method(method).requires().fixed_keep or 1.0

@@ -56,7 +56,7 @@ def subset(
     base, dataset = load_grid(grid), canonical_dataset(dataset)
     spec = RunSpec(
         dataset=dataset,
-        model=model or catalog.fitting(base.models, [dataset])[0],
+        model=catalog.resolve("models", model) if model else catalog.fitting(base.models, [dataset])[0],
         method=canonical(method),
         keep=keep,
         seed=seed,

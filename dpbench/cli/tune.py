@@ -79,7 +79,7 @@ def tune(
         Plan(
             method=name,
             dataset=dataset,
-            model=model or catalog.fitting(base.models, [dataset])[0],
+            model=catalog.resolve("models", model) if model else catalog.fitting(base.models, [dataset])[0],
             keep=keep,
             trials=trials,
             seeds=seeds,
@@ -93,7 +93,7 @@ def tune(
         for name in (tunable() if every else [method or ""])
     ]
     if method:
-        catalog.load_method(catalog.resolve(method)).ready()
+        catalog.load_method(method).ready()
     tracking.check(tracking_uri)
     found = studies.run(plans, jobs or grids.default_jobs(device), tracking_uri, err)
     out.print(studies.table(found))

@@ -7,6 +7,7 @@ children, their children) never outlives it.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from dpbench import places
 from dpbench.errors import RunFailed
 from dpbench.processes import ending
 
@@ -78,7 +80,8 @@ class _Worker:
     def __init__(self, work: Callable[[Any], Any], threads: int) -> None:
         self.connection, theirs = _CONTEXT.Pipe()
         leash, self.held = _CONTEXT.Pipe(duplex=False)
-        self.process = _CONTEXT.Process(target=_serve, args=(work, threads, theirs, leash))
+        arguments = (places.FILES, pickle.dumps(work), threads, theirs, leash)
+        self.process = _CONTEXT.Process(target=_serve, args=arguments)
         self.process.start()
         theirs.close()
         leash.close()
@@ -147,8 +150,12 @@ class _Worker:
         self.held.close()
 
 
-def _serve(work: Callable[[Any], Any], threads: int, connection: Connection, leash: Connection) -> None:
-    """Be a worker: do the jobs that come, each in the process state that the first found, until the parent kills it."""
+def _serve(files: dict[str, str], work: bytes, threads: int, connection: Connection, leash: Connection) -> None:
+    """Be a worker: do the jobs that come, each in the process state that the first found, until the parent kills it.
+
+    `files` are the single files that the parent knows as plug-ins; the work and the jobs may be made of their classes.
+    """
+    places.FILES.update(files)
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
@@ -162,14 +169,14 @@ def _serve(work: Callable[[Any], Any], threads: int, connection: Connection, lea
     from dpbench import isolation
 
     torch.set_num_threads(threads)
-    own, process = threading.active_count(), os.getpid()
+    do, own, process = pickle.loads(work), threading.active_count(), os.getpid()
     connection.send(None)
     while True:
         outcome: Any
         try:
             job = connection.recv()
             with isolation.restored():
-                outcome = work(job)
+                outcome = do(job)
         except BaseException as error:
             outcome = error
         if os.getpid() != process:  # a child that the job has forked and that came back from it

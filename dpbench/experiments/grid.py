@@ -146,7 +146,7 @@ def read_manifest(name: str) -> Manifest:
     manifest = find_manifest(name)
     if manifest is None:
         known = sorted(path.stem for path in manifest_path("x").parent.glob("*.json"))
-        near = difflib.get_close_matches(name, [*known, *catalog.grid_names()], n=1)
+        near = difflib.get_close_matches(name, [*known, *catalog.names("grids")], n=1)
         hint = f"grids that were: {', '.join(known)}" if known and name not in near else f"try: dpbench run {name}"
         hint = f"did you mean {near[0]}?" if near and name not in near else hint
         raise UsageError(f"no grid {name!r} was run under {store.home()}; {hint}")

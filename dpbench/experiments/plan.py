@@ -71,7 +71,7 @@ class Plan:
     @property
     def short(self) -> str:
         """The method's name without parameters."""
-        return catalog.parse(catalog.resolve(self.method))[0]
+        return catalog.parse(catalog.resolve("methods", self.method))[0]
 
     @property
     def folder(self) -> Path:
@@ -96,11 +96,9 @@ class Plan:
         }
 
     def text(self, params: dict[str, Any]) -> str:
-        """The method with these parameters, readable in another process too: a plug-in's file by its full path."""
-        path, fixed = catalog.parse(self.method)
-        file, dot, rest = path.partition(".py")
-        where = f"{Path(file).expanduser().resolve()}{dot}{rest}" if dot else path
-        return catalog.label(where, fixed | params)
+        """The method with these parameters, as another command can read it too."""
+        name, fixed = catalog.parse(catalog.elsewhere("methods", self.method))
+        return catalog.label(name, fixed | params)
 
     def spec(self, params: dict[str, Any], keep: float, seed: int) -> RunSpec:
         """One run of a trial; gradients are not probed."""
@@ -141,11 +139,11 @@ def tunable() -> list[str]:
         except UsageError:
             return False
 
-    return [name for name in catalog.method_names() if fits(name)]
+    return [name for name in catalog.names("methods") if fits(name)]
 
 
 def _searchable(method: str) -> str:
-    names = declared(catalog.parse(catalog.resolve(method))[0])
+    names = declared(catalog.parse(catalog.resolve("methods", method))[0])
     return f"it declares {', '.join(names)}" if names else "a range is declared by param(default, low=..., high=...)"
 
 

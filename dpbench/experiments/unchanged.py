@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dpbench import catalog, plain_yaml, source, store
+from dpbench import catalog, places, plain_yaml, source, store
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import grid as grids
 from dpbench.training.results import final
@@ -52,7 +52,7 @@ def remember(command: str, grid: str, cells: Iterable[str], data: Stamps | None)
     """Write down that the grid's cells are done, unless one is not, or its `data` or code may change unseen."""
     cells = list(cells)
     manifest = grids.find_manifest(grid)
-    if data is None or manifest is None or catalog.linked() or not all(final(key) for key in cells):
+    if data is None or manifest is None or places.FILES or not all(final(key) for key in cells):
         return
     watched = [grids.manifest_path(grid)]  # other commands write it, and finish runs that want controls
     watched += [store.run_folder(key) / "done" for key in manifest.cells.keys() - set(cells)]
@@ -68,7 +68,7 @@ def data(datasets: Iterable[str], root: Path | None) -> Stamps | None:
         name = catalog.parse(text)[0]
         module = catalog.dataset_class(name).__module__
         file = Path(sys.modules[module].__file__ or "")
-        if module != f"dpbench.datasets.{name}" or file.parents[1] not in catalog.OURS:
+        if module != f"dpbench.datasets.{name}" or file.parents[1] not in places.OURS:
             return None
         if name == "fashion_mnist":
             parts = [f"{split}-{part}-ubyte" for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1")]

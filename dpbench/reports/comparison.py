@@ -53,7 +53,7 @@ def among(methods: Iterable[str], grid: str, text: str) -> str:
     if text in known:
         return text
     name = catalog.parse(text)[0]
-    if name in catalog.method_names() or ".py" in name:
+    if name in catalog.names("methods") or ".py" in name:
         found = canonical(text)
         if found in known:
             return found

@@ -7,7 +7,6 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from dpbench import catalog
 from dpbench.errors import UsageError
+from dpbench.places import LEADERBOARDS
 from dpbench.plain_yaml import brief
 
 if TYPE_CHECKING:
@@ -42,17 +42,12 @@ READS = {  # the epochs of a proxy at which signals are recorded
 }
 
 
-def names(kind: str) -> list[str]:
-    """All names of "methods", "datasets", "models" or "grids"."""
-    return _NAMES[kind]()
-
-
 def rows(kind: str, of_kind: str | None = None, search: str | None = None) -> list[Row]:
     """Describe everything of one kind; what cannot be loaded or described is listed with its error.
 
     `of_kind` restricts methods to "static", "epoch" or "batch"; `search` to those in which the text is found.
     """
-    found = [_row(kind, name) for name in names(kind)]
+    found = [_row(kind, name) for name in catalog.names(kind)]
     if of_kind:
         found = [row for row in found if row.get("kind") == of_kind]
     words = (search or "").lower().split()
@@ -94,13 +89,13 @@ def _told(row: Row) -> str:
 
 def show(text: str) -> Group:
     """All that is known of a method, dataset, model or grid of that name; of each, where several have it."""
-    found = [(kind, text) for kind in _DESCRIBE if _bare(kind, text) in names(kind)]
+    found = [(kind, text) for kind in _DESCRIBE if _bare(kind, text) in catalog.names(kind)]
     if not found and ".py" in text:
-        found = [("methods", catalog.resolve(text))]
+        found = [("methods", catalog.resolve("methods", text))]
     if not found and text.endswith((".yaml", ".yml")):
         found = [("grids", text)]
     if not found:
-        known = [name for kind in _DESCRIBE for name in names(kind)]
+        known = [name for kind in _DESCRIBE for name in catalog.names(kind)]
         near = difflib.get_close_matches(text, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"dpbench list {' or '.join(_DESCRIBE)} shows what is"
         raise UsageError(f"no method, dataset, model or grid is named {brief(text)}; {hint}")
@@ -155,7 +150,7 @@ def _range(one: Row) -> str:
 
 
 def _method(text: str) -> Row:
-    method, name = catalog.load_method(text), catalog.parse(catalog.resolve(text))[0]
+    method, name = catalog.load_method(text), catalog.parse(catalog.resolve("methods", text))[0]
     cls = catalog.method_class(name)
     stated = method.requires()
     proxy = stated.proxy
@@ -182,7 +177,7 @@ def _method_facts(row: Row) -> Iterator[tuple[str, str]]:
     if row["paper"]:
         yield "paper", row["paper"]
     yield "file", row["file"]
-    listed = [grid for grid in catalog.grid_names() if row["name"] in _methods_of(grid)]
+    listed = [grid for grid in catalog.names("grids") if row["name"] in _methods_of(grid)]
     yield "grids", ", ".join(listed) or "none of the built-in ones"
     yield "try", f"dpbench run quick --method {_quoted(row['name'])}"
 
@@ -243,7 +238,7 @@ def _grid(name: str) -> Row:
         "seeds": grid.seeds,
         "recipe": grid.recipe.model_dump(exclude_defaults=True),
         "description": grid.description,
-        "results": (files("dpbench.leaderboards") / "results" / name / "results.json.gz").is_file(),
+        "results": (LEADERBOARDS / "results" / name / "results.json.gz").is_file(),
     }
 
 
@@ -257,12 +252,6 @@ def _grid_facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "try", f"dpbench run {row['name']}"
 
 
-_NAMES: dict[str, Callable[[], list[str]]] = {
-    "methods": lambda: catalog.method_names(),
-    "datasets": lambda: catalog.dataset_names(),
-    "models": lambda: catalog.model_names(),
-    "grids": lambda: catalog.grid_names(),
-}
 _DESCRIBE: dict[str, Callable[[str], Row]] = {
     "methods": _method,
     "datasets": _dataset,

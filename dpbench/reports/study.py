@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from dpbench import store
+from dpbench import catalog, store
 from dpbench.errors import Untracked
 from dpbench.experiments.plan import SEED, Plan, slug
 from dpbench.experiments.trials import counted, ended
@@ -101,8 +101,8 @@ def write_grids(plan: Plan, study: optuna.Study) -> list[Path]:
             update={
                 "name": plan.name if place == 1 else f"{plan.name}-{place}",
                 "description": f"Tuned by {len(counted(study))} trials of {plan.seeds} seeds; these seeds are fresh.",
-                "datasets": [plan.dataset],
-                "models": [plan.model],
+                "datasets": [catalog.elsewhere("datasets", plan.dataset)],
+                "models": [catalog.elsewhere("models", plan.model)],
                 "methods": list(reversed(unique.values())),
                 "keep": [trial.user_attrs["keep"]],
                 "tuned": {canonical(trial.user_attrs["method"]): len(counted(study))},

@@ -12,7 +12,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +24,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.stats import ALPHA, MIN_SEEDS
 from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
+from dpbench.places import LEADERBOARDS
 from dpbench.reports.columns import accuracy, named
 from dpbench.training.measures import MEASURES
 
@@ -211,7 +211,7 @@ def _cost(row: Line, board: Board) -> str:
 
 def decompositions(name: str) -> str:
     """What the checked-in tests of Figure 4 say: where the decomposition matters, in how many it is not shown to."""
-    stored = files("dpbench.leaderboards") / "results" / name / "figure4.json"
+    stored = LEADERBOARDS / "results" / name / "figure4.json"
     found = json.loads(stored.read_text(encoding="utf-8"))
     matters = [one["text"] for one in found if one["p"] < ALPHA]
     where = f"it does at {'; '.join(matters)}" if matters else "it matters in none"

@@ -290,7 +290,7 @@ def test_a_board_without_changes_is_shown_without_torch_mlflow_and_seaborn(own_c
 def test_list(dpbench: Callable[..., Said], kind: str) -> None:
     said = dpbench("list", kind, "--json")
     rows = json.loads(said.out)
-    names = getattr(catalog, f"{kind.removesuffix('s')}_names")()
+    names = catalog.names(kind)
     assert [row["name"] for row in rows] == names
     assert not any("error" in row for row in rows)
     table = dpbench("list", kind).out
@@ -309,7 +309,7 @@ def test_list_is_filtered(dpbench: Callable[..., Said]) -> None:
         return {row["name"] for row in json.loads(dpbench("list", *arguments, "--json").out)}
 
     static, epoch, batch = (names("methods", "--kind", kind) for kind in ("static", "epoch", "batch"))
-    assert static | epoch | batch == set(catalog.method_names())
+    assert static | epoch | batch == set(catalog.names("methods"))
     assert not (static & epoch | epoch & batch | static & batch)
     assert {"el2n", "aum"} <= static
     assert "el2n" in names("methods", "--search", "DIET data")
@@ -333,7 +333,7 @@ def test_show(dpbench: Callable[..., Said], plugin: Callable[[str], str]) -> Non
     assert "proxy of 10 epochs" in dpbench("show", "el2n[runs=2]").out
     assert "2 trainings first" in dpbench("show", "el2n[runs=2]").out
     assert "no proxy" in dpbench("show", "uniform").out
-    for name in (*catalog.dataset_names(), *catalog.model_names(), *catalog.grid_names()):
+    for name in (*catalog.names("datasets"), *catalog.names("models"), *catalog.names("grids")):
         assert dpbench("show", name).code == 0, name
     assert "dpbench leaderboard quick" in dpbench("show", "quick").out
     check_line(dpbench("show", "ordrdp"), 2, "did you mean orderdp")
@@ -372,7 +372,7 @@ def test_completion_offers_the_parameters_of_the_method(
 
 def test_a_broken_plug_in_is_listed_with_its_error(dpbench: Callable[..., Said], plugin: Callable[[str], str]) -> None:
     path = Path(plugin("raise OSError('no luck')"))
-    catalog.plug_in(path)
+    catalog.plug_in("methods", path)
     [row] = [row for row in json.loads(dpbench("list", "methods", "--json").out) if row["name"] == path.stem]
     assert row["error"] == f"{path.stem}: importing it raised OSError: no luck"
     assert dpbench("list", "methods").code == 0

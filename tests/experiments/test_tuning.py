@@ -324,7 +324,7 @@ def test_a_logarithm_from_zero_is_told_where_it_is_declared(plan, plugin):
 def test_all_leaves_out_what_cannot_be_tuned(plugin):
     before = plans.tunable()
     for text in (LOG, "raise OSError('no luck')"):
-        catalog.plug_in(Path(plugin(text)))
+        catalog.plug_in("methods", Path(plugin(text)))
     assert plans.tunable() == before
 
 

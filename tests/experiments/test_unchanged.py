@@ -5,14 +5,14 @@ import os
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from synthetic_board import make, usual
 
-import dpbench
-from dpbench import catalog, source, store
+from dpbench import places, source, store
 from dpbench.experiments import grid as grids
 from dpbench.experiments import unchanged
 from dpbench.reports import files, send
@@ -80,11 +80,11 @@ def test_a_command_looks_again_when_anything_has_changed(looked, home: Path, tmp
 
 @pytest.fixture
 def done(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The cells of a manifest that are all taken for done, at a time when no file was linked."""
+    """The cells of a manifest that are all taken for done, at a time when no plug-in is a single file."""
     board = make({("full", 1.0): [0.9], ("uniform", 0.5): [0.8, None]})
     grids.Manifest(board.grid, board.cells, {}).save()
     monkeypatch.setattr(unchanged, "final", lambda key: board.results.get(key))
-    monkeypatch.setattr(catalog, "_keep_alive", [])
+    monkeypatch.setattr(places, "FILES", {})
     monkeypatch.setattr(source, "followed", {})
     return list(board.results)
 
@@ -115,13 +115,13 @@ def test_what_is_not_done_or_may_change_unseen_is_not_remembered(done, monkeypat
     unchanged.remember("c", "made", [*done, "f" * 16], {})
     unchanged.remember("c", "made", done, None)
     unchanged.remember("c", "other", done, {})
-    monkeypatch.setattr(catalog, "_keep_alive", [object()])
+    monkeypatch.setattr(places, "FILES", {"dpbench.methods.a": "a.py"})
     unchanged.remember("c", "made", done, {})
     assert unchanged.find("c") is None
 
 
 def test_the_files_of_our_datasets_are_known_and_those_of_others_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unplug: None
+    tmp_path: Path, add_home: Callable[[Path], None], unplug: None
 ) -> None:
     assert unchanged.data(["digits", "synthetic[n=60]"], None) == {}
     for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
@@ -138,7 +138,7 @@ def test_the_files_of_our_datasets_are_known_and_those_of_others_are_not(
     folder = tmp_path / "plugins" / "datasets"
     folder.mkdir(parents=True)
     (folder / "theirs.py").write_text("from dpbench.data import Dataset\n\nclass Theirs(Dataset):\n    pass\n")
-    monkeypatch.setattr(dpbench, "__path__", [*dpbench.__path__, str(folder.parent)])
+    add_home(folder.parent)
     assert unchanged.data(["digits", "theirs"], None) is None
 
 
@@ -174,9 +174,9 @@ def test_code_pages_grids_and_figures_of_papers_are_all_that_a_board_is_made_by(
     for file in [*(package / name for name in ours), home / "methods" / "mine.py", home / "datasets" / "d.py"]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("a")
-    monkeypatch.setattr(dpbench, "__file__", str(package / "__init__.py"))
-    monkeypatch.setattr(dpbench, "__path__", [str(home)])
-    monkeypatch.setattr(source, "files", lambda name: package / "leaderboards")
+    monkeypatch.setattr(places, "HERE", package)
+    monkeypatch.setattr(places, "FOLDERS", {kind: [str(home / kind)] for kind in places.KINDS})
+    monkeypatch.setattr(places, "LEADERBOARDS", package / "leaderboards")
     made = source.everything.__wrapped__
     seen = {made()}
     for file in [*tmp_path.rglob("*.*")]:

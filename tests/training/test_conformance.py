@@ -9,7 +9,7 @@ import pytest
 from dpbench import catalog
 from dpbench.training import conformance
 
-METHODS = [name for name in catalog.method_names() if name != "subset"]  # it is made for the n of one file
+METHODS = [name for name in catalog.names("methods") if name != "subset"]  # it is made for the n of one file
 
 
 @pytest.mark.parametrize("check", conformance.CHECKS)
@@ -113,7 +113,7 @@ def test_broken_methods_are_found(broken: str, tmp_path: Path, unplug: None) -> 
     body, check = BROKEN[broken]
     file = tmp_path / f"broken_{broken}.py"
     file.write_text(HEADER + "\n" + body + "\n")
-    name = catalog.resolve(str(file))
+    name = catalog.resolve("methods", str(file))
     findings = conformance.check(name)[check]
     assert findings
     assert all(
@@ -126,7 +126,7 @@ def test_a_method_that_fails_everywhere_is_told_so_once(tmp_path: Path, unplug: 
     file = tmp_path / "careless.py"
     file.write_text(HEADER.replace("        super().setup(task, rng)\n", "") + "\n" + BROKEN["range"][0] + "\n")
     told = "Broken.setup did not call super().setup(task, rng); begin it with that line (careless.py, line 10)"
-    assert conformance.check(catalog.resolve(str(file))) == {"valid": [told]}
+    assert conformance.check(catalog.resolve("methods", str(file))) == {"valid": [told]}
 
 
 def test_ranks_that_drift_apart_are_found(tmp_path: Path, unplug: None) -> None:
@@ -140,7 +140,7 @@ def test_ranks_that_drift_apart_are_found(tmp_path: Path, unplug: None) -> None:
         + "        self.extra = torch.rand(self.task.n, generator=rng)\n"
         + "        return Picks(torch.arange(len(signals)))\n"
     )
-    assert "rank 1 chose other samples" in conformance.check(catalog.resolve(str(file)))["same_on_ranks"][0]
+    assert "rank 1 chose other samples" in conformance.check(catalog.resolve("methods", str(file)))["same_on_ranks"][0]
 
 
 def test_measure_counts_state_and_selection() -> None:
