@@ -123,9 +123,11 @@ def model_factory(name: str) -> Callable[..., nn.Module]:
     found = _import("models", module_name)
     factory = getattr(found, attribute or module_name, None) if inspect.ismodule(found) else found
     if inspect.ismodule(found) and factory is None:
-        raise UsageError(f"{module_name}.py has no function {attribute or module_name}(shape, classes, ...)")
+        hint = "" if attribute else f"; name another: {module_name}.py:FUNCTION"
+        raise UsageError(f"{module_name}.py has no function {attribute or module_name}(shape, classes, ...){hint}")
     if not callable(factory):
-        raise UsageError(f"{name}: it names {factory!r}; a function of (shape, classes, ...) is needed")
+        what = "it" if inspect.ismodule(found) else "the entry point"
+        raise UsageError(f"{name}: {what} names {factory!r}; a function of (shape, classes, ...) is needed")
     return factory
 
 
@@ -192,7 +194,7 @@ def resolve(kind: str, text: str) -> str:
     return label(plug_in(kind, file) + match["attribute"], params)
 
 
-# not `table:FILE`, where the name of a dataset stands before the colon
+# not `folder:PATH`, whatever the path's end
 _FILE = re.compile(r"(?!\w+:)(?P<file>.+?\.py)(?P<attribute>(:.+)?)")
 
 
@@ -274,14 +276,10 @@ def _find(kind: str, name: str, base: type) -> Any:
             raise unknown(f"{base.__name__} in {module_name}.py", attribute, list(classes))
         return chosen
     if len(classes) != 1:
-        raise UsageError(
-            f"{module_name}.py has {len(classes)} subclasses of {base.__name__}"
-            + (
-                f" ({', '.join(classes)}); say which: {module_name}.py:{next(iter(classes))}"
-                if classes
-                else "; it needs one"
-            )
-        )
+        have = f"{module_name}.py has {len(classes)} subclasses of {base.__name__}"
+        if not classes or kind == "datasets":  # there a path stands after the colon
+            raise UsageError(f"{have}; it needs one")
+        raise UsageError(f"{have} ({', '.join(classes)}); say which: {module_name}.py:{next(iter(classes))}")
     return next(iter(classes.values()))
 
 

@@ -154,13 +154,11 @@ def check_name(name: str) -> str:
 
 
 def canonical_dataset(text: str) -> str:
-    """Write a dataset's `name:PATH[...]` as `name[path=PATH,...]`, and that of a single file as `name[...]`."""
+    """Write a dataset's `name:PATH[...]` as `name[path=PATH,...]`, and a single file by its name."""
     text = catalog.resolve("datasets", text)
     name, params = catalog.parse(text)
     name, colon, path = name.partition(":")
-    if not colon or f"dpbench.datasets.{name}" in places.FILES:  # there a class follows the colon
-        return text
-    return catalog.label(name, {"path": path} | params)
+    return catalog.label(name, {"path": path} | params) if colon else text
 
 
 def _each(canonical: Callable[[str], str]) -> AfterValidator:

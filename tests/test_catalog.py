@@ -261,7 +261,8 @@ def test_a_folder_in_dpbench_path_is_a_home(tmp_path: Path) -> None:
     )
     (tmp_path / "user.py").write_text(HOME_USER)
     path = os.pathsep.join(["", str(tmp_path / "plugs")])
-    environment = os.environ | {"DPBENCH_PATH": path, "PYTHONPATH": str(Path(__file__).parent)}
+    places = os.pathsep.join([str(Path(__file__).parent), str(Path(dpbench.__file__).parent.parent)])
+    environment = os.environ | {"DPBENCH_PATH": path, "PYTHONPATH": places}
     done = subprocess.run([sys.executable, "user.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -101,17 +101,73 @@ def test_everything_of_the_interface_is_importable_from_the_top() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the checkout, built without the network."""
-    if int(importlib.metadata.version("setuptools").split(".")[0]) < 77:
-        pytest.skip("needs setuptools >= 77 in the environment")
-    copy, folder = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, without its tests."""
+    folder = tmp_path_factory.mktemp("copy")
     for name in listed():
         if not name.startswith("tests/"):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    run_python(f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})", copy)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def build(copy: Path, folder: Path, kind: str) -> Path:
+    """The wheel of the copy, built without the network."""
+    if int(importlib.metadata.version("setuptools").split(".")[0]) < 77:
+        pytest.skip("needs setuptools >= 77 in the environment")
+    run_python(f"from setuptools.build_meta import build_{kind} as build; build({str(folder)!r})", copy)
     return next(folder.glob("dpbench-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(copy, tmp_path_factory.mktemp("wheel"), "wheel")
+
+
+FINDS = """
+import dpbench, importlib.util
+from dpbench import catalog
+assert dpbench.__path__ == [dpbench.__file__.rsplit("/", 1)[0]], dpbench.__path__
+for name in ("dpbench", "tests", "docs"):
+    assert importlib.util.find_spec("dpbench." + name) is None, name
+for kind, names in (("methods", {"orderdp", "of_home"}), ("datasets", {"digits"}), ("models", {"mlp"})):
+    assert names <= set(catalog.names(kind)), (kind, catalog.names(kind))
+assert "quick" in catalog.names("grids")
+assert catalog.resolve("methods", "alone.py") == "alone"
+print(dpbench.__file__)
+for name in ("methods.orderdp", "models.mlp", "methods.of_home", "methods.alone"):
+    print(importlib.util.find_spec("dpbench." + name).origin)
+"""
+
+
+def found(folder: Path, path: Path, before: str = "") -> list[Path]:
+    """Where dpbench, a method and a model are found; `path` is the PYTHONPATH. A home and a single file must be too."""
+    for file in (folder / "home" / "methods" / "of_home.py", folder / "alone.py"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    said = run_python(before + FINDS, folder, PYTHONPATH=str(path), DPBENCH_PATH=str(folder / "home"))
+    *places, home, alone = map(Path, said.splitlines())
+    assert (home, alone) == (folder / "home" / "methods" / "of_home.py", folder / "alone.py")
+    return places
+
+
+def test_all_is_found_in_a_checkout_on_the_path(copy: Path, tmp_path: Path) -> None:
+    places = [copy / "dpbench" / "__init__.py", copy / "methods" / "orderdp.py", copy / "models" / "mlp.py"]
+    assert found(tmp_path, copy) == places
+
+
+def test_all_is_found_by_an_editable_install(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "wheel").mkdir()
+    zipfile.ZipFile(build(copy, tmp_path / "wheel", "editable")).extractall(tmp_path / "site")
+    alone = """
+import site, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
+for name in [name for name in sys.modules if name.startswith("__editable__")]:
+    del sys.modules[name]
+site.addsitedir(sys.path[1])
+"""
+    places = [copy / "dpbench" / "__init__.py", copy / "methods" / "orderdp.py", copy / "models" / "mlp.py"]
+    assert found(tmp_path, tmp_path / "site", alone) == places
 
 
 def test_the_wheel_has_everything_in_its_place(wheel: Path) -> None:
@@ -125,13 +181,8 @@ def test_the_wheel_has_everything_in_its_place(wheel: Path) -> None:
 
 def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = """
-import dpbench
-from dpbench import catalog, spec
-assert dpbench.__path__ == [dpbench.__file__.rsplit("/", 1)[0]], dpbench.__path__
-assert {"orderdp", "full"} <= set(catalog.names("methods"))
-assert spec.load_grid("quick").runs()[0].hash
-print(dpbench.__file__)
-"""
-    found = run_python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"), DPBENCH_PATH="")
-    assert found == str(tmp_path / "site" / "dpbench" / "__init__.py")
+    package = tmp_path / "site" / "dpbench"
+    places = [package / "__init__.py", package / "methods" / "orderdp.py", package / "models" / "mlp.py"]
+    assert found(tmp_path, tmp_path / "site") == places
+    code = "from dpbench import spec; assert spec.load_grid('quick').runs()[0].hash"
+    run_python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"), DPBENCH_PATH="")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dpbench import __version__, catalog, store
+from dpbench import __version__, catalog, places, store
 from dpbench.cli import app, complete
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
@@ -614,6 +614,41 @@ def test_bad_plug_ins_fail_alone_and_the_rest_is_kept(
     monkeypatch.setattr(grids, "run_all", lambda _, jobs, *__: (tried.extend(j.work.method for j in jobs), iter(()))[1])
     assert dpbench("run", *options).code == 1
     assert sorted(tried) == sorted([name, f"{name}[what=repeats]", f"{name}[what=dies]"])
+
+
+# single files
+
+
+def test_a_grid_of_single_files_runs_in_workers_and_its_board_is_shown_without_them(
+    tracked_home: Path, dpbench: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unplug: None
+) -> None:
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\n\ndef deep(shape, classes, width=4):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.Linear(width, classes))\n"
+    )
+    (tmp_path / "own_data.py").write_text(
+        "from dpbench.data import param\nfrom dpbench.datasets.synthetic import Synthetic as Made\n\n"
+        "class Own(Made):\n    n: int = param(60, low=2)\n    n_test: int = param(30, low=1)\n    d: int = param(16)\n"
+    )
+    (tmp_path / "own_keep.py").write_text(
+        "import torch\nfrom dpbench import PruningMethod, Selection\n\nclass Own(PruningMethod):\n"
+        "    def select(self, epoch):\n        return Selection(torch.arange(self.task.k))\n"
+    )
+    (tmp_path / "own.yaml").write_text(
+        "datasets: ['own_data.py[classes=3]']\nmodels: ['own_net.py:deep[width=5]']\nmethods: [full, own_keep.py]\n"
+        "keep: [0.5]\nseeds: 1\nrecipe: {epochs: 3, batch_size: 16, lr: 0.1}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    said = dpbench("run", "own.yaml", "--jobs", "2")
+    assert said.code == 0, said.err
+    specs = [result["spec"] for result in runs_of(tracked_home).values()]
+    assert {spec["method"] for spec in specs} >= {"full", "own_keep"}
+    assert {(spec["dataset"], spec["model"]) for spec in specs} == {("own_data[classes=3]", "own_net:deep[width=5]")}
+    for module in [*places.FILES]:
+        del places.FILES[module], sys.modules[module]
+    shown = dpbench("leaderboard", "own", "--format", "json")
+    assert shown.code == 0, shown.err
+    assert "own_keep" in {row["method"] for row in json.loads(shown.out)}
 
 
 # subsets and the cache
