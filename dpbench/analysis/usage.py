@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from scipy.stats import rankdata
 from dpbench.analysis.table import spreadsheet_safe
 from dpbench.catalog import parse
 from dpbench.errors import RunFailed
+from dpbench.places import LEADERBOARDS
 from dpbench.spec import Row, RunSpec, row_of
 from dpbench.training.results import RunResult, is_finished, read_selections
 
@@ -108,8 +108,7 @@ def extremes(usage: Usage, labels: NDArray[np.int64], each: int) -> list[tuple[l
 @cache
 def by_loss() -> frozenset[str]:
     """The methods that go by how badly the label is fitted, the worst fitted first."""
-    with files("dpbench.leaderboards").joinpath("by_loss.csv").open() as stream:
-        return frozenset(pd.read_csv(stream)["method"])
+    return frozenset(pd.read_csv(LEADERBOARDS / "by_loss.csv")["method"])
 
 
 @dataclass(frozen=True)

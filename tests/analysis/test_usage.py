@@ -33,7 +33,7 @@ def of_board(board: Board) -> list[usage.Usage]:
 
 
 def test_the_methods_that_go_by_loss_are_there() -> None:
-    assert {"aum", "selective_backprop"} <= usage.by_loss() <= set(catalog.method_names())
+    assert {"aum", "selective_backprop"} <= usage.by_loss() <= set(catalog.names("methods"))
 
 
 def test_counts_epochs_and_takes_means_over_seeds() -> None:
