@@ -8,14 +8,15 @@ import pandas as pd
 import torch
 
 from dpbench.data import Dataset, UsageError, param, split_by_class
-from dpbench.tokens import Texts, encode
+from dpbench.tokens import Texts, encode, encode_by
 
 
 class Text(Dataset):
     """The texts of `path`, in the column `text` (of JSONL: the key), classified by `label`.
 
     A folder has one .txt file for each class, with a text on each line. Texts become at most `length` tokens of a
-    vocabulary of `vocabulary`, byte pairs learnt from the training texts. `test` is the share held out as test samples.
+    vocabulary of `vocabulary`, byte pairs learnt from the training texts; or of a pretrained tokenizer, which lies in
+    the folder `tokenizer` beside its model, `hf:PATH`. `test` is the share held out as test samples.
     """
 
     path: str = param("")
@@ -23,6 +24,7 @@ class Text(Dataset):
     label: str = param("label")
     length: int = param(128, low=1, high=100_000)
     vocabulary: int = param(8192, low=300, high=1_000_000)
+    tokenizer: str = param("")
     test: float = param(0.2, low=0.01, high=0.9)
     kind = "texts"
 
@@ -32,8 +34,11 @@ class Text(Dataset):
         texts, names = self._samples((root or Path()) / self.path)
         labels = np.unique(names, return_inverse=True)[1]
         train, test = split_by_class(labels, self.test)
-        tokens = encode(texts, train, self.vocabulary, self.length)
-        found = Texts(tokens, self.vocabulary, torch.from_numpy(labels))
+        if self.tokenizer:
+            tokens, vocabulary = encode_by(self.tokenizer, texts, self.length)
+        else:
+            tokens, vocabulary = encode(texts, train, self.vocabulary, self.length), self.vocabulary
+        found = Texts(tokens, vocabulary, torch.from_numpy(labels), self.tokenizer)
         return found.at(torch.from_numpy(train)), found.at(torch.from_numpy(test))
 
     def _samples(self, path: Path) -> tuple[list[str], list[str]]:

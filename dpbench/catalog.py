@@ -142,7 +142,18 @@ def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
         default = inspect.signature(factory).parameters[key].default
         if default is not None:
             check_kind(f"{name}: {key} = {value!r}", value, default)
+    listed = getattr(sys.modules[factory.__module__], "names", None)
+    if listed and allowed[0] not in params:
+        raise UsageError(f"{name}: which of its models? write {name}:NAME")
+    if listed and params[allowed[0]] not in (known := listed()):
+        raise unknown(f"model of {name}", str(params[allowed[0]]), known)
     return factory, params
+
+
+def model_files(text: str) -> dict[str, str]:
+    """The files and folders that a model's parameters name, whose content is part of a run's identity."""
+    factory, params = check_model(text)
+    return {key: params[key] for key in getattr(sys.modules[factory.__module__], "FILES", ()) if params.get(key)}
 
 
 def models_for(dataset: str) -> list[str]:
@@ -179,11 +190,14 @@ def load_model(text: str, shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def resolve(kind: str, text: str) -> str:
-    """Turn `path/to/file.py[:attribute][params]` into the name of a plug-in from that file; pass names on."""
+    """Turn `path/to/file.py[:attribute][params]` into the name of a plug-in from that file; pass names on.
+
+    Of a dataset or a model `name:REST[...]` becomes `name[first=REST,...]`, by its first parameter.
+    """
     path, params = parse(text)
     match = _FILE.fullmatch(path)
     if match is None:
-        return text
+        return _spelt_out(kind, path, params)
     try:
         file = Path(match["file"]).expanduser().resolve()
         there = file.is_file()
@@ -191,7 +205,21 @@ def resolve(kind: str, text: str) -> str:
         raise UsageError(f"no file {plain_yaml.brief(path)}: {getattr(error, 'strerror', None) or error}") from None
     if not there:
         raise UsageError(f"no file {file}")
-    return label(plug_in(kind, file) + match["attribute"], params)
+    return _spelt_out(kind, plug_in(kind, file) + match["attribute"], params)
+
+
+def _spelt_out(kind: str, path: str, params: dict[str, Any]) -> str:
+    name, colon, rest = path.partition(":")
+    if not colon or kind == "methods":
+        return label(path, params)
+    if kind == "datasets":
+        return label(name, {"path": rest} | params)
+    if f"dpbench.models.{name}" in places.FILES or callable(getattr(_import(kind, name), rest, None)):
+        return label(path, params)  # a function of the module
+    taken = list(inspect.signature(model_factory(name)).parameters)[2:]
+    if not taken:
+        raise UsageError(f"nothing may follow the colon of {path}: the model {name} has no parameters")
+    return label(name, {taken[0]: rest} | params)
 
 
 # not `folder:PATH`, whatever the path's end

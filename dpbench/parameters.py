@@ -10,6 +10,8 @@ from typing import Any
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 
+MOST = 100  # names that a message lists
+
 
 def build(cls: Any, name: str, params: dict[str, Any]) -> Any:
     """Make an object of a dataclass from its parameters, each checked, and each default, against its declared range."""
@@ -69,7 +71,8 @@ def check_kind(where: str, value: Any, default: Any) -> bool:
 def unknown(what: str, name: str, names: list[str]) -> UsageError:
     """Say what is not known and which names come nearest."""
     near = difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names[:MOST]) or 'none'}{more}"
     if near and what in ("method", "dataset", "model", "grid"):
         hint += f" dpbench list {what}s shows all"
     return UsageError(f"unknown {what} {brief(name)}; {hint}")

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from dpbench import places
+from dpbench.errors import UsageError
 
 # what methods are built of; the PROTOCOL stands for the rest of dpbench
 BLOCKS = ("draws", "scores", "kernels", "greedy", "inclusion", "deepcore")
@@ -41,6 +42,19 @@ def digest(module: ModuleType) -> str:
             waiting += _located([*base, *target], package, path)
     names = sorted((path.name, code) for path, code in found.items())
     return hashlib.sha256(repr(names).encode()).hexdigest()[:16]
+
+
+def content(path: str) -> str:
+    """Hash a file, or all files in a folder; UsageError where there is none."""
+    found = hashlib.sha256()
+    try:
+        files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+        for file in filter(Path.is_file, files) if len(files) > 1 else files:
+            with file.open("rb") as stream:
+                found.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    return found.hexdigest()[:16]
 
 
 @cache

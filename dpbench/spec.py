@@ -135,6 +135,7 @@ def source_digests(dataset: str, model: str, method: str | None = None) -> dict[
     named = [("datasets", dataset), ("models", model), *(("methods", text) for text in methods)]
     names = [(kind, catalog.parse(text)[0]) for kind, text in named]
     found = {f"{kind}/{name}": catalog.source_digest(kind, name) for kind, name in names}
+    found |= {f"models/{model}:{key}": source.content(path) for key, path in catalog.model_files(model).items()}
     return found | {module.__name__: source.digest(module) for module in (used.modules() if used else ())}
 
 
@@ -151,14 +152,6 @@ def check_name(name: str) -> str:
         allowed = f"letters, digits, '-', '_' and '.' only, beginning with a letter or a digit, at most {NAME} bytes"
         raise ValueError(f"{brief(name)} cannot name a grid: {allowed}")
     return name
-
-
-def canonical_dataset(text: str) -> str:
-    """Write a dataset's `name:PATH[...]` as `name[path=PATH,...]`, and a single file by its name."""
-    text = catalog.resolve("datasets", text)
-    name, params = catalog.parse(text)
-    name, colon, path = name.partition(":")
-    return catalog.label(name, {"path": path} | params) if colon else text
 
 
 def _each(canonical: Callable[[str], str]) -> AfterValidator:
@@ -196,7 +189,9 @@ class Grid(Strict):
 
     name: Annotated[str, AfterValidator(check_name)]
     description: str = ""
-    datasets: Annotated[list[str], Field(min_length=1), _each(canonical_dataset), AfterValidator(_unique)]
+    datasets: Annotated[
+        list[str], Field(min_length=1), _each(partial(catalog.resolve, "datasets")), AfterValidator(_unique)
+    ]
     models: Annotated[
         list[str], Field(min_length=1), _each(partial(catalog.resolve, "models")), AfterValidator(_unique)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,25 +29,70 @@ def encode(texts: list[str], train: Iterable[int], vocabulary: int, length: int)
 
     UsageError where the package `tokenizers` is missing.
     """
-    try:
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    except ImportError:
-        raise UsageError("texts need the package tokenizers: pip install 'dpbench[text]'") from None
-    texts = [text[: length * LONGEST] for text in texts]
-    tokenizer = Tokenizer(models.BPE())
+    library = _tokenizers()
+    models, normalizers, before = library.models, library.normalizers, library.pre_tokenizers
+    tokenizer = library.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(
+    tokenizer.pre_tokenizer = before.ByteLevel(add_prefix_space=True)
+    trainer = library.trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=["<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=before.ByteLevel.alphabet(),
         show_progress=False,
     )
+    texts = [text[: length * LONGEST] for text in texts]
     tokenizer.train_from_iterator((texts[row] for row in train), trainer)
-    tokens = torch.full((len(texts), length), PAD)
-    for row, found in zip(tokens, tokenizer.encode_batch(texts), strict=True):
-        ids = found.ids[:length]
-        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+    return _padded([found.ids for found in tokenizer.encode_batch(texts)], length)
+
+
+def encode_by(tokenizer: str, texts: list[str], length: int) -> tuple[Tensor, int]:
+    """Texts as tokens (n, length) of a pretrained tokenizer, and the size of its vocabulary.
+
+    `tokenizer` is the folder of a Hugging Face model. Its padding and our PAD change places. UsageError for a folder
+    without a tokenizer.json, or without a token for padding.
+    """
+    found = _pretrained(tokenizer)
+    found.enable_truncation(length)
+    found.no_padding()
+    tokens = _padded([text.ids for text in found.encode_batch(texts)], length, -1)
+    theirs = padding(tokenizer)
+    swapped = tokens.where(tokens != PAD, theirs).where(tokens != theirs, PAD)
+    return swapped.where(tokens >= 0, PAD), found.get_vocab_size()
+
+
+def padding(tokenizer: str) -> int:
+    """The token that a pretrained tokenizer fills texts with."""
+    found = _pretrained(tokenizer)
+    if found.padding:
+        return int(found.padding["pad_id"])
+    for name in ("[PAD]", "<pad>", "<|pad|>"):
+        if (token := found.token_to_id(name)) is not None:
+            return int(token)
+    raise UsageError(f"the tokenizer in {tokenizer} has no token for padding")
+
+
+def _pretrained(folder: str) -> Any:
+    library, file = _tokenizers(), Path(folder) / "tokenizer.json"
+    if not file.is_file():
+        raise UsageError(f"there is no tokenizer {file}; a folder is needed as transformers' save_pretrained writes it")
+    try:
+        return library.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises nothing narrower
+        raise UsageError(f"the tokenizer {file} cannot be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise UsageError("texts need the package tokenizers: pip install 'dpbench[text]'") from None
+    return tokenizers
+
+
+def _padded(texts: list[list[int]], length: int, fill: int = PAD) -> Tensor:
+    tokens = torch.full((len(texts), length), fill)
+    for row, ids in zip(tokens, texts, strict=True):
+        row[: len(ids)] = torch.tensor(ids[:length], dtype=torch.int64)
     return tokens
 
 
@@ -69,10 +114,11 @@ def of_tab_files(name: str, root: Path | None, vocabulary: int, length: int) -> 
 
 
 class Sequence(NamedTuple):
-    """The shape of a text: its greatest number of tokens, and the size of the vocabulary."""
+    """The shape of a text: its greatest number of tokens, the size of the vocabulary, the folder of the tokenizer."""
 
     length: int
     vocabulary: int
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,11 +130,12 @@ class Texts(Source):
     tokens: Tensor
     vocabulary: int
     labels: Tensor
+    tokenizer: str = ""
 
     @property
     def shape(self) -> Sequence:
         """What a text is."""
-        return Sequence(self.tokens.shape[1], self.vocabulary)
+        return Sequence(self.tokens.shape[1], self.vocabulary, self.tokenizer)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -97,7 +144,7 @@ class Texts(Source):
 
     def at(self, rows: Tensor) -> Texts:
         """The samples at `rows`."""
-        return Texts(self.tokens[rows], self.vocabulary, self.labels[rows])
+        return Texts(self.tokens[rows], self.vocabulary, self.labels[rows], self.tokenizer)
 
     def features(self) -> Tensor:
         """How often each group of tokens occurs in a text."""

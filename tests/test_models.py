@@ -145,5 +145,5 @@ def test_every_model_says_what_it_takes() -> None:
 
 
 def test_the_models_of_a_dataset_begin_with_the_first_of_its_kind() -> None:
-    assert catalog.models_for("digits") == ["cnn", "mlp", "resnet18", "resnet34", "resnet50"]
+    assert catalog.models_for("digits") == ["cnn", "mlp", "resnet18", "resnet34", "resnet50", "timm", "torchvision"]
     assert catalog.models_for("table[path=wine]") == ["mlp", "ft_transformer"]

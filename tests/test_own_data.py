@@ -15,7 +15,7 @@ from dpbench.data import Data
 from dpbench.errors import RunFailed, UsageError
 from dpbench.image_files import ImageFiles
 from dpbench.images import Images
-from dpbench.spec import Grid, canonical_dataset
+from dpbench.spec import Grid
 from dpbench.tables import Columns, Table
 from dpbench.tokens import PAD, Texts
 from dpbench.training import loading, runner
@@ -227,9 +227,9 @@ def test_a_picture_that_is_cut_short_is_named(pictures: Path) -> None:
 
 
 def test_a_path_after_the_name_is_a_parameter() -> None:
-    assert canonical_dataset("table:a b/t.csv[label=y]") == "table[path=a b/t.csv,label=y]"
-    assert canonical_dataset("folder:P") == "folder[path=P]"
-    assert canonical_dataset("digits") == "digits"
+    assert catalog.resolve("datasets", "table:a b/t.csv[label=y]") == "table[path=a b/t.csv,label=y]"
+    assert catalog.resolve("datasets", "folder:P") == "folder[path=P]"
+    assert catalog.resolve("datasets", "digits") == "digits"
 
 
 def grid(**changes: object) -> Grid:
@@ -250,7 +250,7 @@ def test_each_dataset_runs_with_the_models_of_its_kind() -> None:
     assert catalog.fitting(["cnn"], ["digits", "text[path=t.csv]"]) == ["cnn", "bag"]
     assert catalog.fitting(["cnn", "mlp"], ["table[path=wine]"]) == ["mlp"]
     with pytest.raises(
-        UsageError, match=r"no model of the grid takes text\[path=t.csv\]; for its kind: bag, transformer"
+        UsageError, match=r"no model of the grid takes text\[path=t.csv\]; for its kind: bag, hf, transformer"
     ):
         grid(datasets=["digits", "text:t.csv"], models=["mlp"]).pairs()
     with pytest.raises(UsageError, match="the model bag takes none of the grid's datasets: digits"):

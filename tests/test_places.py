@@ -18,7 +18,7 @@ import dpbench
 from dpbench import catalog, places
 from dpbench.errors import UsageError
 from dpbench.experiments.executors import run_all
-from dpbench.spec import canonical_dataset, load_grid
+from dpbench.spec import load_grid
 
 Plugin = Callable[[str], str]
 METHOD = """
@@ -123,8 +123,8 @@ def test_what_lies_in_two_homes_is_found_in_the_first_and_what_it_imports_in_any
 
 
 def test_a_dataset_and_a_model_are_single_files(files: dict[str, Path]) -> None:
-    assert canonical_dataset(f"{files['datasets']}[size=8]") == "places_data[size=8]"
-    assert canonical_dataset(f"{files['datasets']}:a/b.py[size=8]") == "places_data[path=a/b.py,size=8]"
+    assert catalog.resolve("datasets", f"{files['datasets']}[size=8]") == "places_data[size=8]"
+    assert catalog.resolve("datasets", f"{files['datasets']}:a/b.py[size=8]") == "places_data[path=a/b.py,size=8]"
     assert len(catalog.load_dataset(f"{files['datasets']}[size=20]").load().train) == 18
     model = f"{files['models']}:wide[width=3]"
     assert catalog.resolve("models", model) == "places_net:wide[width=3]"
@@ -140,8 +140,10 @@ def test_a_dataset_and_a_model_are_single_files(files: dict[str, Path]) -> None:
 
 
 def test_a_path_that_a_dataset_reads_is_no_single_file() -> None:
-    for text in ("folder:pictures.py", "table:/a/b.py[label=y]", "folder[path=a.py]", "deepcore:Craig"):
-        assert catalog.resolve("datasets", text) == text
+    assert catalog.resolve("datasets", "folder:pictures.py") == "folder[path=pictures.py]"
+    assert catalog.resolve("datasets", "table:/a/b.py[label=y]") == "table[path=/a/b.py,label=y]"
+    assert catalog.resolve("datasets", "folder[path=a.py]") == "folder[path=a.py]"
+    assert catalog.resolve("methods", "deepcore:Craig") == "deepcore:Craig"
 
 
 def test_a_grid_names_single_files_from_the_folder_where_it_is_run(

@@ -171,7 +171,7 @@ def _grid(
 ) -> Grid:
     """Build the grid that the options describe."""
     from dpbench import catalog
-    from dpbench.spec import canonical, canonical_dataset, change_grid, load_grid
+    from dpbench.spec import canonical, change_grid, load_grid
 
     if name is None and not methods and not files:
         raise UsageError("name a grid (try: dpbench run quick), or give at least one --method or --from")
@@ -180,7 +180,7 @@ def _grid(
     if name is not None and own_name is not None:
         raise UsageError("--name is for a grid made from options; a GRID has its name")
     base = load_grid(name or "quick")
-    datasets = [canonical_dataset(text) for text in dataset or (base.datasets if name else ["digits"])]
+    datasets = [catalog.resolve("datasets", text) for text in dataset or (base.datasets if name else ["digits"])]
     datasets = list(dict.fromkeys(datasets))
     if files:
         subsets = _subsets(files, datasets, data_root)

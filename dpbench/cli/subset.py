@@ -45,7 +45,7 @@ def subset(
     """
     from dpbench import catalog
     from dpbench.experiments import subsets
-    from dpbench.spec import RunSpec, canonical, canonical_dataset, load_grid
+    from dpbench.spec import RunSpec, canonical, load_grid
     from dpbench.training import loading, runner
 
     check_keep(keep, f"--keep {keep:g}")
@@ -53,7 +53,7 @@ def subset(
         raise UsageError(f"--output {output}: the name ends in .npz")
     check_writable("--output", output)
     single_threaded(1)
-    base, dataset = load_grid(grid), canonical_dataset(dataset)
+    base, dataset = load_grid(grid), catalog.resolve("datasets", dataset)
     spec = RunSpec(
         dataset=dataset,
         model=catalog.resolve("models", model) if model else catalog.fitting(base.models, [dataset])[0],

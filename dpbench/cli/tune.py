@@ -71,10 +71,10 @@ def tune(
     from dpbench.experiments.plan import Plan, tunable
     from dpbench.reports import study as studies
     from dpbench.reports import tracking
-    from dpbench.spec import canonical_dataset, load_grid
+    from dpbench.spec import load_grid
     from dpbench.training import runner
 
-    base, device, dataset = load_grid(grid), runner.default_device(), canonical_dataset(dataset)
+    base, device, dataset = load_grid(grid), runner.default_device(), catalog.resolve("datasets", dataset)
     plans = [
         Plan(
             method=name,

@@ -215,7 +215,7 @@ def _dataset(text: str) -> Row:
 
 
 def _model(text: str) -> Row:
-    factory, _ = catalog.check_model(text)
+    factory = catalog.model_factory(catalog.parse(catalog.resolve("models", text))[0])
     given = list(inspect.signature(factory).parameters.values())[2:]
     return {
         "summary": _summary(factory),
