@@ -24,6 +24,7 @@ import yaml
 
 import dpbench
 from dpbench import plain_yaml, plugins
+from dpbench.aliases import ALIASES
 from dpbench.errors import UsageError
 from dpbench.parameters import build, check_kind, unknown
 from dpbench.source import digest
@@ -46,11 +47,12 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     if len(text) > NAME or not text.isprintable():
         reason = f"more than {NAME} characters" if len(text) > NAME else "a character that cannot be printed"
         raise UsageError(f"cannot read {plain_yaml.brief(text)}: it has {reason}")
-    match = re.fullmatch(r"([^\[\]]+?)(?:\[([^\[\]]*)\])?", text.strip())
-    if match is None:
+    match = re.fullmatch(r"([^\[\]]+?)(?:\[(.*)\])?", text.strip())
+    items = _items(match[2] or "") if match else None
+    if match is None or items is None:
         raise UsageError(f"cannot read {text!r}; write name or name[key=value,...]")
     params: dict[str, Any] = {}
-    for item in filter(None, (match[2] or "").split(",")):
+    for item in filter(None, items):
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"cannot read {item!r} in {text!r}; write key=value")
@@ -58,6 +60,20 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"{text!r} gives {key.strip()!r} twice")
         params[key.strip()] = _value(value.strip(), text)
     return match[1].strip(), params
+
+
+def _items(body: str) -> list[str] | None:
+    """Split at the commas outside of inner brackets, which belong to a value; None where brackets do not match."""
+    items, depth = [""], 0
+    for char in body:
+        depth += (char == "[") - (char == "]")
+        if depth < 0:
+            return None
+        if char == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += char
+    return items if depth == 0 else None
 
 
 def label(name: str, params: dict[str, Any]) -> str:
@@ -198,11 +214,16 @@ def load_model(text: str, shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def resolve(text: str) -> str:
-    """Turn `path/to/file.py[:Class][params]` into the name of a method linked from that file; pass names on."""
+    """Turn `path/to/file.py[:Class][params]` into the name of a method linked from that file, an alias into what it
+    means; pass other names on.
+    """
     path, params = parse(text)
     file, _, attribute = path.partition(".py:")
     if not attribute and not path.endswith(".py"):
-        return text
+        if path not in ALIASES or path in method_names():
+            return text
+        name, meant = parse(ALIASES[path])
+        return label(name, meant | params)
     try:
         source = Path(file + ".py" if attribute else path).expanduser().resolve()
         there = source.is_file()
@@ -288,7 +309,7 @@ def _find(folder: str, name: str, base: type, names: list[str]) -> Any:
     """
     module_name, _, attribute = name.partition(":")
     if module_name not in names:
-        raise unknown(folder.removesuffix("s"), module_name, names)
+        raise unknown(folder.removesuffix("s"), module_name, names + list(ALIASES) * (folder == "methods"))
     module = _import(folder, module_name)
     if inspect.isclass(module) and issubclass(module, base):  # an entry point may name the class
         return module
