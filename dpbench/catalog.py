@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dpbench import places, plain_yaml, plugins
+from dpbench.aliases import ALIASES
 from dpbench.errors import UsageError
 from dpbench.parameters import build, check_kind, unknown
 from dpbench.source import digest
@@ -40,11 +41,12 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     if len(text) > NAME or not text.isprintable():
         reason = f"more than {NAME} characters" if len(text) > NAME else "a character that cannot be printed"
         raise UsageError(f"cannot read {plain_yaml.brief(text)}: it has {reason}")
-    match = re.fullmatch(r"([^\[\]]+?)(?:\[([^\[\]]*)\])?", text.strip())
-    if match is None:
+    match = re.fullmatch(r"([^\[\]]+?)(?:\[(.*)\])?", text.strip())
+    items = _items(match[2] or "") if match else None
+    if match is None or items is None:
         raise UsageError(f"cannot read {text!r}; write name or name[key=value,...]")
     params: dict[str, Any] = {}
-    for item in filter(None, (match[2] or "").split(",")):
+    for item in filter(None, items):
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"cannot read {item!r} in {text!r}; write key=value")
@@ -52,6 +54,20 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"{text!r} gives {key.strip()!r} twice")
         params[key.strip()] = _value(value.strip(), text)
     return match[1].strip(), params
+
+
+def _items(body: str) -> list[str] | None:
+    """Split at the commas outside of inner brackets, which belong to a value; None where brackets do not match."""
+    items, depth = [""], 0
+    for char in body:
+        depth += (char == "[") - (char == "]")
+        if depth < 0:
+            return None
+        if char == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += char
+    return items if depth == 0 else None
 
 
 def label(name: str, params: dict[str, Any]) -> str:
@@ -190,14 +206,20 @@ def load_model(text: str, shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def resolve(kind: str, text: str) -> str:
-    """Turn `path/to/file.py[:attribute][params]` into the name of a plug-in from that file; pass names on.
+    """Turn `path/to/file.py[:attribute][params]` into the name of a plug-in from that file, and a method's alias into
+    what it means; pass other names on.
 
     Of a dataset or a model `name:REST[...]` becomes `name[first=REST,...]`, by its first parameter.
     """
     path, params = parse(text)
     match = _FILE.fullmatch(path)
     if match is None:
-        return _spelt_out(kind, path, params)
+        if kind != "methods":
+            return _spelt_out(kind, path, params)
+        if path not in ALIASES or path in names(kind):
+            return text
+        name, meant = parse(ALIASES[path])
+        return label(name, meant | params)
     try:
         file = Path(match["file"]).expanduser().resolve()
         there = file.is_file()
@@ -318,7 +340,7 @@ def _import(kind: str, name: str) -> Any:
     if name not in _modules(kind):
         entry = _installed(kind).get(name)
         if entry is None:
-            raise unknown(kind.removesuffix("s"), name, names(kind))
+            raise unknown(kind.removesuffix("s"), name, names(kind) + list(ALIASES) * (kind == "methods"))
         try:
             path, load = entry.module, entry.load
         except AttributeError:

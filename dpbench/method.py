@@ -29,6 +29,7 @@ __all__ = [
     "Selection",
     "Signals",
     "Task",
+    "named",
     "param",
 ]
 
@@ -204,6 +205,13 @@ def _fault(low: Any, high: Any, log: bool, choices: Any) -> str | None:
     if log and low is not None and low <= 0:
         return "a range searched by its logarithm has low above 0"
     return None
+
+
+def named(name: str) -> PruningMethod:
+    """The method `name` with its defaults, for a method that builds on it and says so in `uses`."""
+    from dpbench.catalog import load_method  # the catalog imports method files, so not at the top
+
+    return load_method(name)
 
 
 @dataclass_transform(field_specifiers=(param,), kw_only_default=True)

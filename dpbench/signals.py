@@ -18,6 +18,11 @@ def _loss(logits: Tensor, labels: Tensor, loss: Tensor, embedding: Tensor | None
     return loss
 
 
+def _batch_loss(logits: Tensor, labels: Tensor, loss: Tensor, embedding: Tensor | None) -> Tensor:
+    """The mean training criterion of the batch that a sample was forwarded in, the same for all its samples."""
+    return loss.mean().expand_as(loss)
+
+
 def _prob_y(logits: Tensor, labels: Tensor, loss: Tensor, embedding: Tensor | None) -> Tensor:
     """p_y, the probability of the label."""
     return logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
@@ -71,6 +76,7 @@ SIGNALS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = 
     "grad_norm": _grad_norm,
     "logits": _logits,
     "embedding": _embedding,
+    "batch_loss": _batch_loss,
 }
 SETTLED = 1e-5
 FROM_EMBEDDING = frozenset({"grad_norm", "embedding"})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import dpbench
 from dpbench import PruningMethod, Task, catalog
+from dpbench.aliases import ALIASES
 from dpbench.errors import UsageError
 from dpbench.experiments.executors import run_all
 from dpbench.spec import canonical
@@ -65,6 +66,32 @@ def test_parse() -> None:
 def test_what_cannot_be_read(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         catalog.parse(text)
+
+
+def test_a_value_may_have_parameters_of_its_own() -> None:
+    read = catalog.parse("a[b=c[d=1,e=f[g=2]],h=3]")
+    assert read == ("a", {"b": "c[d=1,e=f[g=2]]", "h": 3})
+    assert catalog.parse(catalog.label(*read)) == read
+
+
+# other names
+
+
+def test_an_alias_is_the_method_that_it_means() -> None:
+    assert canonical("rs2") == canonical("soft_random") == canonical("uniform_epoch[replace=true]") == "uniform_epoch"
+    assert canonical("rs2_without_replacement") == "uniform_epoch[replace=false]"
+    assert canonical("rs2[replace=false]") == canonical("rs2_without_replacement")
+    assert canonical("rs2_without_replacement[replace=true]") == "uniform_epoch"
+    for alias, meant in ALIASES.items():
+        assert canonical(alias) == meant, "written as the method itself is"
+        assert alias not in catalog.names("methods")
+    with pytest.raises(UsageError, match="unknown method 'rs3'; did you mean rs2"):
+        catalog.load_method("rs3")
+
+
+def test_a_method_of_ones_own_goes_before_an_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "ALIASES", {"full": "uniform"})
+    assert canonical("full") == "full"
 
 
 def test_a_date_is_a_word() -> None:

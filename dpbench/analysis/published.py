@@ -8,16 +8,15 @@ from typing import Any
 import pandas as pd
 
 from dpbench import catalog
+from dpbench.aliases import ALIASES
 from dpbench.analysis.table import broken, records
 from dpbench.places import LEADERBOARDS
 
 LAST, BEST = "top1_acc", "best_top1_acc"  # the accuracy after the last epoch, and that of the best one on the test set
 PRUNED_WITHIN = 0.02  # of the published prune ratio lies the realised one of a row that is compared with it
-ALIASES = {  # papers' names that are not the plug-in's
+WRITTEN = ALIASES | {  # what tables call methods by
     "random_static": "uniform",
     "random_dynamic_random": "uniform_epoch",
-    "rs2": "uniform_epoch",
-    "eps_greedy": "epsilon_greedy",
     "el2n_20": "el2n",
     "grand_4": "grand",
 }
@@ -92,8 +91,8 @@ def _compared(line: dict[str, Any], rows: list[dict[str, Any]], delta: float) ->
 
 def plugin(method: str) -> str:
     """The plug-in that a paper's name stands for."""
-    name = _slug(method)
-    return ALIASES.get(name) or _slug(re.sub(r"\(.*", "", method))
+    name = WRITTEN.get(_slug(method)) or _slug(re.sub(r"\(.*", "", method))
+    return catalog.parse(name)[0]
 
 
 def _slug(name: str) -> str:

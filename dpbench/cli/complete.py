@@ -61,7 +61,7 @@ def param(ctx: Context, incomplete: str) -> list[str]:
         from dpbench import catalog
 
         method = ctx.params["method"] or ctx.args[0]  # click leaves it there while an option has no value
-        return [field.name for field in catalog.searched(catalog.parse(method)[0])]
+        return [field.name for field in catalog.searched(catalog.parse(catalog.resolve("methods", method))[0])]
 
     return _offer(names)(incomplete)
 

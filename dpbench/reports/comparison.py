@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpbench import catalog
+from dpbench.aliases import ALIASES
 from dpbench.analysis import stats, verdicts
 from dpbench.analysis.board import Board
 from dpbench.analysis.table import KEYS, Line, broken, records
@@ -53,7 +54,7 @@ def among(methods: Iterable[str], grid: str, text: str) -> str:
     if text in known:
         return text
     name = catalog.parse(text)[0]
-    if name in catalog.names("methods") or ".py" in name:
+    if name in (*catalog.names("methods"), *ALIASES) or ".py" in name:
         found = canonical(text)
         if found in known:
             return found

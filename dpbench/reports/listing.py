@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dpbench import catalog
+from dpbench import aliases, catalog
 from dpbench.errors import UsageError
 from dpbench.places import LEADERBOARDS
 from dpbench.plain_yaml import brief
@@ -84,18 +84,20 @@ def _short(value: Any) -> str:
 
 
 def _told(row: Row) -> str:
-    return " ".join(f"cannot be used: {row['error']}".split()) if "error" in row else row["summary"]
+    if "error" in row:
+        return " ".join(f"cannot be used: {row['error']}".split())
+    return (f"({', '.join(row['aliases'])}) " if row.get("aliases") else "") + row["summary"]
 
 
 def show(text: str) -> Group:
     """All that is known of a method, dataset, model or grid of that name; of each, where several have it."""
     found = [(kind, text) for kind in _DESCRIBE if _bare(kind, text) in catalog.names(kind)]
-    if not found and ".py" in text:
+    if not found and (".py" in text or _bare("methods", text) in aliases.ALIASES):
         found = [("methods", catalog.resolve("methods", text))]
     if not found and text.endswith((".yaml", ".yml")):
         found = [("grids", text)]
     if not found:
-        known = [name for kind in _DESCRIBE for name in catalog.names(kind)]
+        known = [*(name for kind in _DESCRIBE for name in catalog.names(kind)), *aliases.ALIASES]
         near = difflib.get_close_matches(text, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"dpbench list {' or '.join(_DESCRIBE)} shows what is"
         raise UsageError(f"no method, dataset, model or grid is named {brief(text)}; {hint}")
@@ -156,6 +158,7 @@ def _method(text: str) -> Row:
     proxy = stated.proxy
     return {
         "kind": method.kind(),
+        "aliases": aliases.others(name),
         "summary": _summary(cls),
         "signals": sorted(stated.signals),
         "proxy": None if proxy is None else dataclasses.asdict(proxy),
@@ -176,6 +179,8 @@ def _method_facts(row: Row) -> Iterator[tuple[str, str]]:
         yield "signals", ", ".join(row["signals"]) + (" of the proxy" if row["proxy"] else " of the forwarded samples")
     if row["paper"]:
         yield "paper", row["paper"]
+    if row["aliases"]:
+        yield "also", ", ".join(f"{name} = {aliases.ALIASES[name]}" for name in row["aliases"])
     yield "file", row["file"]
     listed = [grid for grid in catalog.names("grids") if row["name"] in _methods_of(grid)]
     yield "grids", ", ".join(listed) or "none of the built-in ones"

@@ -183,7 +183,7 @@ class PruningSampler(Sampler[list[int]]):
         With several ranks it is 0 times the batch instead, since the others wait for this rank's gradients.
         """
         rows = given.rows(indices, self.task.n)
-        losses = given.signal("loss", losses, len(rows))
+        losses = given.signal("loss", self._of_samples(losses, rows), len(rows))
         chosen, weights = losses, self.weights(rows).to(losses.device)
         measured = self._measure(rows, self.needs, values | {"loss": losses})
         if self._driver.picks:
@@ -199,9 +199,11 @@ class PruningSampler(Sampler[list[int]]):
         """Tell the method the losses (b,) of samples `indices`, and by name any other signal that it needs.
 
         With `logits=` (b, C), and `embedding=` (b, d) where needed, the other signals are computed from them; the
-        labels are those given to the sampler.
+        labels are those given to the sampler. A method that learns from the losses of whole batches, as `bls` does,
+        is content with the batch's one number.
         """
         rows = given.rows(indices, self.task.n)
+        losses = self._of_samples(losses, rows)
         self._observe(rows, self._measure(rows, self.needs, values | {"loss": losses}))
 
     def _observe(self, rows: Tensor, measured: dict[str, Tensor]) -> None:
@@ -273,10 +275,17 @@ class PruningSampler(Sampler[list[int]]):
         """Whether the epoch under way has ended: drawn to its end (loaders draw ahead) and, if at all, told of all."""
         return 0 < self._length == self._drawn and (self._told == 0 or self._told >= self._total)
 
+    def _of_samples(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """The losses (b,), each the batch's where that is all there is and all that the method reads."""
+        whole = "batch_loss" in self.needs and isinstance(losses, Tensor) and losses.dim() == 0
+        return losses.expand(len(rows)) if whole else losses
+
     def _measure(self, rows: Tensor, needs: Set[str], values: dict[str, Any]) -> dict[str, Tensor]:
         """The signals `needs` of the samples `rows`, from what was given."""
         definitions.check_names(values.keys() - needs)
         found = {name: given.signal(name, value, len(rows)) for name, value in values.items()}
+        if "batch_loss" in needs - found.keys() and "loss" in found:
+            found["batch_loss"] = found["loss"].mean().expand(len(rows))
         missing = needs - found.keys()
         if missing and "logits" in found and self.task.labels is not None:
             logits, embedding = found["logits"], found.get("embedding")

@@ -314,6 +314,7 @@ def test_list_is_filtered(dpbench: Callable[..., Said]) -> None:
     assert {"el2n", "aum"} <= static
     assert "el2n" in names("methods", "--search", "DIET data")
     assert "orderdp" not in names("methods", "--search", "DIET data")
+    assert names("methods", "--search", "rs2") == {"uniform_epoch"}
     assert names("grids", "--search", "no such thing") == set()
     check_line(dpbench("list", "grids", "--kind", "static"), 2, "--kind static is for methods; grids have no kind")
 
@@ -336,6 +337,9 @@ def test_show(dpbench: Callable[..., Said], plugin: Callable[[str], str]) -> Non
     for name in (*catalog.names("datasets"), *catalog.names("models"), *catalog.names("grids")):
         assert dpbench("show", name).code == 0, name
     assert "dpbench leaderboard quick" in dpbench("show", "quick").out
+    assert dpbench("show", "rs2").out.startswith("uniform_epoch  method")
+    assert "rs2 = uniform_epoch" in dpbench("show", "uniform_epoch").out
+    check_line(dpbench("show", "rs3"), 2, "did you mean rs2")
     check_line(dpbench("show", "ordrdp"), 2, "did you mean orderdp")
     check_line(dpbench("show", "orderdp[nope=1]"), 2, "unknown parameter of orderdp")
 
