@@ -7,8 +7,10 @@ from dpbench import folders
 from dpbench.data import Dataset, UsageError, param
 from dpbench.image_files import ImageFiles
 
-HOW = """get the two archives at image-net.org, let torchvision.datasets.ImageNet(DIR, "train") and (DIR, "val") unpack \
-them, and name DIR by --data-root"""
+HOW = (
+    'get the two archives at image-net.org, let torchvision.datasets.ImageNet(DIR, "train") and (DIR, "val") unpack '
+    "them, and name DIR by --data-root"
+)
 
 
 class ImageNet(Dataset):

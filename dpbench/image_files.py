@@ -32,8 +32,6 @@ NORMALISED_BY = 10_000  # images at most, evenly spaced, whose distribution norm
 class Files(Protocol):
     """Encoded images, of which each is read by itself: a folder's, or those of a pack."""
 
-    names: list[str]
-
     def __len__(self) -> int: ...
 
     def at(self, rows: Tensor) -> Self:
@@ -215,9 +213,7 @@ def _reader(
 ) -> DataLoader[Any]:
     """What `collate` makes of the decoded images of each list of rows, read ahead by workers."""
     draws = torch.Generator()  # the reader draws a seed, which is not to come from the training's generator
-    return DataLoader(
-        _Decoded(source), batch_sampler=lists, num_workers=workers, collate_fn=collate, generator=draws
-    )
+    return DataLoader(_Decoded(source), batch_sampler=lists, num_workers=workers, collate_fn=collate, generator=draws)
 
 
 def _stacked(found: list[Tensor | RunFailed]) -> Tensor | RunFailed:

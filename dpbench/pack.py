@@ -7,8 +7,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from dpbench import store
 from dpbench.errors import RunFailed, UsageError
-from dpbench.image_files import Files, opened
+from dpbench.image_files import FolderFiles, opened
 
 # A file is the head, the images one after the other, and the index: where each image begins and the last ends
 # (n + 1 of 8 bytes), labels and CRC-32 of the images (n of 4 bytes each), and as JSON the names of classes and images.
@@ -52,8 +51,14 @@ class Pack:
     def at(self, rows: Tensor) -> Pack:
         """The images at `rows`."""
         chosen = rows.numpy()
-        arrays = (values[chosen] for values in (self.starts, self.sizes, self.sums, self.rows))
-        return Pack(self.path, [self.names[row] for row in chosen], *arrays, self.stamp)
+        return replace(
+            self,
+            names=[self.names[row] for row in chosen],
+            starts=self.starts[chosen],
+            sizes=self.sizes[chosen],
+            sums=self.sums[chosen],
+            rows=self.rows[chosen],
+        )
 
     def name(self, row: int) -> str:
         """How messages call the image of a row."""
@@ -78,7 +83,7 @@ def _descriptor(path: Path, stamp: tuple[int, int], process: int) -> int:
     return os.open(path, os.O_RDONLY)
 
 
-def write(file: Path, files: Files, labels: Tensor, classes: list[str], side: int | None = None) -> None:
+def write(file: Path, files: FolderFiles, labels: Tensor, classes: list[str], side: int | None = None) -> None:
     """Write the images `files` with their labels; with `side`, larger ones are shrunk to that short side, as JPEGs."""
 
     def save(path: Path) -> None:
@@ -88,7 +93,7 @@ def write(file: Path, files: Files, labels: Tensor, classes: list[str], side: in
     store.write(file, save)
 
 
-def _write(stream: BinaryIO, files: Files, labels: Tensor, classes: list[str], side: int | None) -> None:
+def _write(stream: BinaryIO, files: FolderFiles, labels: Tensor, classes: list[str], side: int | None) -> None:
     n = len(files)
     starts, sums = np.empty(n + 1, "<u8"), np.empty(n, "<u4")
     stream.write(bytes(HEAD.size))
@@ -104,7 +109,7 @@ def _write(stream: BinaryIO, files: Files, labels: Tensor, classes: list[str], s
     stream.write(HEAD.pack(MAGIC, VERSION, zlib.crc32(index), n, int(starts[-1]), len(index)))
 
 
-def _shrunk(files: Files, row: int, side: int) -> bytes:
+def _shrunk(files: FolderFiles, row: int, side: int) -> bytes:
     """The image with its short side at most `side` pixels; as it is if it is no larger."""
     content = files.read(row)
     with opened(content, files.name(row)) as image:

@@ -37,7 +37,9 @@ def pack(
         raise UsageError(f"there is no folder {folder}")
     apart = folders.parts(folder)
     if apart:
-        raise UsageError(f"{folder} has {apart[0].name} and {apart[1].name}, which are packed one by one; name {apart[0]}")
+        raise UsageError(
+            f"{folder} has {apart[0].name} and {apart[1].name}, which are packed one by one; name {apart[0]}"
+        )
     check_writable("FILE", file)
     files, labels, classes = folders.listed(folder)
     packs.write(file, files, labels, classes, side)
