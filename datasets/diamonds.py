@@ -20,4 +20,5 @@ class Diamonds(Dataset):
     kind = "tables"
 
     def read(self, root: Path | None) -> tuple[Table, Table]:
-        return halves(pd.read_csv(member(root, "plotnine", "plotnine/data/diamonds.csv")), "cut")
+        frame = pd.read_csv(member(root, "plotnine", "plotnine/data/diamonds.csv"))
+        return halves("diamonds", frame, "cut")

@@ -17,4 +17,4 @@ class Letters(Dataset):
     kind = "tables"
 
     def read(self, root: Path | None) -> tuple[Table, Table]:
-        return of_r("LetterRecognition", "lettr", root)
+        return of_r("letters", "LetterRecognition", "lettr", root)

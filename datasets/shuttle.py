@@ -17,4 +17,4 @@ class Shuttle(Dataset):
     kind = "tables"
 
     def read(self, root: Path | None) -> tuple[Table, Table]:
-        return of_r("Shuttle", "Class", root)
+        return of_r("shuttle", "Shuttle", "Class", root)

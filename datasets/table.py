@@ -28,7 +28,7 @@ class Table(Dataset):
 
     def read(self, root: Path | None) -> tuple[Rows, Rows]:
         frame, label = self._frame(root)
-        return halves(frame.drop(columns=self._dropped(frame)), label, self.test)
+        return halves(f"table: {self.path}", frame.drop(columns=self._dropped(frame)), label, self.test)
 
     def _frame(self, root: Path | None) -> tuple[pd.DataFrame, str]:
         """The whole table, and the name of the column of its labels."""

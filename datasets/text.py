@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,8 +48,7 @@ class Text(Dataset):
             if path.is_dir():
                 return _of_folder(path)
             if path.suffix == ".jsonl":
-                lines = path.read_text(encoding="utf-8").splitlines()
-                frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+                frame = pd.DataFrame(_objects(path))
             else:
                 frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str)
         except FileNotFoundError:
@@ -65,7 +65,21 @@ class Text(Dataset):
             missing = frame[column].isna().to_numpy()
             if missing.any():
                 raise UsageError(f"text: {path}: sample {int(missing.argmax())} has no {column!r}")
+        if frame[self.label].nunique() < 2:
+            raise UsageError(f"text: {path}: all samples are of one {self.label}; at least two classes are needed")
         return list(frame[self.text].astype(str)), list(frame[self.label].astype(str))
+
+
+def _objects(path: Path) -> list[dict[str, Any]]:
+    """The object on each line of a JSONL file."""
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            try:
+                found.append(dict(json.loads(line)))
+            except (ValueError, TypeError, RecursionError):
+                raise UsageError(f"text: {path}: line {number} is not an object of JSON") from None
+    return found
 
 
 def _of_folder(path: Path) -> tuple[list[str], list[str]]:

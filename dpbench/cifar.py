@@ -18,6 +18,7 @@ from dpbench.images import Images
 # All that a batch is made of: arrays and their types.
 HARMLESS = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 HARMLESS |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
+CLASSES = {b"labels": 10, b"fine_labels": 100}
 
 
 class _Batch(pickle.Unpickler):
@@ -49,13 +50,17 @@ def _read(folder: Path, files: list[Any], labels: bytes, checked: bool) -> Image
             raise UsageError(
                 f"{file}: {error.strerror}; get the files by torchvision.datasets and --data-root"
             ) from None
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if checked and found != digest:
-            raise UsageError(f"{file}: its checksum is {found}, not {digest}: it is damaged, or another file")
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if checked and md5 != digest:
+            raise UsageError(f"{file}: its checksum is {md5}, not {digest}: it is damaged, or another file")
         try:
             batch = _Batch(io.BytesIO(content), encoding="bytes").load()
             pixels.append(np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32))
-            classes += [int(label) for label in batch[labels]]
+            found = [int(label) for label in batch[labels]]
         except Exception as error:  # a damaged pickle raises what it likes
             raise UsageError(f"{file}: not a python batch of CIFAR: {' '.join(str(error).split())[:200]}") from None
+        outside = next((row for row, label in enumerate(found) if not 0 <= label < CLASSES[labels]), None)
+        if outside is not None:
+            raise UsageError(f"{file}: row {outside} has the label {found[outside]}, outside 0..{CLASSES[labels] - 1}")
+        classes += found
     return Images(torch.from_numpy(np.concatenate(pixels)), torch.tensor(classes))

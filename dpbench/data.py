@@ -28,6 +28,8 @@ __all__ = ["Data", "Dataset", "Loader", "Source", "UsageError", "param"]
 
 SPLIT_SEED = 0  # the split is one for all seeds, so that index i is the same sample in every run
 
+ROOM = 2**30  # bytes of images on disk that are decoded into memory at once; more are decoded as they are needed
+
 
 class Source(ABC):
     """Labelled samples of one kind, of one split; a sample is its row."""
@@ -63,6 +65,19 @@ class Source(ABC):
     def picture(self, row: int) -> Tensor | None:
         """The sample as an image (c, h, w) uint8, None for a kind that has none."""
         return None
+
+    @property
+    def room(self) -> int:
+        """The bytes that the samples take in memory, where they are not there yet."""
+        return 0
+
+    def decoded(self) -> Source:
+        """The same samples in memory."""
+        return self
+
+    def broken(self, workers: int = 0) -> Iterator[tuple[int, str]]:
+        """Read every sample that is not in memory; the rows of those that cannot be read, with what is wrong."""
+        return iter(())
 
     def features(self) -> Tensor | None:
         """The samples as vectors (n, d) of numbers, NaN where one is missing; None for a kind that has none."""
@@ -178,7 +193,9 @@ class Dataset(ABC):
 
     def load(self, root: Path | None = None) -> Data:
         """Read the samples and check them, split off the validation samples and corrupt the rest as asked for."""
-        samples, test = self._checked(root)
+        samples, test = self.sources(root)
+        if samples.room + test.room <= ROOM:
+            samples, test = samples.decoded(), test.decoded()
         n = len(samples)
         classes = int(torch.cat([samples.labels, test.labels]).max()) + 1
         held_out = torch.zeros(n, dtype=torch.bool)
@@ -222,7 +239,7 @@ class Dataset(ABC):
         """How many of n samples are held out for validation."""
         return max(1, round(self.validation * n))
 
-    def _checked(self, root: Path | None) -> tuple[Source, Source]:
+    def sources(self, root: Path | None = None) -> tuple[Source, Source]:
         """The training and test samples; UsageError with one line for each fault of theirs."""
         name = type(self).__name__
         try:

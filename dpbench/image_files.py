@@ -3,39 +3,95 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dpbench.data import Source, count_faults, label_faults
 from dpbench.errors import RunFailed
-from dpbench.images import PixelLoader, shrunk
+from dpbench.images import Images, PixelLoader, shrunk
 
 if TYPE_CHECKING:
     from dpbench.spec import Recipe
 
+READ_AHEAD = 64  # images that a worker decodes at once when all are checked
+UNKNOWN = "its format is not known"
 NORMALISED_BY = 10_000  # images at most, evenly spaced, whose distribution normalises
+
+
+class Files(Protocol):
+    """Encoded images, of which each is read by itself: a folder's, or those of a pack."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, rows: Tensor) -> Self:
+        """The images at `rows`."""
+
+    def name(self, row: int) -> str:
+        """How messages call the image of a row."""
+
+    def read(self, row: int) -> bytes:
+        """The bytes of an image; RunFailed if they cannot be read."""
+
+    def identity(self) -> bytes:
+        """What a fingerprint is made of."""
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files `names` (n paths) under `root`."""
+
+    root: Path
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def at(self, rows: Tensor) -> FolderFiles:
+        """The files at `rows`."""
+        return FolderFiles(self.root, [self.names[row] for row in rows.tolist()])
+
+    def name(self, row: int) -> str:
+        """The path of a file."""
+        return str(self.root / self.names[row])
+
+    def read(self, row: int) -> bytes:
+        """The content of a file."""
+        try:
+            with open(self.name(row), "rb") as stream:
+                return stream.read()
+        except OSError as error:
+            raise RunFailed(f"{self.name(row)}: not an image that can be read: {error.strerror}") from None
+
+    def identity(self) -> bytes:
+        """Names, sizes and times; the contents are too much to be hashed."""
+        found = []
+        for name in self.names:
+            stat = (self.root / name).stat()
+            found.append((name, stat.st_size, stat.st_mtime_ns))
+        return repr(found).encode()
 
 
 @dataclass(frozen=True)
 class ImageFiles(Source):
-    """The images `files` (n paths under `root`) in any format that Pillow reads, with labels (n,) int64.
+    """The images `files` (n) in any format that Pillow reads, with labels (n,) int64.
 
     Each is brought to 3 x `side` x `side`: its short side is scaled to `side`, and the middle is cut out.
     """
 
     kind = "images"
 
-    root: Path
-    files: list[str]
+    files: Files
     labels: Tensor
     side: int
 
@@ -51,20 +107,33 @@ class ImageFiles(Source):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the labels and of the files' names, sizes and times."""
+        """The hash of the labels and of what identifies the files."""
         found = hashlib.sha256(repr((super().fingerprint, self.side)).encode())
-        for name in self.files:
-            stat = (self.root / name).stat()
-            found.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
+        found.update(self.files.identity())
         return found.hexdigest()
 
     def at(self, rows: Tensor) -> ImageFiles:
         """The samples at `rows`."""
-        return ImageFiles(self.root, [self.files[row] for row in rows.tolist()], self.labels[rows], self.side)
+        return ImageFiles(self.files.at(rows), self.labels[rows], self.side)
 
     def picture(self, row: int) -> Tensor:
         """The image of a sample, as the model sees it."""
-        return decode(self.root / self.files[row], self.side)
+        return decode(self.files.read(row), self.files.name(row), self.side)
+
+    @property
+    def room(self) -> int:
+        """The bytes of the decoded images."""
+        return 3 * self.side**2 * len(self)
+
+    def decoded(self) -> Images:
+        """The images in memory."""
+        return Images(torch.stack([self.picture(row) for row in range(len(self))]), self.labels)
+
+    def broken(self, workers: int = 0) -> Iterator[tuple[int, str]]:
+        """Decode every image; the rows of those that cannot be read, with what is wrong."""
+        parts = [rows.tolist() for rows in torch.arange(len(self)).split(READ_AHEAD)]
+        for rows, found in zip(parts, _reader(self, parts, workers, list), strict=True):
+            yield from ((row, str(item)) for row, item in zip(rows, found, strict=True) if isinstance(item, RunFailed))
 
     def features(self) -> Tensor:
         """The pixels of the images, shrunk; each file is decoded once."""
@@ -105,7 +174,7 @@ class FileLoader(PixelLoader):
         workers: int = 0,
     ) -> None:
         super().__init__(source.labels, like, device, augment, pad, channels_last)
-        self.files, self.workers = _Decoded(source), workers
+        self.source, self.workers = source, workers
 
     def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
         """Return the images (b, 3, h, w) in float32 and the labels (b,) of `rows`."""
@@ -118,38 +187,60 @@ class FileLoader(PixelLoader):
 
     def _batches(self, parts: list[Tensor], augment: bool, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         lists = [rows.tolist() for rows in parts]
-        draws = torch.Generator()  # the reader draws a seed, which is not to come from the training's generator
-        reader = DataLoader(
-            self.files, batch_sampler=lists, num_workers=workers, collate_fn=torch.stack, generator=draws
-        )
-        for rows, pixels in zip(parts, reader, strict=True):
+        for rows, pixels in zip(parts, _reader(self.source, lists, workers, _stacked), strict=True):
+            if isinstance(pixels, RunFailed):
+                raise pixels
             images = self.padded(pixels.to(self.labels.device))
             at = torch.arange(len(rows), device=self.labels.device)
             yield rows, self.cut(images, at, rows, augment), self.labels[rows]
 
 
-class _Decoded(Dataset[Tensor]):
-    """Row to pixels, for the workers."""
+class _Decoded(Dataset[Tensor | RunFailed]):
+    """Row to pixels, for the workers; an error is handed on, which raised in a worker would be wrapped."""
 
     def __init__(self, source: ImageFiles) -> None:
         self.source = source
 
-    def __getitem__(self, row: int) -> Tensor:
-        return self.source.picture(row)
+    def __getitem__(self, row: int) -> Tensor | RunFailed:
+        try:
+            return self.source.picture(row)
+        except RunFailed as error:
+            return error
 
 
-def decode(file: Path, side: int) -> Tensor:
-    """The image of a file as (3, side, side) uint8; RunFailed for one that cannot be decoded.
+def _reader(
+    source: ImageFiles, lists: list[list[int]], workers: int, collate: Callable[[list[Tensor | RunFailed]], Any]
+) -> DataLoader[Any]:
+    """What `collate` makes of the decoded images of each list of rows, read ahead by workers."""
+    draws = torch.Generator()  # the reader draws a seed, which is not to come from the training's generator
+    return DataLoader(_Decoded(source), batch_sampler=lists, num_workers=workers, collate_fn=collate, generator=draws)
+
+
+def _stacked(found: list[Tensor | RunFailed]) -> Tensor | RunFailed:
+    """The images of a batch, or the first error."""
+    failed = next((item for item in found if isinstance(item, RunFailed)), None)
+    return failed or torch.stack(found)  # type: ignore[arg-type]
+
+
+@contextmanager
+def opened(content: bytes, name: str) -> Iterator[Image.Image]:
+    """The image that `content` is; RunFailed, here or in the block, if it cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0][:200] if not isinstance(error, UnidentifiedImageError) else UNKNOWN
+        raise RunFailed(f"{name}: not an image that can be read: {reason}") from None
+
+
+def decode(content: bytes, name: str, side: int) -> Tensor:
+    """The image called `name` as (3, side, side) uint8; RunFailed for one that cannot be decoded.
 
     A JPEG is decoded at the smallest scale that is large enough, which is several times as fast.
     """
-    try:
-        with Image.open(file) as opened:
-            opened.draft("RGB", (side, side))
-            image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
-        raise RunFailed(f"{file}: not an image that can be read: {reason}") from None
+    with opened(content, name) as found:
+        found.draft("RGB", (side, side))
+        image = found.convert("RGB")
     if image.size != (side, side):
         image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

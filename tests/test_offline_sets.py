@@ -84,3 +84,10 @@ def test_a_wheel_that_is_no_wheel_or_too_much_is_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr(files, "MOST", 99)
     with pytest.raises(UsageError, match=r"x has more than 99 bytes"):
         files.member(tmp_path, "plotnine", "x")
+
+
+def test_what_is_wrong_is_told_in_the_name_of_the_set(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"carat": np.arange(4), "cut": ["Fair", None, "Good", "Fair"]})
+    wheel(tmp_path, "plotnine", {"plotnine/data/diamonds.csv": frame.to_csv(index=False)})
+    with pytest.raises(UsageError, match=r"^diamonds: 1 rows have no cut; the first is row 1$"):
+        catalog.load_dataset("diamonds").load(tmp_path)

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from dpbench import __version__
-from dpbench.cli import cache, catalog, orderdp, results, run, subset, tune
+from dpbench.cli import cache, catalog, data, orderdp, results, run, subset, tune
 from dpbench.cli.terminal import err
 from dpbench.errors import RunFailed, UsageError
 
@@ -73,6 +73,7 @@ app.command("theory")(orderdp.theory_)
 app.command()(orderdp.figure4)
 app.command()(results.ui)
 app.add_typer(cache.cache, name="cache")
+app.add_typer(data.data, name="data")
 
 
 def main() -> None:
