@@ -71,4 +71,4 @@ def _made(folder: Path) -> None:
         inside = folder / f"class {i % 2}"
         inside.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (SIZE[1] // 4, SIZE[0] // 4, 3), np.uint8)).resize(SIZE)
-        coarse.filter(ImageFilter.GaussianBlur(1)).save(inside / f"{i}.jpg", quality=90)
+        coarse.filter(ImageFilter.GaussianBlur(2)).save(inside / f"{i}.jpg", quality=90)

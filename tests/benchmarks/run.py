@@ -18,6 +18,7 @@ from statistics import median
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import html_page
+import image_files
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -187,6 +188,7 @@ def unchanged_time() -> list[Row]:
 BENCHMARKS = {
     "runner": runner_against_bare_loop,
     "loader": loader_against_torchvision,
+    "images": image_files.against_image_folder,
     "select": orderdp_select,
     "help": help_time,
     "unchanged": unchanged_time,
