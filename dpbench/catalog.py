@@ -22,7 +22,7 @@ import yaml
 from dpbench import places, plain_yaml, plugins
 from dpbench.aliases import ALIASES
 from dpbench.errors import UsageError
-from dpbench.parameters import build, check_kind, unknown
+from dpbench.parameters import build, check_kind, items_of, unknown
 from dpbench.source import digest
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         reason = f"more than {NAME} characters" if len(text) > NAME else "a character that cannot be printed"
         raise UsageError(f"cannot read {plain_yaml.brief(text)}: it has {reason}")
     match = re.fullmatch(r"([^\[\]]+?)(?:\[(.*)\])?", text.strip())
-    items = _items(match[2] or "") if match else None
+    items = items_of(match[2] or "") if match else None
     if match is None or items is None:
         raise UsageError(f"cannot read {text!r}; write name or name[key=value,...]")
     params: dict[str, Any] = {}
@@ -54,20 +54,6 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"{text!r} gives {key.strip()!r} twice")
         params[key.strip()] = _value(value.strip(), text)
     return match[1].strip(), params
-
-
-def _items(body: str) -> list[str] | None:
-    """Split at the commas outside of inner brackets, which belong to a value; None where brackets do not match."""
-    items, depth = [""], 0
-    for char in body:
-        depth += (char == "[") - (char == "]")
-        if depth < 0:
-            return None
-        if char == "," and depth == 0:
-            items.append("")
-        else:
-            items[-1] += char
-    return items if depth == 0 else None
 
 
 def label(name: str, params: dict[str, Any]) -> str:
@@ -121,9 +107,13 @@ def dataset_class(name: str) -> type[Dataset]:
 
 def load_method(text: str) -> PruningMethod:
     """Return the method that `text` names, ready for `setup`: a name, `name[key=value]`, or a file's path."""
+    from dpbench import beside  # it imports torch, and listing does without
+
     name, params = parse(resolve("methods", text))
-    method = build(method_class(name), name, params)
+    own, more = beside.split(method_class(name), params)
+    method = build(method_class(name), name, own)
     plugins.check_stated(method, name)
+    beside.give(method, name, more)
     return method
 
 

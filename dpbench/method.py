@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Literal, dataclass_transform
@@ -227,6 +227,7 @@ class PruningMethod(ABC):
 
     task: Task
     rng: torch.Generator
+    beside: Mapping[str, Any] = {}  # the parameters given beside its own: see dpbench/beside.py
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -292,12 +293,13 @@ class PruningMethod(ABC):
         return "batch" if self.picks() else "static" if self.requires().period == 0 else "epoch"
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Every hyper-parameter with its value."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        """Every hyper-parameter with its value, and those given beside its own."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return own | dict(self.beside)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `setup` and the calls since have made, as tensors and plain values."""
-        skipped = {"task", "rng"} | self.hyperparameters().keys()
+        skipped = {"task", "rng", "beside"} | self.hyperparameters().keys()
         state = {name: value for name, value in vars(self).items() if name not in skipped}
         inner = {name: value.state_dict() for name, value in state.items() if isinstance(value, PruningMethod)}
         return {"rng": self.rng.get_state(), "state": copy.deepcopy(state | inner)}

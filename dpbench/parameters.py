@@ -13,6 +13,20 @@ from dpbench.plain_yaml import brief
 MOST = 100  # names that a message lists
 
 
+def items_of(body: str) -> list[str] | None:
+    """Split at the commas outside of inner brackets, which belong to a value; None where brackets do not match."""
+    items, depth = [""], 0
+    for char in body:
+        depth += (char == "[") - (char == "]")
+        if depth < 0:
+            return None
+        if char == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += char
+    return items if depth == 0 else None
+
+
 def build(cls: Any, name: str, params: dict[str, Any]) -> Any:
     """Make an object of a dataclass from its parameters, each checked, and each default, against its declared range."""
     fields = {field.name: field for field in dataclasses.fields(cls)}

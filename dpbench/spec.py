@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from dpbench import catalog, places, plain_yaml, source
+from dpbench import beside, catalog, places, plain_yaml, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 from dpbench.recipe import MOST, Recipe, Strict
@@ -132,11 +132,14 @@ def source_digests(dataset: str, model: str, method: str | None = None) -> dict[
     """
     used = catalog.load_method(method) if method else None
     methods = [method, *(catalog.resolve("methods", text) for text in used.uses())] if method and used else []
-    named = [("datasets", dataset), ("models", model), *(("methods", text) for text in methods)]
+    models = [model, *([used.beside["proxy_model"]] if used and "proxy_model" in used.beside else [])]
+    named = [("datasets", dataset), *(("models", text) for text in models), *(("methods", text) for text in methods)]
     names = [(kind, catalog.parse(text)[0]) for kind, text in named]
     found = {f"{kind}/{name}": catalog.source_digest(kind, name) for kind, name in names}
-    found |= {f"models/{model}:{key}": source.content(path) for key, path in catalog.model_files(model).items()}
-    return found | {module.__name__: source.digest(module) for module in (used.modules() if used else ())}
+    for text in models:
+        found |= {f"models/{text}:{key}": source.content(path) for key, path in catalog.model_files(text).items()}
+    found |= {module.__name__: source.digest(module) for module in (used.modules() if used else ())}
+    return found | (beside.digests(used) if used else {})
 
 
 def _unique(values: list[Any]) -> list[Any]:
@@ -196,7 +199,9 @@ class Grid(Strict):
         list[str], Field(min_length=1), _each(partial(catalog.resolve, "models")), AfterValidator(_unique)
     ]
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)]
-    keep: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(_unique)]
+    keep: Annotated[list[Annotated[float, Field(gt=0, le=1)]], AfterValidator(_unique)]
+    keep_schedules: Annotated[list[beside.Scheduled], AfterValidator(_unique)] = []  # those that stand in `keep`
+    proxy_model: str | None = None
     seeds: int = Field(ge=1)
     delta: float = Field(0.5, gt=0)  # points of accuracy within which a row may be called equivalent to full training
     recipe: Annotated[Recipe, BeforeValidator(_named)]
@@ -205,9 +210,25 @@ class Grid(Strict):
     # trials that chose a method's parameters, as `dpbench tune` does
     tuned: dict[str, Annotated[int, Field(ge=1)]] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _apart(cls, given: Any) -> Any:
+        """Put schedules of `keep`, which are mappings, where they belong; one alone needs no list."""
+        if not isinstance(given, dict) or "keep" not in given:
+            return given
+        listed = [given["keep"]] if isinstance(given["keep"], dict) else given["keep"]
+        if not isinstance(listed, list):
+            return given
+        schedules = [item for item in listed if isinstance(item, dict)]
+        plain = [item for item in listed if not isinstance(item, dict)]
+        return given | {"keep": plain} | ({"keep_schedules": schedules} if schedules else {})
+
     @model_validator(mode="after")
     def _affordable(self) -> Grid:
-        parts = (len(self.datasets), len(self.models), len(self.methods), len(self.keep), self.seeds)
+        keeps = len(self.keep) + len(self.keep_schedules)
+        if not keeps:
+            raise ValueError("keep has no share")
+        parts = (len(self.datasets), len(self.models), len(self.methods), keeps, self.seeds)
         if math.prod(parts) > CELLS:
             counts = "{} datasets x {} models x {} methods x {} keeps x {} seeds".format(*parts)
             raise ValueError(f"{counts} are {math.prod(parts):,} cells; a grid has at most {CELLS:,}")
@@ -229,36 +250,53 @@ class Grid(Strict):
     def recipe_of(self, dataset: str, method: str) -> Recipe:
         """The recipe of a cell; UsageError where the method cannot be trained so on the dataset."""
         why = self.recipe.unfit(catalog.load_dataset(dataset).kind, catalog.load_method(method))
+        proxy = catalog.load_method(method).beside.get("proxy_model")
+        if why is None and proxy and not catalog.fits(dataset, proxy):
+            why = f"the proxy's model {proxy} does not take its kind of samples"
         if why is not None:
             raise UsageError(f"{dataset} with {method}: {why}")
         return self.recipe
+
+    def rows(self) -> list[tuple[str, float]]:
+        """Each method with each share that it keeps; where it follows a schedule, its name says so."""
+        found: dict[tuple[str, float], None] = {}
+        for text in self.methods:
+            method = canonical(text if self.proxy_model is None else beside.offered(text, proxy_model=self.proxy_model))
+            fixed = catalog.load_method(method).requires().fixed_keep
+            plain = [(method, keep) for keep in (self.keep if fixed is None else [fixed])]
+            scheduled = [] if fixed is not None else [(_follow(method, s.shape), s.mean) for s in self.keep_schedules]
+            found |= dict.fromkeys(plain + scheduled)
+        return list(found)
 
     def runs(self, data: Mapping[str, str] | None = None) -> list[RunSpec]:
         """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row.
 
         `data` has the fingerprint of each dataset's samples; without it the cells are not to be run.
         """
-        methods = [(canonical(text), catalog.load_method(text).requires().fixed_keep) for text in self.methods]
+        rows = self.rows()
         pairs = self.pairs()
         cells: dict[RunSpec, None] = {}
         for seed in range(self.seeds):
             for dataset, model in pairs:
-                for method, fixed in methods:
-                    recipe = self.recipe_of(dataset, method)
-                    for keep in self.keep if fixed is None else [fixed]:
-                        spec = RunSpec(
-                            dataset=dataset,
-                            model=model,
-                            method=method,
-                            keep=keep,
-                            seed=seed,
-                            recipe=recipe,
-                            budget=self.budget,
-                            probe=self.probe,
-                            data=(data or {}).get(dataset, ""),
-                        )
-                        cells[spec] = None
+                for method, keep in rows:
+                    spec = RunSpec(
+                        dataset=dataset,
+                        model=model,
+                        method=method,
+                        keep=keep,
+                        seed=seed,
+                        recipe=self.recipe_of(dataset, method),
+                        budget=self.budget,
+                        probe=self.probe,
+                        data=(data or {}).get(dataset, ""),
+                    )
+                    cells[spec] = None
         return list(cells)
+
+
+def _follow(method: str, shape: str) -> str:
+    """The method with a schedule of that shape, if it can follow one."""
+    return method if shape == "constant" else canonical(beside.offered(method, keep_schedule=shape))
 
 
 def canonical(text: str) -> str:
@@ -266,7 +304,7 @@ def canonical(text: str) -> str:
     name, _ = catalog.parse(catalog.resolve("methods", text))
     defaults = catalog.load_method(name).hyperparameters()
     given = catalog.load_method(text).hyperparameters()
-    return catalog.label(name, {key: value for key, value in given.items() if value != defaults[key]})
+    return catalog.label(name, {key: value for key, value in given.items() if value != defaults.get(key)})
 
 
 def load_grid(name: str) -> Grid:

@@ -202,6 +202,7 @@ def _grid(
         "datasets": datasets,
         "models": list(dict.fromkeys(models)),
         "keep": list(dict.fromkeys(keep or base.keep)),
+        "keep_schedules": [] if keep else base.keep_schedules,
         "seeds": base.seeds if seeds is None else seeds,
     }
     for share in changes["keep"]:

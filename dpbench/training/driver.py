@@ -6,6 +6,7 @@ The runner, the proxy's replay, `PruningSampler` and the conformance battery rea
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from dpbench.errors import UsageError
 from dpbench.method import PruningMethod, Selection, Signals, Task
 from dpbench.rng import generator
 from dpbench.training.answers import call, pick_fault, selection_fault, surrogate_fault
+from dpbench.training.keeps import schedule
 from dpbench.training.rows import Passed, everything, join, order, spread, to_cpu
 
 TOLERANCE = 1e-9  # of a training's progress
@@ -35,6 +37,8 @@ class Driver:
         self.epochs: int = call(method, "epochs", method.epochs, task, fault=_count_fault)
         self.pool: int = call(method, "pool", method.pool, task, fault=_count_fault)
         self.picks = method.picks()
+        shape = method.beside.get("keep_schedule")
+        self._counts = schedule(shape, task) if shape else []  # how many samples each epoch keeps, if that changes
         decided = self.requires.period == 0 and not self.picks
         self.needs = frozenset() if decided else frozenset(self.requires.signals)  # what the training must compute
         self.epoch = -1  # the one under way
@@ -62,6 +66,9 @@ class Driver:
         if again or epoch != self.epoch:  # else a resume goes on in this epoch
             self._rng = generator(self.seed, "pick", epoch, self.rank)
         self.epoch = epoch
+        if self._counts:
+            count = self._counts[min(epoch, len(self._counts) - 1)]
+            self.method.task = replace(self.task, keep=count / self.task.n)
         self.selection = self._select(again, end)
         return self.selection
 

@@ -142,11 +142,13 @@ def _sum(path: Path) -> tuple[int, str]:
 
 def requests(spec: RunSpec) -> list[Request]:
     """What the run's method asks for, one request for each of its proxy runs."""
-    stated = catalog.load_method(spec.method).requires()
-    if stated.proxy is None:
+    method = catalog.load_method(spec.method)
+    stated, model = method.requires(), method.beside.get("proxy_model", spec.model)
+    needs = stated.signals - {"embedding"} if "embedding" in method.beside else stated.signals
+    if stated.proxy is None or (stated.signals and not needs):
         return []
     return [
-        Request(spec.dataset, spec.model, spec.recipe, spec.seed, run, stated.proxy, stated.signals, spec.data)
+        Request(spec.dataset, model, spec.recipe, spec.seed, run, stated.proxy, needs, spec.data)
         for run in range(stated.proxy.seeds)
     ]
 

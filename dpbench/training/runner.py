@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,12 +16,12 @@ from torch import Tensor
 from dpbench import catalog, isolation, store
 from dpbench.data import Data
 from dpbench.errors import Diverged, MethodFailed
-from dpbench.method import PruningMethod, Task
+from dpbench.method import PruningMethod, Signals, Task
 from dpbench.rng import derive, generator, seeded
 from dpbench.scores import ScoreMethod
 from dpbench.selections import Selections
 from dpbench.spec import Budget, RunSpec
-from dpbench.training import account, loading, probes, proxy, results
+from dpbench.training import account, embeddings, loading, probes, proxy, results
 from dpbench.training import ledger as ledgers
 from dpbench.training.answers import call
 from dpbench.training.driver import Driver
@@ -124,14 +125,21 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
     task = Task(n, recipe.epochs, recipe.batch_size, spec.keep, data.train.labels.clone(), spec.data)
     with ledger.time("select"):
         driver = Driver(method, task, spec.seed)
-    for request in proxy.requests(spec):
+    requests = proxy.requests(spec)
+    given = {}
+    if "embedding" in method.beside:
+        with ledger.time("proxy"):
+            given = {"embedding": embeddings.given(method, data, device)}
+        if not requests:
+            driver.replay(Signals(torch.arange(n), given, 0, proxy_run=0))
+    for request in requests:
         try:
             passes = proxy.obtain(request, data, device, ledger)
         except Diverged as error:
             raise Diverged(f"in the proxy {error}") from error
         with ledger.time("observe"):
             for signals in passes:
-                driver.replay(signals)
+                driver.replay(replace(signals, values=signals.values | given) if given else signals)
     return driver
 
 
