@@ -8,13 +8,89 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpbench.cli.terminal import err, program
+from rich.table import Table
+
+from dpbench.cli.terminal import err, out, program, size
 from dpbench.errors import RunFailed
 
 if TYPE_CHECKING:
     import torch
 
+    from dpbench.experiments.estimate import Part
     from dpbench.spec import Grid
+
+
+def dry_run(grid: Grid, jobs: int | None, threads: int, device: torch.device, data_root: Path | None) -> None:
+    """Print what is left to do of a grid, and what it will take."""
+    import torch
+
+    from dpbench.experiments import estimate as estimates
+    from dpbench.experiments import grid as grids
+
+    torch.set_num_threads(threads)
+    with err.status("reading the data") as status:
+        found = estimates.estimate(grid, device, data_root, lambda line: status.update(line))
+    cuda, whole = device.type == "cuda", found.whole
+    left = found.cells - found.done
+    out.print(f"{grid.name}: {found.cells:,} cells, {found.done:,} of them done, {left:,} to run")
+    if not left:
+        return
+    view = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    for name in ("", "runs", "samples", "GPU time" if cuda else "core time"):
+        view.add_column(name, justify="left" if not name else "right")
+
+    def line(title: str, part: Part) -> None:
+        seconds = part.seconds * (1 if cuda else threads)
+        view.add_row(title, f"{part.cells:,}", _count(part.samples), _hours(seconds))
+
+    for (dataset, model), part in found.parts.items():
+        line(f"{dataset}, {model}", part)
+    line("controls at realised cost, at least", found.controls)
+    line("proxy trainings", found.proxies)
+    line("all", whole)
+    out.print(view)
+    workers = min(jobs or grids.default_jobs(device), left)
+    of = f"{workers} {'worker' if workers == 1 else 'workers'}" + (f" of {threads} threads" if threads > 1 else "")
+    out.print(f"time     {_hours(whole.seconds / workers)} with {of}, if nothing else uses them")
+    out.print(f"memory   {workers} x {size(round(found.memory * 2**20))}{' beside that of the GPU' if cuda else ''}")
+    proxies, disk = size(round(found.proxy_bytes)), size(round(found.run_bytes + found.proxy_bytes))
+    out.print(f"disk     {disk}, {proxies} of it proxy records")
+    low, high = estimates.LIKELY
+    out.print(
+        f"Expect {low:g} to {high:g} times this time: not counted are what methods spend on choosing, what those prune "
+        "less that decide it themselves, and their controls. Samples are those sent backward.",
+        style="dim",
+    )
+    if found.made:
+        out.print(f"Calibrated on made files, since their own are not here: {', '.join(found.made)}", style="yellow")
+
+
+def _count(samples: float) -> str:
+    return f"{samples / 1e9:,.2f} G" if samples >= 1e9 else f"{samples / 1e6:,.2f} M"
+
+
+def _hours(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def smoke(grid: Grid, jobs: int | None, device: torch.device, data_root: Path | None) -> None:
+    """Try every cell of a grid on a few batches; a line for each that fails."""
+    from dpbench.experiments import grid as grids
+    from dpbench.experiments import smoke as smokes
+
+    failed, cells = [], 0
+    with err.status(f"trying {grid.name}") as status:
+        tried = smokes.smoke([grid], jobs or grids.default_jobs(device), device, data_root)
+        for number, (cells, one, why) in enumerate(tried, 1):
+            status.update(f"trying {grid.name}: {number} of {cells} cells, {len(failed)} failed")
+            failed += [f"{one.title}: {why}"] if why else []
+    for text in failed:
+        out.print(text, markup=False, soft_wrap=True)
+    if failed:
+        raise RunFailed(f"{len(failed)} of {cells} cells of {grid.name} fail on a few batches")
+    out.print(f"{grid.name}: all {cells} cells run on a few batches")
 
 
 def cell(grid: Grid, key: str, threads: int, device: torch.device, data_root: Path | None, timeout_s: float) -> None:

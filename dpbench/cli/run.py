@@ -92,6 +92,12 @@ def run(
         str | None,
         typer.Option("--name", help="Name of a grid made from options. Default: custom.", callback=grid_name),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run nothing: estimate time, memory and disk of what is not done.")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Try every cell on a few small batches, apart from all results.")
+    ] = False,
     list_commands: Annotated[
         bool, typer.Option("--list-commands", help="Run nothing: print one command for each cell that is not done.")
     ] = False,
@@ -120,9 +126,9 @@ def run(
     from dpbench.experiments import unchanged
     from dpbench.reports import screen, send, tracking
 
-    other = [given for given in (list_commands, cell) if given]
+    other = [given for given in (dry_run, smoke, list_commands, cell) if given]
     if len(other) > 1:
-        raise UsageError("of --list-commands and --cell give one")
+        raise UsageError("of --dry-run, --smoke, --list-commands and --cell give one")
     wanted = wanted_columns(wide, columns, sort, every, notes)
     of = {"method": method, "only": only, "dataset": dataset, "model": model, "keep": keep, "seeds": seeds}
     command = unchanged.command(grid, **of, name=name, data_root=data_root)
@@ -136,6 +142,10 @@ def run(
         single_threaded(threads)
         tracking.check(tracking_uri)
         timeout = cell_timeout or grids.CELL_TIMEOUT_S
+        if dry_run:
+            return ahead.dry_run(asked, jobs, threads, on, data_root)
+        if smoke:
+            return ahead.smoke(asked, jobs, on, data_root)
         if cell:
             return ahead.cell(asked, cell, threads, on, data_root, timeout)
         if list_commands:

@@ -203,7 +203,7 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
         asking = [request for request in wanted if epoch in request.epochs]
         passing = [request for request in asking if request.proxy.at != "steps"]
         values = {MEMBER: member, LEARNING_RATE: torch.full((n,), optim.learning_rate(learner.optimizer))}
-        for name, needs in _passes(passing).items():
+        for name, needs in passes(passing).items():
             learner.differentiated, begin, on_cpu = (0, 0), time.perf_counter(), time.thread_time()
             _, measured = measure_all(learner, recorded, everything, needs)
             forward, backward = learner.differentiated
@@ -223,7 +223,7 @@ def _needs(wanted: list[Request]) -> frozenset[str]:
     return frozenset().union(*(request.needs for request in wanted))
 
 
-def _passes(wanted: list[Request]) -> dict[str, frozenset[str]]:
+def passes(wanted: list[Request]) -> dict[str, frozenset[str]]:
     """The passes that measure what is wanted, as name in the cost: signals; what differentiates the model has its own.
 
     Otherwise one method's costly signal would be booked to all others.
@@ -319,8 +319,8 @@ def book(request: Request, ledger: Ledger) -> None:
     """Book the record's cost as if it were made for this method alone: its training and its passes."""
     for epoch in range(request.epochs[-1] + 1):
         cost = store.load_json(_cost(request.folder, epoch).read_bytes())
-        passes = _passes([request]) if request.proxy.at != "steps" and epoch in request.epochs else {}
-        ledger.proxy_backward += cost["backward"] + sum(cost[name]["backward"] for name in passes)
-        ledger.proxy_forward += cost["backward"] + sum(cost[name]["forward"] for name in passes)
-        ledger.seconds["proxy"] += cost["train_s"] + sum(cost[name]["s"] for name in passes)
-        ledger.on_cpu += sum(part.get("on_cpu_s", math.nan) for part in (cost, *(cost[name] for name in passes)))
+        own = passes([request]) if request.proxy.at != "steps" and epoch in request.epochs else {}
+        ledger.proxy_backward += cost["backward"] + sum(cost[name]["backward"] for name in own)
+        ledger.proxy_forward += cost["backward"] + sum(cost[name]["forward"] for name in own)
+        ledger.seconds["proxy"] += cost["train_s"] + sum(cost[name]["s"] for name in own)
+        ledger.on_cpu += sum(part.get("on_cpu_s", math.nan) for part in (cost, *(cost[name] for name in own)))

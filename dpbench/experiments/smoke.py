@@ -1,0 +1,173 @@
+"""Smoke tests: every cell of a grid on a few small batches, in a home of its own, to see whether it runs at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpbench import catalog
+from dpbench.data import Data, Source
+from dpbench.errors import UsageError
+from dpbench.experiments.executors import run_all
+from dpbench.experiments.grid import Job
+from dpbench.experiments.standins import STAND_INS, stand_in
+from dpbench.image_files import ImageFiles
+from dpbench.images import Images
+from dpbench.recipe import Recipe
+from dpbench.spec import Grid, RunSpec
+from dpbench.training import account, loading
+
+TRAIN, REST = 64, 24  # samples to train on; for validation and to test with
+CLASSES = 8  # of them, so that each has some samples
+BATCH, EPOCHS = 16, 2
+STEM = 64  # pixels from which ResNets have their usual first layers
+SMALL = 8  # pixels of smaller images
+GENTLE = 0.01  # of the learning rate, so that a few steps do not diverge
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A smoke test in a worker: a job on small data."""
+
+    job: Job
+    title: str
+
+    def __call__(self) -> Any:
+        """Do it; the run's result."""
+        with small():
+            return self.job()
+
+
+def do(tried: Tried) -> Any:
+    """Call it; a module-level function, as worker processes need."""
+    return tried()
+
+
+def smoke(
+    grids: Iterable[Grid], jobs: int, device: torch.device, data_root: Path | None = None
+) -> Iterator[tuple[int, Tried, str | None]]:
+    """Try every cell of the grids once; yield how many there are, what was tried, and why it failed or None.
+
+    A dataset whose files are absent is read from others that are made. A cell of several grids is tried once.
+    """
+    with TemporaryDirectory(prefix="dpbench-smoke-") as scratch, _home(Path(scratch) / "home"), small():
+        places: dict[str, tuple[str, Path | None]] = {}
+        cells: dict[str, Tried] = {}
+        for grid in grids:
+            for spec in _cells(grid):
+                if spec.dataset not in places:
+                    places[spec.dataset] = _place(spec.dataset, data_root, Path(scratch) / f"data-{len(places)}")
+                text, root = places[spec.dataset]
+                of_data = {"dataset": text, "data": loading.load_data(text, root).fingerprint}
+                spec = spec.model_copy(update=of_data | {"recipe": recipe(spec.recipe)})
+                title = f"{grid.name}: {text} {spec.model} {spec.method} keep={spec.keep:g}"
+                cells.setdefault(spec.hash, Tried(Job(spec, str(device), root), title))
+        for tried, outcome in run_all(do, list(cells.values()), min(jobs, max(1, len(cells)))):
+            yield len(cells), tried, _why(outcome)
+
+
+def _cells(grid: Grid) -> list[RunSpec]:
+    """The cells of the first seed."""
+    return grid.model_copy(update={"seeds": 1}).runs()
+
+
+def _place(dataset: str, data_root: Path | None, scratch: Path) -> tuple[str, Path | None]:
+    """The text and the folder by which the dataset is read, made files where its own are absent."""
+    try:
+        loading.load_data(dataset, data_root)
+        return dataset, data_root
+    except UsageError:
+        if catalog.parse(dataset)[0] not in STAND_INS:
+            raise
+    scratch.mkdir()
+    return stand_in(dataset, scratch, 4 * TRAIN), scratch
+
+
+def _why(outcome: Any) -> str | None:
+    if isinstance(outcome, BaseException):
+        return account.reason(outcome)
+    return outcome["reason"] if outcome["status"] == "FAILED" else None
+
+
+@contextmanager
+def _home(folder: Path) -> Iterator[None]:
+    """Keep results in `folder` for the while, those of workers too."""
+    before = os.environ.get("DPBENCH_HOME")
+    os.environ["DPBENCH_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DPBENCH_HOME"]
+        else:
+            os.environ["DPBENCH_HOME"] = before
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """Make all data small that is loaded in the while."""
+    if shrunken in loading.change:  # a worker of this module's process has been here before
+        yield
+        return
+    loading.load_data.cache_clear()
+    loading.change.append(shrunken)
+    try:
+        yield
+    finally:
+        loading.change.remove(shrunken)
+        loading.load_data.cache_clear()
+
+
+def shrunken(data: Data) -> Data:
+    """A few samples of a few classes, images with few pixels; the model keeps all its outputs."""
+    rows = _some(data.train, TRAIN)
+    parts = {name: _few(getattr(data, name), REST) for name in ("validation", "test")}
+    noisy = None if data.noisy is None else data.noisy[rows]
+    train = _coarse(data.train.at(rows))
+    return dataclasses.replace(data, train=train, positions=data.positions[rows], noisy=noisy, **parts)
+
+
+def _few(source: Source, count: int) -> Source:
+    return _coarse(source.at(_some(source, count)))
+
+
+def _some(source: Source, count: int) -> Tensor:
+    """Rows, in order: as many of each of the first classes as there are and have room."""
+    rows = [(source.labels == label).nonzero().squeeze(1)[: count // CLASSES] for label in range(CLASSES)]
+    return torch.cat(rows).sort().values
+
+
+def _coarse(source: Source) -> Source:
+    """The samples, their images with fewer pixels."""
+    if isinstance(source, Images):
+        return Images(source.images[:, :, :: _stride(source), :: _stride(source)].contiguous(), source.labels)
+    if isinstance(source, ImageFiles):
+        return dataclasses.replace(source, side=source.side // _stride(source))
+    return source
+
+
+def _stride(source: Source) -> int:
+    side = min(source.shape[1:])
+    return max(1, side // (STEM if side >= STEM else SMALL))
+
+
+def recipe(given: Recipe) -> Recipe:
+    """The recipe with few epochs of small batches and a gentle rate, not compiled."""
+    changed = {
+        "epochs": min(given.epochs, EPOCHS),
+        "batch_size": min(given.batch_size, BATCH),
+        "lr": GENTLE * given.lr,
+        "lr_min": GENTLE * given.lr_min,
+        "pad": min(given.pad, SMALL - 1),
+        "compile": False,
+    }
+    return Recipe.model_validate(given.model_dump() | changed)
