@@ -80,7 +80,8 @@ def smoke(grid: Grid, jobs: int | None, device: torch.device, data_root: Path | 
     from dpbench.experiments import grid as grids
     from dpbench.experiments import smoke as smokes
 
-    failed, cells = [], 0
+    failed: list[str] = []
+    cells = 0
     with err.status(f"trying {grid.name}") as status:
         tried = smokes.smoke([grid], jobs or grids.default_jobs(device), device, data_root)
         for number, (cells, one, why) in enumerate(tried, 1):

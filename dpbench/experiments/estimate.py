@@ -122,7 +122,7 @@ def estimate(
     costs: dict[tuple[str, str, int, float], tuple[RunSpec, Size]] = {}
     for spec in todo:
         size = data[spec.dataset][1]
-        one = speed(spec.dataset, spec.model, spec.recipe)
+        one = speed(spec.dataset, spec.model, spec.recipe.at(spec.keep))
         found.memory = max(found.memory, one.memory)
         work = _work(spec, size)
         part = found.parts[spec.dataset, spec.model]
@@ -135,7 +135,7 @@ def estimate(
             costs[spec.dataset, spec.model, spec.seed, share] = (control, size)
     for control, size in costs.values():
         work = _work(control, size)
-        _add(found.controls, work, speed(control.dataset, control.model, control.recipe))
+        _add(found.controls, work, speed(control.dataset, control.model, control.recipe.at(control.keep)))
         found.run_bytes += work.epochs * RESULT_BYTES + INDEX_BYTES * work.backward
     for group in wanted.values():
         first = group[0]
@@ -181,14 +181,18 @@ def _method(text: str) -> PruningMethod:
 
 def _work(spec: RunSpec, size: Size) -> _Work:
     """What a run does, as far as its method says it."""
-    method, recipe, budget = _method(spec.method), spec.recipe, spec.budget
+    method, budget, recipe = _method(spec.method), spec.budget, spec.recipe.at(spec.keep)
     stated, n = method.requires(), size.train
     epochs = float(method.epochs(Task(n, recipe.epochs, recipe.batch_size, spec.keep)))
     whole = n * recipe.epochs
-    share = spec.keep * stated.until + 1 - stated.until
-    backward, forward = share * whole, (n * epochs if method.picks() else 0.0)
-    if budget.unit in ("steps", "samples") and not (method.picks() and budget.unit == "steps"):
-        backward, forward, epochs = whole, forward / spec.keep, epochs / spec.keep  # as much as full training
+    backward = (spec.keep * stated.until + 1 - stated.until) * whole
+    forward = n * epochs if method.picks() else 0.0
+    if budget.unit in ("steps", "samples"):  # as many as full training takes, whatever is kept
+        whole = budget.iterations * recipe.batch_size * recipe.accumulate if budget.iterations else whole
+        picked = method.picks() and budget.unit == "steps"
+        backward = spec.keep * whole if picked else whole
+        epochs = backward / (spec.keep * n)
+        forward = n * epochs if method.picks() else 0.0
     probes = math.ceil(epochs / spec.probe.every) if spec.probe.every else 0
     return _Work(epochs, backward, forward, epochs * (size.validation + size.test), probes * min(spec.probe.samples, n))
 

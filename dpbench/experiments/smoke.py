@@ -23,12 +23,12 @@ from dpbench.experiments.standins import STAND_INS, stand_in
 from dpbench.image_files import ImageFiles
 from dpbench.images import Images
 from dpbench.recipe import Recipe
-from dpbench.spec import Grid, RunSpec
+from dpbench.spec import Budget, Grid, RunSpec
 from dpbench.training import account, loading
 
 TRAIN, REST = 64, 24  # samples to train on; for validation and to test with
 CLASSES = 8  # of them, so that each has some samples
-BATCH, EPOCHS = 16, 2
+BATCH, EPOCHS, ITERATIONS, SECONDS = 16, 2, 8, 0.1
 STEM = 64  # pixels from which ResNets have their usual first layers
 SMALL = 8  # pixels of smaller images
 GENTLE = 0.01  # of the learning rate, so that a few steps do not diverge
@@ -68,7 +68,7 @@ def smoke(
                     places[spec.dataset] = _place(spec.dataset, data_root, Path(scratch) / f"data-{len(places)}")
                 text, root = places[spec.dataset]
                 of_data = {"dataset": text, "data": loading.load_data(text, root).fingerprint}
-                spec = spec.model_copy(update=of_data | {"recipe": recipe(spec.recipe)})
+                spec = spec.model_copy(update=of_data | {"recipe": recipe(spec.recipe), "budget": budget(spec.budget)})
                 title = f"{grid.name}: {text} {spec.model} {spec.method} keep={spec.keep:g}"
                 cells.setdefault(spec.hash, Tried(Job(spec, str(device), root), title))
         for tried, outcome in run_all(do, list(cells.values()), min(jobs, max(1, len(cells)))):
@@ -130,10 +130,14 @@ def small() -> Iterator[None]:
 def shrunken(data: Data) -> Data:
     """A few samples of a few classes, images with few pixels; the model keeps all its outputs."""
     rows = _some(data.train, TRAIN)
-    parts = {name: _few(getattr(data, name), REST) for name in ("validation", "test")}
-    noisy = None if data.noisy is None else data.noisy[rows]
-    train = _coarse(data.train.at(rows))
-    return dataclasses.replace(data, train=train, positions=data.positions[rows], noisy=noisy, **parts)
+    return dataclasses.replace(
+        data,
+        train=_coarse(data.train.at(rows)),
+        validation=_few(data.validation, REST),
+        test=_few(data.test, REST),
+        positions=data.positions[rows],
+        noisy=None if data.noisy is None else data.noisy[rows],
+    )
 
 
 def _few(source: Source, count: int) -> Source:
@@ -168,6 +172,14 @@ def recipe(given: Recipe) -> Recipe:
         "lr": GENTLE * given.lr,
         "lr_min": GENTLE * given.lr_min,
         "pad": min(given.pad, SMALL - 1),
+        "batch_size_at": tuple((keep, min(size, BATCH // 2)) for keep, size in given.batch_size_at),
+        "accumulate": min(given.accumulate, 2),
         "compile": False,
     }
     return Recipe.model_validate(given.model_dump() | changed)
+
+
+def budget(given: Budget) -> Budget:
+    """The budget with few iterations, or little time."""
+    fields = {"iterations": ITERATIONS, "seconds": SECONDS}
+    return given.model_copy(update={name: most for name, most in fields.items() if getattr(given, name) is not None})
