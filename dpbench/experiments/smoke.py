@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,7 @@ CLASSES = 8  # of them, so that each has some samples
 BATCH, EPOCHS, ITERATIONS, SECONDS = 16, 2, 8, 0.1
 STEM = 64  # pixels from which ResNets have their usual first layers
 SMALL = 8  # pixels of smaller images
+LARGE = 1_000_000  # parameters
 GENTLE = 0.01  # of the learning rate, so that a few steps do not diverge
 
 
@@ -57,22 +59,37 @@ def smoke(
 ) -> Iterator[tuple[int, Tried, str | None]]:
     """Try every cell of the grids once; yield how many there are, what was tried, and why it failed or None.
 
-    A dataset whose files are absent is read from others that are made. A cell of several grids is tried once.
+    A dataset whose files are absent is read from others that are made. A large model is tried in the first cell of its
+    dataset in each grid; the other cells have the smallest model of its kind. What several grids try alike is tried
+    once.
     """
     with TemporaryDirectory(prefix="dpbench-smoke-") as scratch, _home(Path(scratch) / "home"), small():
-        places: dict[str, tuple[str, Path | None]] = {}
+        places: dict[str, tuple[str, Path | None, Data]] = {}
         cells: dict[str, Tried] = {}
+        built: set[tuple[str, str, str]] = set()  # grids' datasets and models that have been in a cell
         for grid in grids:
             for spec in _cells(grid):
                 if spec.dataset not in places:
                     places[spec.dataset] = _place(spec.dataset, data_root, Path(scratch) / f"data-{len(places)}")
-                text, root = places[spec.dataset]
-                of_data = {"dataset": text, "data": loading.load_data(text, root).fingerprint}
-                spec = spec.model_copy(update=of_data | {"recipe": recipe(spec.recipe), "budget": budget(spec.budget)})
-                title = f"{grid.name}: {text} {spec.model} {spec.method} keep={spec.keep:g}"
+                text, root, data = places[spec.dataset]
+                again = (grid.name, spec.dataset, spec.model) in built
+                built.add((grid.name, spec.dataset, spec.model))
+                title = f"{grid.name}: {spec.dataset} {spec.model} {spec.method} keep={spec.keep:g}"
+                changed = {"dataset": text, "data": data.fingerprint, "budget": budget(spec.budget)}
+                changed |= {"recipe": recipe(spec.recipe)}
+                if again and spec.recipe.layer_decay is None and _size(spec.model, data.shape, data.classes) > LARGE:
+                    changed["model"] = catalog.FIRST[data.train.kind]
+                spec = spec.model_copy(update=changed)
                 cells.setdefault(spec.hash, Tried(Job(spec, str(device), root), title))
         for tried, outcome in run_all(do, list(cells.values()), min(jobs, max(1, len(cells)))):
             yield len(cells), tried, _why(outcome)
+
+
+@cache
+def _size(model: str, shape: tuple[Any, ...], classes: int) -> int:
+    """How many parameters a model has, without making them."""
+    with torch.device("meta"):
+        return sum(values.numel() for values in catalog.load_model(model, shape, classes).parameters())
 
 
 def _cells(grid: Grid) -> list[RunSpec]:
@@ -80,16 +97,16 @@ def _cells(grid: Grid) -> list[RunSpec]:
     return grid.model_copy(update={"seeds": 1}).runs()
 
 
-def _place(dataset: str, data_root: Path | None, scratch: Path) -> tuple[str, Path | None]:
-    """The text and the folder by which the dataset is read, made files where its own are absent."""
+def _place(dataset: str, data_root: Path | None, scratch: Path) -> tuple[str, Path | None, Data]:
+    """The text and the folder by which the dataset is read, made files where its own are absent, and what it holds."""
     try:
-        loading.load_data(dataset, data_root)
-        return dataset, data_root
+        return dataset, data_root, loading.load_data(dataset, data_root)
     except UsageError:
         if catalog.parse(dataset)[0] not in STAND_INS:
             raise
     scratch.mkdir()
-    return stand_in(dataset, scratch, 4 * TRAIN), scratch
+    text = stand_in(dataset, scratch, 4 * TRAIN)
+    return text, scratch, loading.load_data(text, scratch)
 
 
 def _why(outcome: Any) -> str | None:
