@@ -98,10 +98,17 @@ def estimate(
     grid: Grid, device: torch.device, data_root: Path | None, tell: Callable[[str], object] = lambda line: None
 ) -> Estimate:
     """Estimate what is not done of a grid; `tell` hears what is being calibrated. The process' threads count."""
-    data: dict[str, tuple[Data, Size, bool]] = {}
-    for dataset in grid.datasets:
-        tell(f"reading {dataset}")
-        data[dataset] = _data(dataset, data_root)
+    with TemporaryDirectory(prefix="dpbench-dry-run-") as scratch:
+        data: dict[str, tuple[Data, Size, bool]] = {}
+        for number, dataset in enumerate(grid.datasets):
+            tell(f"reading {dataset}")
+            data[dataset] = _data(dataset, data_root, Path(scratch) / str(number))
+        return _estimate(grid, data, device, tell)
+
+
+def _estimate(
+    grid: Grid, data: dict[str, tuple[Data, Size, bool]], device: torch.device, tell: Callable[[str], object]
+) -> Estimate:
     prints = {dataset: found.fingerprint for dataset, (found, _, real) in data.items() if real}
     specs = {spec.hash: spec for spec in grid.runs(prints)}
     todo = [spec for key, spec in specs.items() if not is_done(key)]
@@ -143,8 +150,8 @@ def estimate(
     return found
 
 
-def _data(dataset: str, root: Path | None) -> tuple[Data, Size, bool]:
-    """The dataset, its sizes, and whether it is itself: what is made in its place has sizes of its own."""
+def _data(dataset: str, root: Path | None, scratch: Path) -> tuple[Data, Size, bool]:
+    """The dataset, its sizes, and whether it is itself: what is made in its place, in `scratch`, has less."""
     try:
         data = loading.load_data(dataset, root)
         return data, Size(len(data.train), len(data.validation), len(data.test)), True
@@ -152,12 +159,11 @@ def _data(dataset: str, root: Path | None) -> tuple[Data, Size, bool]:
         name = catalog.parse(dataset)[0]
         if name not in STAND_INS:
             raise
-    with TemporaryDirectory(prefix="dpbench-dry-run-") as folder:
-        text = stand_in(dataset, Path(folder), MADE)
-        data = loading.load_data.__wrapped__(text, Path(folder))
-        times = scale(dataset, MADE)
-        sizes = Size(round(times * len(data.train)), round(times * len(data.validation)), STAND_INS[name].test)
-        return data, sizes, False
+    scratch.mkdir()
+    data = catalog.load_dataset(stand_in(dataset, scratch, MADE)).load(scratch)
+    times = scale(dataset, MADE)
+    sizes = Size(round(times * len(data.train)), round(times * len(data.validation)), STAND_INS[name].test)
+    return data, sizes, False
 
 
 def _rest_mb(data: Data, size: Size) -> float:

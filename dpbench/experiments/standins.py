@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from dpbench import catalog
 from dpbench.tokens import FOLDER
 
+PICTURES = 160  # at most
 WORDS = 3000  # different words of made texts
 
 
@@ -43,7 +45,8 @@ def stand_in(dataset: str, folder: Path, n: int) -> str:
 
 def scale(dataset: str, n: int) -> float:
     """How many times as many samples the dataset has as its stand-in of `n`."""
-    return STAND_INS[catalog.parse(dataset)[0]].train / n
+    name = catalog.parse(dataset)[0]
+    return STAND_INS[name].train / (min(n, PICTURES) if name == "imagenet" else n)
 
 
 def _labels(n: int, classes: int) -> np.ndarray:
@@ -134,6 +137,16 @@ def _frame_of_r(folder: Path, n: int, name: str, label: str, columns: int, class
     rdata.write_rda(folder / f"{name}.rda", {name: frame})
 
 
+def _pictures(folder: Path, n: int) -> None:
+    """JPEG files of the usual size in a folder for each WordNet id; fewer of them, since they are large."""
+    for split, count in (("train", min(n, PICTURES)), ("val", PICTURES // 5)):
+        labels = _labels(count, 8)
+        for row, (label, grey) in enumerate(zip(labels, _pixels(labels, 47, 63, 3), strict=True)):
+            inside = folder / split / f"n{label:08}"
+            inside.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(grey.reshape(47, 63, 3)).resize((500, 375)).save(inside / f"{split}_{row}.JPEG")
+
+
 CHECKED = ("cifar10", "cifar100")  # whose files have checksums, which those that are made do not have
 FIVE = {f"data_batch_{i}": 0.2 for i in range(1, 6)} | {"test_batch": 0.2}
 STAND_INS: dict[str, StandIn] = {
@@ -146,6 +159,7 @@ STAND_INS: dict[str, StandIn] = {
         partial(_cifar, base="cifar-100-python", files={"train": 1, "test": 0.2}, key=b"fine_labels", classes=100),
     ),
     "fashion_mnist": StandIn(60_000, 10_000, _idx),
+    "imagenet": StandIn(1_281_167, 50_000, _pictures),
     "newsgroups": StandIn(11_293, 7_528, partial(_tab, name="20newsgroups", classes=20, length=140)),
     "reuters_r8": StandIn(5_485, 2_189, partial(_tab, name="reuters-r8", classes=8, length=65)),
     "reuters_r52": StandIn(6_532, 2_568, partial(_tab, name="reuters-r52", classes=52, length=65)),

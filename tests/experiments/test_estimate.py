@@ -84,7 +84,7 @@ def test_absent_files_are_stood_in_for_at_the_datasets_own_size(home: Path, tmp_
 
 
 def test_a_calibration_times_steps_and_passes(home: Path) -> None:
-    data, _, real = estimates._data("synthetic[n=200,n_test=100,d=16,classes=4]", None)
+    data, _, real = estimates._data("synthetic[n=200,n_test=100,d=16,classes=4]", None, home)
     recipe = read_grid(GRID, "g.yaml", "g").recipe
     needs = frozenset({frozenset({"logits"})})
     found = estimates.calibrate(data, "mlp[width=8,depth=1]", recipe, CPU, needs)
