@@ -27,6 +27,7 @@ from dpbench.recipe import Recipe
 from dpbench.spec import Budget, Grid, RunSpec
 from dpbench.training import account, loading
 
+MADE = 600  # samples of a dataset whose files are absent
 TRAIN, REST = 64, 24  # samples to train on; for validation and to test with
 CLASSES = 8  # of them, so that each has some samples
 BATCH, EPOCHS, ITERATIONS, SECONDS = 16, 2, 8, 0.1
@@ -105,7 +106,7 @@ def _place(dataset: str, data_root: Path | None, scratch: Path) -> tuple[str, Pa
         if catalog.parse(dataset)[0] not in STAND_INS:
             raise
     scratch.mkdir()
-    text = stand_in(dataset, scratch, 4 * TRAIN)
+    text = stand_in(dataset, scratch, MADE)
     return text, scratch, loading.load_data(text, scratch)
 
 
