@@ -27,7 +27,7 @@ def small(method: str) -> Grid:
 
 
 def test_all_grids(home: Path) -> None:
-    grids = [load_grid(name) for name in catalog.grid_names()]
+    grids = [load_grid(name) for name in catalog.names("grids")]
     failed = {one.title: why for _, one, why in smoke.smoke(grids, default_jobs(CPU), CPU) if why}
     assert failed == {}
     assert not home.exists(), "results of a smoke test are kept nowhere"
