@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dpbench.augment import Augment
 from dpbench.data import Source, count_faults, label_faults
 from dpbench.errors import RunFailed
-from dpbench.images import Images, PixelLoader, shrunk
+from dpbench.images import Images, PixelLoader, augmentation, shrunk
 
 if TYPE_CHECKING:
     from dpbench.spec import Recipe
@@ -118,7 +119,11 @@ class ImageFiles(Source):
 
     def picture(self, row: int) -> Tensor:
         """The image of a sample, as the model sees it."""
-        return decode(self.files.read(row), self.files.name(row), self.side)
+        return self.scaled(row, self.side)
+
+    def scaled(self, row: int, side: int | None) -> Tensor:
+        """The image of a sample as (3, side, side), or the whole of it."""
+        return decode(self.files.read(row), self.files.name(row), side)
 
     @property
     def room(self) -> int:
@@ -132,7 +137,7 @@ class ImageFiles(Source):
     def broken(self, workers: int = 0) -> Iterator[tuple[int, str]]:
         """Decode every image; the rows of those that cannot be read, with what is wrong."""
         parts = [rows.tolist() for rows in torch.arange(len(self)).split(READ_AHEAD)]
-        for rows, found in zip(parts, _reader(self, parts, workers, list), strict=True):
+        for rows, found in zip(parts, _reader(self.picture, parts, workers, list), strict=True):
             yield from ((row, str(item)) for row, item in zip(rows, found, strict=True) if isinstance(item, RunFailed))
 
     def features(self) -> Tensor:
@@ -155,9 +160,25 @@ class ImageFiles(Source):
         assert isinstance(like, ImageFiles)
         threads = torch.get_num_threads()
         how = recipe.augment if augment else "none"
-        return FileLoader(
-            self, like.sampled, device, how, recipe.pad, recipe.channels_last, threads if threads > 1 else 0
-        )
+        sizes = Sizes.of(recipe, self.side)
+        own = augmentation(recipe, (sizes.train, sizes.train), like.sampled) if augment else None
+        workers = threads if threads > 1 else 0
+        return FileLoader(self, like.sampled, device, how, recipe.pad, recipe.channels_last, workers, own, sizes)
+
+
+class Sizes(NamedTuple):
+    """In pixels: of an image in training, and of the middle of an image that is `scaled` for a test."""
+
+    train: int
+    scaled: int
+    test: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, side: int) -> Sizes:
+        """The recipe's, or where it has none those of the dataset's images, of which nothing is cut off in a test."""
+        if recipe.test_size is None:
+            return cls(recipe.train_size or side, side, side)
+        return cls(recipe.train_size or side, round(recipe.test_size / recipe.crop_ratio), recipe.test_size)
 
 
 class FileLoader(PixelLoader):
@@ -172,9 +193,14 @@ class FileLoader(PixelLoader):
         pad: int = 0,
         channels_last: bool = False,
         workers: int = 0,
+        own: Augment | None = None,
+        sizes: Sizes | None = None,
     ) -> None:
-        super().__init__(source.labels, like, device, augment, pad, channels_last)
-        self.source, self.workers = source, workers
+        super().__init__(source.labels, like, device, augment, pad, channels_last, own)
+        sizes = sizes or Sizes(source.side, source.side, source.side)
+        self.size = (sizes.train, sizes.train)
+        self.training, self.test = _Training(source, sizes.train, own), _Test(source, sizes)
+        self.workers = workers
 
     def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
         """Return the images (b, 3, h, w) in float32 and the labels (b,) of `rows`."""
@@ -186,34 +212,70 @@ class FileLoader(PixelLoader):
         return self._batches(parts, augment, min(self.workers, len(parts)))
 
     def _batches(self, parts: list[Tensor], augment: bool, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        lists = [rows.tolist() for rows in parts]
-        for rows, pixels in zip(parts, _reader(self.source, lists, workers, _stacked), strict=True):
+        view: Callable[[Any], Tensor] = self.training if augment else self.test
+        lists: list[list[Any]] = [rows.tolist() for rows in parts]
+        if augment and self.own is not None:
+            lists = [list(zip(rows, self.seeds[rows].tolist(), strict=True)) for rows in lists]
+        for rows, pixels in zip(parts, _reader(view, lists, workers, _stacked), strict=True):
             if isinstance(pixels, RunFailed):
                 raise pixels
-            images = self.padded(pixels.to(self.labels.device))
-            at = torch.arange(len(rows), device=self.labels.device)
-            yield rows, self.cut(images, at, rows, augment), self.labels[rows]
+            images = pixels.to(self.labels.device)
+            if augment:
+                at = torch.arange(len(rows), device=self.labels.device)
+                inputs = self.cut(self.padded(images), at, rows, augment)
+            else:
+                inputs = self.normalised(images)
+            yield rows, inputs, self.labels[rows]
+
+
+class _Training:
+    """Row, or row and seed, to pixels, for the workers; a random share is cut out of the whole image."""
+
+    def __init__(self, source: ImageFiles, side: int, own: Augment | None) -> None:
+        self.source, self.own = source, own
+        self.side = None if own is not None and own.whole else side
+
+    def __call__(self, item: Any) -> Tensor:
+        if self.own is None:
+            return self.source.scaled(item, self.side)
+        row, seed = item
+        return self.own(self.source.scaled(row, self.side), seed)
+
+
+class _Test:
+    """Row to pixels, the middle of the scaled image, for the workers."""
+
+    def __init__(self, source: ImageFiles, sizes: Sizes) -> None:
+        self.source, self.sizes = source, sizes
+
+    def __call__(self, row: int) -> Tensor:
+        _, scaled, test = self.sizes
+        begin = (scaled - test) // 2
+        return self.source.scaled(row, scaled)[:, begin : begin + test, begin : begin + test]
 
 
 class _Decoded(Dataset[Tensor | RunFailed]):
-    """Row to pixels, for the workers; an error is handed on, which raised in a worker would be wrapped."""
+    """Rows as a view shows them, for the workers; an error is handed on, which raised in a worker would be wrapped."""
 
-    def __init__(self, source: ImageFiles) -> None:
-        self.source = source
+    def __init__(self, view: Callable[[Any], Tensor]) -> None:
+        self.view = view
 
-    def __getitem__(self, row: int) -> Tensor | RunFailed:
+    def __getitem__(self, item: Any) -> Tensor | RunFailed:
         try:
-            return self.source.picture(row)
+            return self.view(item)
         except RunFailed as error:
             return error
 
 
 def _reader(
-    source: ImageFiles, lists: list[list[int]], workers: int, collate: Callable[[list[Tensor | RunFailed]], Any]
+    view: Callable[[Any], Tensor],
+    lists: list[list[Any]],
+    workers: int,
+    collate: Callable[[list[Tensor | RunFailed]], Any],
 ) -> DataLoader[Any]:
     """What `collate` makes of the decoded images of each list of rows, read ahead by workers."""
     draws = torch.Generator()  # the reader draws a seed, which is not to come from the training's generator
-    return DataLoader(_Decoded(source), batch_sampler=lists, num_workers=workers, collate_fn=collate, generator=draws)
+    return DataLoader(_Decoded(view), batch_sampler=lists, num_workers=workers, collate_fn=collate, generator=draws)
 
 
 def _stacked(found: list[Tensor | RunFailed]) -> Tensor | RunFailed:
@@ -233,14 +295,15 @@ def opened(content: bytes, name: str) -> Iterator[Image.Image]:
         raise RunFailed(f"{name}: not an image that can be read: {reason}") from None
 
 
-def decode(content: bytes, name: str, side: int) -> Tensor:
-    """The image called `name` as (3, side, side) uint8; RunFailed for one that cannot be decoded.
+def decode(content: bytes, name: str, side: int | None) -> Tensor:
+    """The image called `name` as (3, side, side) uint8, or whole; RunFailed for one that cannot be decoded.
 
     A JPEG is decoded at the smallest scale that is large enough, which is several times as fast.
     """
     with opened(content, name) as found:
-        found.draft("RGB", (side, side))
+        if side is not None:
+            found.draft("RGB", (side, side))
         image = found.convert("RGB")
-    if image.size != (side, side):
+    if side is not None and image.size != (side, side):
         image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpbench.augment import Augment
 from dpbench.data import Loader, Source, count_faults, label_faults, tensor_faults
 from dpbench.errors import UsageError
 
@@ -58,25 +59,36 @@ class Images(Source):
     def loader(self, like: Source, recipe: Recipe, device: torch.device, augment: bool) -> ImageLoader:
         """Batches as the recipe wants them, normalised by the images `like`."""
         assert isinstance(like, Images)
-        return ImageLoader(
-            self, like.images, device, recipe.augment if augment else "none", recipe.pad, recipe.channels_last
-        )
+        if recipe.train_size or recipe.test_size:
+            raise UsageError("train_size and test_size are for images on disk; these lie in memory, all of one size")
+        how = recipe.augment if augment else "none"
+        own = augmentation(recipe, self.shape[1:], like.images) if augment else None
+        return ImageLoader(self, like.images, device, how, recipe.pad, recipe.channels_last, own)
 
 
 class PixelLoader(Loader):
     """What all loaders of images share: crops, flips, and the normalisation by mean and standard deviation.
 
     `augment`: "none", "crop" (a random window of the image padded by `pad` pixels of reflection) or "crop_flip" (and
-    a horizontal flip half of the time). `like` are the images (n, c, h, w) whose distribution normalises.
+    a horizontal flip half of the time), all of a batch at once; `own` takes their place and is made image by image.
+    `like` are the images (n, c, h, w) whose distribution normalises.
     """
 
     def __init__(
-        self, labels: Tensor, like: Tensor, device: torch.device, augment: str, pad: int, channels_last: bool
+        self,
+        labels: Tensor,
+        like: Tensor,
+        device: torch.device,
+        augment: str,
+        pad: int,
+        channels_last: bool,
+        own: Augment | None = None,
     ) -> None:
         self.labels = labels.to(device)
         self.size = tuple(like.shape[2:])
-        self.augment = augment
-        self.pad = pad if augment != "none" else 0
+        self.own = own
+        self.augment = augment if own is None else "none"
+        self.pad = pad if self.augment != "none" else 0
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         std, mean = _std_mean(like)
         self.scale = (1 / std).view(-1, 1, 1).to(device)
@@ -85,6 +97,8 @@ class PixelLoader(Loader):
     def start_epoch(self, rng: torch.Generator) -> None:
         """Draw every sample's crop and flip of the epoch at once, so that a sample's do not depend on the method."""
         n, device = len(self), self.labels.device
+        if self.own is not None:
+            self.seeds = torch.randint(2**62, (n,), generator=rng)
         if self.augment != "none":
             self.dy, self.dx = torch.randint(2 * self.pad + 1, (2, n), generator=rng).to(device)
         if self.augment == "crop_flip":
@@ -107,7 +121,7 @@ class PixelLoader(Loader):
         return found
 
     def cut(self, images: Tensor, at: Tensor, rows: Tensor, augment: bool) -> Tensor:
-        """Of the padded `images`, those `at` (b,), which are the samples `rows`: augmented and normalised, float32."""
+        """Of the padded `images`, those `at` (b,), which are the samples `rows`, cropped, flipped and normalised."""
         h, w = self.size
         if self.augment == "none":
             images = images[at]
@@ -116,14 +130,19 @@ class PixelLoader(Loader):
             images = windows[at, :, self.dy[rows], self.dx[rows]]
         else:
             images = images[at, :, self.pad : self.pad + h, self.pad : self.pad + w]
+        flip = self.flip[rows] if augment and self.augment == "crop_flip" else None
+        return self.normalised(images, flip)
+
+    def normalised(self, images: Tensor, flip: Tensor | None = None) -> Tensor:
+        """The images in float32, those mirrored where `flip` (b,) says so."""
         images = images.float().mul_(self.scale).add_(self.shift)
-        if augment and self.augment == "crop_flip":
-            images = torch.where(self.flip[rows].view(-1, 1, 1, 1), images.flip(3), images)
+        if flip is not None:
+            images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
         return images.contiguous(memory_format=self.format)
 
 
 class ImageLoader(PixelLoader):
-    """Images that lie on the device."""
+    """Images that lie on the device; those that are augmented one by one are so on the CPU."""
 
     def __init__(
         self,
@@ -133,12 +152,18 @@ class ImageLoader(PixelLoader):
         augment: str = "none",
         pad: int = 0,
         channels_last: bool = False,
+        own: Augment | None = None,
     ) -> None:
-        super().__init__(source.labels, like, device, augment, pad, channels_last)
+        super().__init__(source.labels, like, device, augment, pad, channels_last, own)
+        self.source = source
         self.images = self.padded(source.images).to(device)
 
     def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
         """Return the images (b, c, h, w) in float32 and the labels (b,) of `rows`."""
+        if augment and self.own is not None:
+            seeds = self.seeds[rows.cpu()].tolist()
+            images = [self.own(self.source.images[row], seed) for row, seed in zip(rows.tolist(), seeds, strict=True)]
+            return self.normalised(torch.stack(images).to(self.labels.device)), self.labels[rows]
         return self.cut(self.images, rows, rows, augment), self.labels[rows]
 
 
@@ -148,6 +173,11 @@ def shrunk(images: Tensor) -> Tensor:
     parts = images.split(1024)
     size = (min(h, COARSE), min(w, COARSE))
     return torch.cat([F.adaptive_avg_pool2d(part.float(), size).flatten(1) for part in parts])
+
+
+def augmentation(recipe: Recipe, size: tuple[int, ...], like: Tensor) -> Augment | None:
+    """What the recipe does image by image, to a `size` (h, w), if it does; the mean of `like` is the neutral colour."""
+    return Augment(recipe, size, _std_mean(like)[1].tolist()) if recipe.by_image else None
 
 
 def _std_mean(images: Tensor) -> tuple[Tensor, Tensor]:

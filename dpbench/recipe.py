@@ -62,10 +62,17 @@ BELONGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "optimizer": {"nesterov": ("sgd",), "beta2": ("adamw", "lamb")},
     "loss": {"bce_threshold": ("bce",)},
+    "augment": {
+        "pad": ("crop", "crop_flip"),
+        "scale": ("resized_crop_flip",),
+        "ratio": ("resized_crop_flip",),
+    },
 }
 # Fields that are in every hash; others, which came later, only where they are not their default.
 FIRST = {"epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "schedule", "label_smoothing"}
 FIRST |= {"augment", "pad", "channels_last", "compile"}
+OF_IMAGES = ("mixup", "cutmix", "randaugment", "color_jitter", "erasing", "train_size", "test_size")
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
 class Recipe(Strict):
@@ -91,6 +98,13 @@ class Recipe(Strict):
     mix a share `mix_prob` of the batches, by either of the two where both are on; a mixed sample's loss is defined in
     training/workload.py. They are for images, and for methods that read no signal of a training step but the loss.
 
+    `crop` moves the image by up to `pad` pixels, whose margin is its reflection, `crop_flip` also mirrors half of the
+    images, and `resized_crop_flip` cuts out a share `scale` of the area with sides in a `ratio`, scales and mirrors it.
+    `randaugment` operations of RandAugment have `magnitude`, of torchvision's 0 to 30 (timm's scale ends at 10);
+    `color_jitter` is the strength for brightness, contrast and saturation; `erasing` the probability. All but crops and
+    flips cost time on the CPU for each image. Images on disk may be trained at `train_size` and tested at `test_size`
+    pixels, which are the share `crop_ratio` of the scaled short side.
+
     `precision` is of the model's passes, by autocast; outputs, losses and signals are float32. fp16 scales the loss,
     and a step that would overflow is left out though it is counted.
     """
@@ -114,8 +128,17 @@ class Recipe(Strict):
     steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (1 / 3, 2 / 3)
     gamma: float = Field(0.1, gt=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: Literal["none", "crop", "crop_flip"] = "none"
+    augment: Literal["none", "crop", "crop_flip", "resized_crop_flip"] = "none"
     pad: int = Field(0, ge=0, le=10_000)
+    scale: Range = (0.08, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
+    randaugment: int = Field(0, ge=0, le=100)
+    magnitude: int = Field(9, ge=0, le=30)
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    erasing: float = Field(0.0, ge=0, le=1)
+    train_size: int | None = Field(None, ge=1, le=10_000)
+    test_size: int | None = Field(None, ge=1, le=10_000)
+    crop_ratio: float = Field(0.875, gt=0, le=1)
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     bce_threshold: float | None = Field(None, gt=0, lt=1)
     mixup: float = Field(0.0, ge=0)
@@ -134,13 +157,24 @@ class Recipe(Strict):
         sizes = [size for share, size in self.batch_size_at if keep <= share]
         return self.model_copy(update={"batch_size": sizes[0]}) if sizes else self
 
+    @property
+    def by_image(self) -> bool:
+        """Whether the augmentation is made image by image, not of a whole batch."""
+        return self.augment == "resized_crop_flip" or bool(self.randaugment or self.color_jitter or self.erasing)
+
+    def shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The shape of a sample in training, of those of this shape."""
+        return shape if self.train_size is None else (shape[0], self.train_size, self.train_size)
+
     def unfit(self, kind: str, method: PruningMethod) -> str | None:
         """Why a method cannot be trained so on samples of a kind, None if it can."""
+        of_images = [field for field in OF_IMAGES if getattr(self, field)]
+        of_images += ["augment"] if self.augment == "resized_crop_flip" else []
+        if of_images and kind != "images":
+            return f"{of_images[0]} is for images, not for {kind}"
         if not (self.mixup or self.cutmix):
             return None
         field = "mixup" if self.mixup else "cutmix"
-        if kind != "images":
-            return f"{field} is for images, not for {kind}"
         needs = method.requires()
         of_steps = (needs.period > 0 and not method.picks()) or (needs.proxy is not None and needs.proxy.at == "steps")
         read = sorted(needs.signals - {"loss"}) if of_steps else []
@@ -194,6 +228,12 @@ class Recipe(Strict):
             raise ValueError("layer_decay leaves norms and biases undecayed, as timm does; write decay_norms: false")
         if self.lr_min > self.lr:
             raise ValueError("lr_min is above lr")
-        if (self.augment == "none") != (self.pad == 0):
+        if self.magnitude != 9 and not self.randaugment:
+            raise ValueError("magnitude is of randaugment, which has no operations")
+        if self.crop_ratio != 0.875 and self.test_size is None:
+            raise ValueError("crop_ratio goes with test_size")
+        if self.scale[0] > self.scale[1] or self.scale[1] > 1 or self.ratio[0] > self.ratio[1]:
+            raise ValueError("scale and ratio are ranges [low, high], scale of at most 1")
+        if self.augment in ("none", "crop", "crop_flip") and (self.augment == "none") != (self.pad == 0):
             raise ValueError("augment and pad go together: pad is the number of pixels that a crop may move")
         return self

@@ -71,7 +71,7 @@ class Learner:
     ) -> None:
         self.recipe, self.workload, self.device = recipe, workload, device
         with seeded(derive(seed, "weights"), torch.device("cpu")):
-            network = catalog.load_model(model, shape, workload.classes).to(device)
+            network = catalog.load_model(model, recipe.shape(shape), workload.classes).to(device)
         self.network = network.to(memory_format=torch.channels_last) if recipe.channels_last else network
         self.head = head(self.network)
         self.model: nn.Module = torch.compile(self.network) if recipe.compile else self.network  # type: ignore[assignment]
