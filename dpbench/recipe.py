@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -11,13 +12,15 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializationInfo,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from dpbench import optim
+from dpbench import optim, places, plain_yaml
+from dpbench.plain_yaml import brief
 
 if TYPE_CHECKING:
     from dpbench.method import PruningMethod
@@ -40,6 +43,7 @@ class Strict(BaseModel):
         return value
 
 
+Changes = dict[str, dict[str, Any]]  # of a recipe, by the name of a dataset or a model
 Share = Annotated[float, Field(ge=0, lt=1)]
 Momentum = Annotated[
     tuple[Share, Share], BeforeValidator(lambda value: (value, value) if isinstance(value, int | float) else value)
@@ -157,6 +161,30 @@ class Recipe(Strict):
         sizes = [size for share, size in self.batch_size_at if keep <= share]
         return self.model_copy(update={"batch_size": sizes[0]}) if sizes else self
 
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with other values; what belongs to a choice that is changed has its default again.
+
+        ValueError with one line for values that are wrong, or do not go together.
+        """
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        for choice, options in {**BELONGS, "schedule": {*BELONGS["schedule"], "momentum"}}.items():
+            if changes.get(choice, given.get(choice)) != getattr(self, choice):
+                given = {name: value for name, value in given.items() if name not in options}
+        try:
+            return type(self).model_validate(given | changes)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = "".join(f"{part}: " for part in first["loc"][:1])
+            raise ValueError(f"{field}{first['msg'].removeprefix('Value error, ')}") from None
+
+    def changed_for(self, text: str, field: str, changes: Changes) -> Recipe:
+        """The recipe with what `changes`, the grid's `field`, has for `text`, a name with or without parameters."""
+        name = text if text in changes else text.partition("[")[0]
+        try:
+            return self.changed(changes[name]) if name in changes else self
+        except ValueError as error:
+            raise ValueError(f"{field}.{name}: {error}") from None
+
     @property
     def by_image(self) -> bool:
         """Whether the augmentation is made image by image, not of a whole batch."""
@@ -237,3 +265,21 @@ class Recipe(Strict):
         if self.augment in ("none", "crop", "crop_flip") and (self.augment == "none") != (self.pad == 0):
             raise ValueError("augment and pad go together: pad is the number of pixels that a crop may move")
         return self
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with dpbench, one file a source."""
+    return sorted(f.name[:-5] for f in (places.LEADERBOARDS / "recipes").iterdir())
+
+
+def named(given: Any) -> Any:
+    """A recipe by name, or by `use` with single values changed; each value of it has its source in the file."""
+    changes = {"use": given} if isinstance(given, str) else given
+    if not isinstance(changes, dict) or "use" not in changes:
+        return given
+    name = changes["use"]
+    if name not in recipe_names():
+        raise ValueError(f"there is no recipe {brief(name)}; known: {', '.join(recipe_names())}")
+    file = places.LEADERBOARDS / "recipes" / f"{name}.yaml"
+    values, _ = plain_yaml.load(file.read_text("utf-8"), f"leaderboards/recipes/{name}.yaml")
+    return values | {key: value for key, value in changes.items() if key != "use"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -27,7 +28,7 @@ from pydantic import (
 from dpbench import beside, catalog, places, plain_yaml, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
-from dpbench.recipe import MOST, Recipe, Strict
+from dpbench.recipe import MOST, Changes, Recipe, Strict, named
 
 CELLS = 100_000  # of a grid
 FAULTS = 10  # of a grid file, told at once
@@ -169,26 +170,11 @@ def _each(canonical: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(written)
 
 
-def recipe_names() -> list[str]:
-    """The recipes that come with dpbench, one file a source."""
-    return sorted(f.name[:-5] for f in (places.LEADERBOARDS / "recipes").iterdir())
-
-
-def _named(given: Any) -> Any:
-    """A recipe by name, or by `use` with single values changed; each value of it has its source in the file."""
-    changes = {"use": given} if isinstance(given, str) else given
-    if not isinstance(changes, dict) or "use" not in changes:
-        return given
-    name = changes["use"]
-    if name not in recipe_names():
-        raise ValueError(f"there is no recipe {brief(name)}; known: {', '.join(recipe_names())}")
-    file = places.LEADERBOARDS / "recipes" / f"{name}.yaml"
-    values, _ = plain_yaml.load(file.read_text("utf-8"), f"leaderboards/recipes/{name}.yaml")
-    return values | {key: value for key, value in changes.items() if key != "use"}
-
-
 class Grid(Strict):
-    """dataset x model x method x keep x seed, with one recipe: its values, or `use: NAME` and what is changed of it."""
+    """dataset x model x method x keep x seed, with a recipe: its values, or `use: NAME` and what is changed of it.
+
+    Values of it may be changed for a dataset or a model, named with or without its parameters.
+    """
 
     name: Annotated[str, AfterValidator(check_name)]
     description: str = ""
@@ -204,7 +190,9 @@ class Grid(Strict):
     proxy_model: str | None = None
     seeds: int = Field(ge=1)
     delta: float = Field(0.5, gt=0)  # points of accuracy within which a row may be called equivalent to full training
-    recipe: Annotated[Recipe, BeforeValidator(_named)]
+    recipe: Annotated[Recipe, BeforeValidator(named)]
+    recipe_by_dataset: Changes = {}
+    recipe_by_model: Changes = {}  # after those by dataset
     budget: Budget = Budget()
     probe: Probe = Probe()
     # trials that chose a method's parameters, as `dpbench tune` does
@@ -232,7 +220,14 @@ class Grid(Strict):
         if math.prod(parts) > CELLS:
             counts = "{} datasets x {} models x {} methods x {} keeps x {} seeds".format(*parts)
             raise ValueError(f"{counts} are {math.prod(parts):,} cells; a grid has at most {CELLS:,}")
+        for dataset, model in itertools.product(self.datasets, self.models):
+            self._recipe_of(dataset, model)
         return self
+
+    def _recipe_of(self, dataset: str, model: str) -> Recipe:
+        """The recipe with what is changed for a dataset and a model; ValueError where it does not go together."""
+        recipe = self.recipe.changed_for(dataset, "recipe_by_dataset", self.recipe_by_dataset)
+        return recipe.changed_for(model, "recipe_by_model", self.recipe_by_model)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Each dataset with each model that takes its kind; UsageError for one that is left alone."""
@@ -247,15 +242,16 @@ class Grid(Strict):
                 raise UsageError(f"the model {model} takes none of the grid's datasets: {', '.join(self.datasets)}")
         return found
 
-    def recipe_of(self, dataset: str, method: str) -> Recipe:
+    def recipe_of(self, dataset: str, model: str, method: str) -> Recipe:
         """The recipe of a cell; UsageError where the method cannot be trained so on the dataset."""
-        why = self.recipe.unfit(catalog.load_dataset(dataset).kind, catalog.load_method(method))
+        recipe = self._recipe_of(dataset, model)
+        why = recipe.unfit(catalog.load_dataset(dataset).kind, catalog.load_method(method))
         proxy = catalog.load_method(method).beside.get("proxy_model")
         if why is None and proxy and not catalog.fits(dataset, proxy):
             why = f"the proxy's model {proxy} does not take its kind of samples"
         if why is not None:
             raise UsageError(f"{dataset} with {method}: {why}")
-        return self.recipe
+        return recipe
 
     def rows(self) -> list[tuple[str, float]]:
         """Each method with each share that it keeps; where it follows a schedule, its name says so."""
@@ -285,7 +281,7 @@ class Grid(Strict):
                         method=method,
                         keep=keep,
                         seed=seed,
-                        recipe=self.recipe_of(dataset, method),
+                        recipe=self.recipe_of(dataset, model, method),
                         budget=self.budget,
                         probe=self.probe,
                         data=(data or {}).get(dataset, ""),
@@ -325,11 +321,15 @@ def read_grid(text: str, where: str, name: str) -> Grid:
     if not isinstance(content, dict):
         raise UsageError(f"{where}: a grid is a mapping of {', '.join(_keys(Grid))}")
     try:
-        return Grid.model_validate({"name": name} | content)
+        grid = Grid.model_validate({"name": name} | content)
     except ValidationError as error:
         told = [_explain(where, node, problem) for problem in error.errors()[:FAULTS]]
         more = error.error_count() - FAULTS
         raise UsageError(*told, *[f"{where}: and {more} more faults"] * (more > 0)) from None
+    for field, there in (("recipe_by_dataset", grid.datasets), ("recipe_by_model", grid.models)):
+        for other in getattr(grid, field).keys() - {*there, *(catalog.parse(text)[0] for text in there)}:
+            raise UsageError(f"{where}: {field} names {brief(other)}, which is not in the grid: {', '.join(there)}")
+    return grid
 
 
 def change_grid(grid: Grid, changes: dict[str, Any]) -> Grid:

@@ -15,7 +15,8 @@ from torch.nn import Linear
 
 from dpbench import catalog, optim
 from dpbench.errors import UsageError
-from dpbench.spec import Grid, RunSpec, canonical, identity_hash, load_grid, read_grid, recipe_names, source_digests
+from dpbench.recipe import Recipe, recipe_names
+from dpbench.spec import Grid, RunSpec, canonical, change_grid, identity_hash, load_grid, read_grid, source_digests
 
 Spec = Callable[..., RunSpec]
 GRID = """\
@@ -326,3 +327,59 @@ def test_every_recipe_is_one_and_can_be_made(name: str) -> None:
     text = f"datasets: [digits]\nmodels: [cnn]\nmethods: [full]\nkeep: [0.5]\nseeds: 1\nrecipe: {name}\n"
     recipe = read_grid(text, "g.yaml", "g").recipe
     assert optim.optimizer(Linear(1, 1), recipe).param_groups[0]["lr"] == recipe.lr
+
+
+BY = """
+datasets: [digits, "synthetic[n=100]"]
+models: [cnn, mlp]
+methods: [full]
+keep: [0.5]
+seeds: 1
+recipe: {use: orderdp_cifar, pct_start: 0.2}
+recipe_by_dataset: {synthetic: {epochs: 7, lr: 0.3}}
+recipe_by_model: {mlp: {lr: 0.01, optimizer: adamw, schedule: cosine, augment: none}}
+"""
+
+
+def test_a_recipe_may_be_changed_by_dataset_and_model() -> None:
+    grid = read_grid(BY, "g.yaml", "g")
+    found = {(spec.dataset, spec.model): spec.recipe for spec in grid.runs()}
+    base = grid.recipe
+    assert found["digits", "cnn"] == base
+    assert found["synthetic[n=100]", "cnn"] == base.model_copy(update={"epochs": 7, "lr": 0.3})
+    mlp = found["synthetic[n=100]", "mlp"]
+    assert (mlp.epochs, mlp.lr, mlp.optimizer, mlp.schedule) == (7, 0.01, "adamw", "cosine")
+    assert (mlp.momentum, mlp.nesterov, mlp.pct_start, mlp.pad) == ((0.9, 0.9), False, 0.3, 0), "of the new choices"
+    assert (mlp.label_smoothing, mlp.weight_decay) == (base.label_smoothing, base.weight_decay)
+    again = change_grid(grid, {"models": ["cnn"]})
+    assert {(spec.dataset, spec.model): spec.recipe for spec in again.runs()}.items() <= found.items()
+
+
+def test_changing_a_precision_that_was_a_flag() -> None:
+    base = Recipe(epochs=1, batch_size=1, lr=1, precision="bf16")
+    assert base.changed({"precision": "fp16"}).precision == "fp16"
+    assert base.changed({"lr": 2}).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("mlp: {lr: 0.01", "mlp: {lr: 0", "recipe_by_model.mlp: lr: Input should be greater than 0"),
+        ("mlp: {lr: 0.01", "mlp: {rate: 0.01", "recipe_by_model.mlp: rate: Extra inputs are not permitted"),
+        ("mlp: {lr: 0.01", "mlp: {warmup: 2", "recipe_by_model.mlp: warmup: Input should be less than 1"),
+        (
+            "{epochs: 7,",
+            "{schedule: step, div: 3,",
+            "recipe_by_dataset.synthetic: div is for the schedule onecycle, no",
+        ),
+        (
+            "recipe_by_model: {mlp",
+            "recipe_by_model: {vit",
+            "recipe_by_model names 'vit', which is not in the grid: cnn, mlp",
+        ),
+    ],
+)
+def test_a_wrong_change_of_a_recipe_is_told(old: str, new: str, message: str) -> None:
+    assert old in BY
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_grid(BY.replace(old, new), "g.yaml", "g")

@@ -54,13 +54,15 @@ def subset(
     check_writable("--output", output)
     single_threaded(1)
     base, dataset = load_grid(grid), catalog.resolve("datasets", dataset)
+    model = catalog.resolve("models", model) if model else catalog.fitting(base.models, [dataset])[0]
+    method = canonical(method)
     spec = RunSpec(
         dataset=dataset,
-        model=catalog.resolve("models", model) if model else catalog.fitting(base.models, [dataset])[0],
-        method=canonical(method),
+        model=model,
+        method=method,
         keep=keep,
         seed=seed,
-        recipe=base.recipe,
+        recipe=base.recipe_of(dataset, model, method),
         probe=base.probe,
         data=loading.fingerprints([dataset], data_root)[dataset],
     )

@@ -109,7 +109,7 @@ class Plan:
             method=method,
             keep=keep,
             seed=seed,
-            recipe=self.grid.recipe_of(self.dataset, method),
+            recipe=self.grid.recipe_of(self.dataset, self.model, method),
             budget=self.grid.budget,
             probe={"every": 0},
             data=self.data,

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dpbench import store
 from dpbench.errors import UsageError, redact
-from dpbench.experiments.plan import Plan
+from dpbench.experiments.plan import SEED, Plan
 from dpbench.training import account
 
 HEARTBEAT_S = 30  # of a trial in a database; one silent for four times as long has died
@@ -60,7 +60,9 @@ def open_study(plan: Plan, seed: int = 0) -> optuna.Study:
             load_if_exists=True,
             directions=["maximize", "minimize"] if plan.two_objectives else ["maximize"],
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, 1 + plan.trials // 3)),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=plan.grid.recipe.epochs // 3),
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=5, n_warmup_steps=plan.spec({}, plan.keep, SEED).recipe.epochs // 3
+            ),
         )
     except Exception as error:  # a bad address, a missing driver, a file that is no journal
         if path is not None and isinstance(error, OSError):
