@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -161,7 +160,7 @@ class Recipe(Strict):
         sizes = [size for share, size in self.batch_size_at if keep <= share]
         return self.model_copy(update={"batch_size": sizes[0]}) if sizes else self
 
-    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+    def changed(self, changes: dict[str, Any]) -> Recipe:
         """The recipe with other values; what belongs to a choice that is changed has its default again.
 
         ValueError with one line for values that are wrong, or do not go together.
