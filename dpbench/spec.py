@@ -1,8 +1,7 @@
-"""What is to be run: the recipe, one run (a cell of a grid) with its content hash, and a grid read from YAML."""
+"""What is to be run: the recipe, one run (a cell of a grid) with its content hash, and a grid."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -11,27 +10,22 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 
-from dpbench import beside, catalog, places, plain_yaml, source
+from dpbench import beside, catalog, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 from dpbench.recipe import MOST, Changes, Recipe, Strict, named
 
 CELLS = 100_000  # of a grid
-FAULTS = 10  # of a grid file, told at once
 NAME = 120  # bytes of a grid's name, which becomes part of file names
 PROTOCOL = 4  # raised when the runner changes what a number means, so that old results are not taken for new ones
 
@@ -301,88 +295,3 @@ def canonical(text: str) -> str:
     defaults = catalog.load_method(name).hyperparameters()
     given = catalog.load_method(text).hyperparameters()
     return catalog.label(name, {key: value for key, value in given.items() if value != defaults.get(key)})
-
-
-def load_grid(name: str) -> Grid:
-    """Read a built-in grid by name, or a grid file by path."""
-    if name.endswith((".yaml", ".yml")):
-        return read_grid(plain_yaml.read(Path(name)), name, Path(name).stem)
-    if name not in catalog.names("grids"):
-        near = difflib.get_close_matches(name, catalog.names("grids"), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(catalog.names('grids'))}"
-        raise UsageError(f"unknown grid {brief(name)}; {hint} A file's name ends in .yaml")
-    file = places.LEADERBOARDS / f"{name}.yaml"
-    return read_grid(file.read_text("utf-8"), f"leaderboards/{name}.yaml", name)
-
-
-def read_grid(text: str, where: str, name: str) -> Grid:
-    """Validate a grid's YAML; errors name file, line, key and what is allowed."""
-    content, node = plain_yaml.load(text, where)
-    if not isinstance(content, dict):
-        raise UsageError(f"{where}: a grid is a mapping of {', '.join(_keys(Grid))}")
-    try:
-        grid = Grid.model_validate({"name": name} | content)
-    except ValidationError as error:
-        told = [_explain(where, node, problem) for problem in error.errors()[:FAULTS]]
-        more = error.error_count() - FAULTS
-        raise UsageError(*told, *[f"{where}: and {more} more faults"] * (more > 0)) from None
-    for field, there in (("recipe_by_dataset", grid.datasets), ("recipe_by_model", grid.models)):
-        for other in getattr(grid, field).keys() - {*there, *(catalog.parse(text)[0] for text in there)}:
-            raise UsageError(f"{where}: {field} names {brief(other)}, which is not in the grid: {', '.join(there)}")
-    return grid
-
-
-def change_grid(grid: Grid, changes: dict[str, Any]) -> Grid:
-    """Give a grid other values, by key; errors name the key and what is allowed."""
-    try:
-        return Grid.model_validate(grid.model_dump() | changes)
-    except ValidationError as error:
-        raise UsageError("; ".join(_reason(problem) for problem in error.errors()[:FAULTS])) from None
-
-
-_PARTS: dict[str, type[BaseModel]] = {"recipe": Recipe, "budget": Budget, "probe": Probe}
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    return [key for key in model.model_fields if key != "name"]
-
-
-def _explain(where: str, node: Any, problem: Any) -> str:
-    """One line for one validation error: file:line: key: what is wrong and what is allowed."""
-    location = problem["loc"]
-    line = 1
-    model: type[BaseModel] = Grid
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    line, node = key.start_mark.line + 1, value
-                    break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        if problem["type"] == "extra_forbidden" and part != location[-1]:
-            model = _PARTS.get(str(part), model)
-    key = ".".join(map(str, location))
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _keys(model), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(_keys(model))}"
-        return f"{where}:{line}: unknown key {_shown(key)}; {hint}"
-    return f"{where}:{line}: {_reason(problem)}"
-
-
-def _reason(problem: Any) -> str:
-    """What is wrong with a value, without its place in a file."""
-    key = _shown(".".join(map(str, problem["loc"])))
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    told = problem["type"] == "value_error" or isinstance(problem["input"], dict)
-    given = "" if told else f", not {brief(problem['input'])}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:] + given
-    return f"{key}: {message}" if key else message
-
-
-def _shown(key: str) -> str:
-    """A key, readable though it may be a stranger's."""
-    return key if key.isprintable() and len(key) <= 80 else brief(key)

@@ -13,7 +13,8 @@ import torch
 
 from dpbench import catalog, optim, signals
 from dpbench.experiments.grid import results
-from dpbench.spec import RunSpec, load_grid, source_digests
+from dpbench.grid_file import load_grid
+from dpbench.spec import RunSpec, source_digests
 from dpbench.training import loading
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extend.md").read_text()

@@ -19,7 +19,8 @@ from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import grid as grids
 from dpbench.experiments import subsets
 from dpbench.experiments.plan import Plan
-from dpbench.spec import RunSpec, identity_hash, read_grid, source_digests
+from dpbench.grid_file import read_grid
+from dpbench.spec import RunSpec, identity_hash, source_digests
 from dpbench.training import loading, proxy, runner
 
 Spec = Callable[..., RunSpec]

@@ -184,5 +184,5 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     package = tmp_path / "site" / "dpbench"
     places = [package / "__init__.py", package / "methods" / "orderdp.py", package / "models" / "mlp.py"]
     assert found(tmp_path, tmp_path / "site") == places
-    code = "from dpbench import spec; assert spec.load_grid('quick').runs()[0].hash"
+    code = "from dpbench import grid_file; assert grid_file.load_grid('quick').runs()[0].hash"
     run_python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"), DPBENCH_PATH="")

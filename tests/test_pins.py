@@ -25,7 +25,8 @@ from dpbench.experiments import grid as grids
 from dpbench.experiments.plan import Plan
 from dpbench.experiments.trials import counted
 from dpbench.experiments.tuning import tune
-from dpbench.spec import Recipe, RunSpec, canonical, read_grid
+from dpbench.grid_file import read_grid
+from dpbench.spec import Recipe, RunSpec, canonical
 from dpbench.training import loading, runner
 from dpbench.training.results import read_selections
 

@@ -18,7 +18,7 @@ import dpbench
 from dpbench import catalog, places
 from dpbench.errors import UsageError
 from dpbench.experiments.executors import run_all
-from dpbench.spec import load_grid
+from dpbench.grid_file import load_grid
 
 Plugin = Callable[[str], str]
 METHOD = """

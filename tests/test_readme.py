@@ -11,8 +11,8 @@ from benchmarks import power
 
 from dpbench import catalog
 from dpbench.cli.app import Misused, app
+from dpbench.grid_file import read_grid
 from dpbench.reports import summary
-from dpbench.spec import read_grid
 from dpbench.training import conformance
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,9 @@ from torch.nn import Linear
 
 from dpbench import catalog, optim
 from dpbench.errors import UsageError
+from dpbench.grid_file import change_grid, load_grid, read_grid
 from dpbench.recipe import Recipe, recipe_names
-from dpbench.spec import Grid, RunSpec, canonical, change_grid, identity_hash, load_grid, read_grid, source_digests
+from dpbench.spec import Grid, RunSpec, canonical, identity_hash, source_digests
 
 Spec = Callable[..., RunSpec]
 GRID = """\

@@ -181,7 +181,8 @@ def _grid(
 ) -> Grid:
     """Build the grid that the options describe."""
     from dpbench import catalog
-    from dpbench.spec import canonical, change_grid, load_grid
+    from dpbench.grid_file import change_grid, load_grid
+    from dpbench.spec import canonical
 
     if name is None and not methods and not files:
         raise UsageError("name a grid (try: dpbench run quick), or give at least one --method or --from")

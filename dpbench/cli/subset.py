@@ -45,7 +45,8 @@ def subset(
     """
     from dpbench import catalog
     from dpbench.experiments import subsets
-    from dpbench.spec import RunSpec, canonical, load_grid
+    from dpbench.grid_file import load_grid
+    from dpbench.spec import RunSpec, canonical
     from dpbench.training import loading, runner
 
     check_keep(keep, f"--keep {keep:g}")

@@ -69,9 +69,9 @@ def tune(
     from dpbench import catalog
     from dpbench.experiments import grid as grids
     from dpbench.experiments.plan import Plan, tunable
+    from dpbench.grid_file import load_grid
     from dpbench.reports import study as studies
     from dpbench.reports import tracking
-    from dpbench.spec import load_grid
     from dpbench.training import runner
 
     base, device, dataset = load_grid(grid), runner.default_device(), catalog.resolve("datasets", dataset)

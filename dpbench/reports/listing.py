@@ -202,7 +202,7 @@ def _quoted(name: str) -> str:
 
 
 def _methods_of(grid: str) -> list[str]:
-    from dpbench.spec import load_grid
+    from dpbench.grid_file import load_grid
 
     return load_grid(grid).methods
 
@@ -231,7 +231,7 @@ def _model(text: str) -> Row:
 
 
 def _grid(name: str) -> Row:
-    from dpbench.spec import load_grid
+    from dpbench.grid_file import load_grid
 
     grid = load_grid(name)
     return {

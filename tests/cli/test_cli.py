@@ -240,7 +240,8 @@ def test_a_grid_of_options(tracked_home: Path, dpbench: Callable[..., Said], mon
 
 
 def test_cells_of_earlier_commands_stay_in_the_grid(tmp_path: Path, home: Path, plugin: Callable[[str], str]) -> None:
-    from dpbench.spec import canonical, read_grid, source_digests
+    from dpbench.grid_file import read_grid
+    from dpbench.spec import canonical, source_digests
 
     path = plugin("class A(PruningMethod):\n    def select(self, epoch):\n        pass\n")
 

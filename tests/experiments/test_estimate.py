@@ -12,7 +12,7 @@ from dpbench.errors import UsageError
 from dpbench.experiments import estimate as estimates
 from dpbench.experiments import grid as grids
 from dpbench.experiments.estimate import Speed
-from dpbench.spec import read_grid
+from dpbench.grid_file import read_grid
 
 CPU = torch.device("cpu")
 GRID = """\

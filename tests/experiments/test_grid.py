@@ -24,8 +24,9 @@ from dpbench.errors import UsageError
 from dpbench.experiments import controls
 from dpbench.experiments import grid as grids
 from dpbench.experiments.progress import Running
+from dpbench.grid_file import load_grid, read_grid
 from dpbench.method import Proxy
-from dpbench.spec import Recipe, RunSpec, load_grid, read_grid
+from dpbench.spec import Recipe, RunSpec
 from dpbench.training import account, loading, proxy, runner
 from dpbench.training.ledger import Ledger
 

@@ -8,7 +8,8 @@ import torch
 from dpbench import catalog
 from dpbench.experiments import smoke
 from dpbench.experiments.grid import default_jobs
-from dpbench.spec import Grid, load_grid, read_grid
+from dpbench.grid_file import load_grid, read_grid
+from dpbench.spec import Grid
 from dpbench.training import loading
 
 CPU = torch.device("cpu")

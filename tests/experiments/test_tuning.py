@@ -22,8 +22,9 @@ from dpbench.experiments import plan as plans
 from dpbench.experiments import trials
 from dpbench.experiments import tuning as tuning_
 from dpbench.experiments.plan import SEED, Plan
+from dpbench.grid_file import load_grid
 from dpbench.reports import study as studies
-from dpbench.spec import Grid, load_grid
+from dpbench.spec import Grid
 from dpbench.training import loading, runner
 
 DATASET = "synthetic[n=100,n_test=50,d=16,classes=4]"  # 90 training samples, 10 for validation

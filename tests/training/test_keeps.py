@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from dpbench import catalog
 from dpbench.beside import SHAPES
 from dpbench.errors import UsageError
+from dpbench.grid_file import read_grid
 from dpbench.method import Task
-from dpbench.spec import RunSpec, read_grid
+from dpbench.spec import RunSpec
 from dpbench.training.keeps import schedule
 
 GRID = """

@@ -13,9 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dpbench import store
 from dpbench.errors import UsageError
+from dpbench.grid_file import read_grid
 from dpbench.images import ImageLoader, Images
 from dpbench.optim import Step, optimizer, set_step
-from dpbench.spec import Budget, Recipe, RunSpec, read_grid
+from dpbench.spec import Budget, Recipe, RunSpec
 from dpbench.training.ledger import Epoch
 from dpbench.training.mixing import mixer
 from dpbench.training.pace import Pace
