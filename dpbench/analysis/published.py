@@ -100,8 +100,8 @@ def _slug(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A dataset's or model's name without its parameters, case and punctuation."""
-    return re.sub(r"[^a-z0-9]", "", name.split("[")[0].lower())
+    """A dataset's or model's name without its parameters, case and punctuation; ImageNet-1K is imagenet."""
+    return re.sub(r"[^a-z0-9]", "", name.split("[")[0].lower()).removesuffix("1k")
 
 
 def _pruned(prune_ratio: str) -> tuple[float | None, bool]:

@@ -190,6 +190,8 @@ def recipe(given: Recipe) -> Recipe:
         "lr": GENTLE * given.lr,
         "lr_min": GENTLE * given.lr_min,
         "pad": min(given.pad, SMALL - 1),
+        "train_size": given.train_size and min(given.train_size, STEM),
+        "test_size": given.test_size and min(given.test_size, STEM),
         "batch_size_at": tuple((keep, min(size, BATCH // 2)) for keep, size in given.batch_size_at),
         "accumulate": min(given.accumulate, 2),
         "compile": False,
