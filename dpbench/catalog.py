@@ -226,6 +226,8 @@ def _spelt_out(kind: str, path: str, params: dict[str, Any]) -> str:
         return label(path, params)
     if kind == "datasets":
         return label(name, {"path": rest} | params)
+    if name not in names(kind):  # it may be a file that an earlier command knew; its use tells
+        return label(path, params)
     if f"dpbench.models.{name}" in places.FILES or callable(getattr(_import(kind, name), rest, None)):
         return label(path, params)  # a function of the module
     taken = list(inspect.signature(model_factory(name)).parameters)[2:]

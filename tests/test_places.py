@@ -139,6 +139,12 @@ def test_a_dataset_and_a_model_are_single_files(files: dict[str, Path]) -> None:
     assert catalog.source_digest("models", "places_net:wide") != before
 
 
+def test_what_an_earlier_command_ran_is_named_without_its_file() -> None:
+    assert catalog.resolve("models", "gone_net:wide[width=3]") == "gone_net:wide[width=3]"
+    with pytest.raises(UsageError, match="unknown model 'gone_net'"):
+        catalog.check_model("gone_net:wide[width=3]")
+
+
 def test_a_path_that_a_dataset_reads_is_no_single_file() -> None:
     assert catalog.resolve("datasets", "folder:pictures.py") == "folder[path=pictures.py]"
     assert catalog.resolve("datasets", "table:/a/b.py[label=y]") == "table[path=/a/b.py,label=y]"
