@@ -55,7 +55,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         file = tmp_path / "board.html"
         file.write_text(html.page(board), encoding="utf-8")
         page = browser.new_page(**options)
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)  # a busy machine takes many seconds
         pages.append(page)
         page.on("console", lambda message: troubles.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
