@@ -215,10 +215,10 @@ class Grid(Strict):
             counts = "{} datasets x {} models x {} methods x {} keeps x {} seeds".format(*parts)
             raise ValueError(f"{counts} are {math.prod(parts):,} cells; a grid has at most {CELLS:,}")
         for dataset, model in itertools.product(self.datasets, self.models):
-            self._recipe_of(dataset, model)
+            self.changed_recipe(dataset, model)
         return self
 
-    def _recipe_of(self, dataset: str, model: str) -> Recipe:
+    def changed_recipe(self, dataset: str, model: str) -> Recipe:
         """The recipe with what is changed for a dataset and a model; ValueError where it does not go together."""
         recipe = self.recipe.changed_for(dataset, "recipe_by_dataset", self.recipe_by_dataset)
         return recipe.changed_for(model, "recipe_by_model", self.recipe_by_model)
@@ -238,7 +238,7 @@ class Grid(Strict):
 
     def recipe_of(self, dataset: str, model: str, method: str) -> Recipe:
         """The recipe of a cell; UsageError where the method cannot be trained so on the dataset."""
-        recipe = self._recipe_of(dataset, model)
+        recipe = self.changed_recipe(dataset, model)
         why = recipe.unfit(catalog.load_dataset(dataset).kind, catalog.load_method(method))
         proxy = catalog.load_method(method).beside.get("proxy_model")
         if why is None and proxy and not catalog.fits(dataset, proxy):

@@ -105,6 +105,9 @@ def cell(grid: Grid, key: str, threads: int, device: torch.device, data_root: Pa
             raise RunFailed(f"the run {one} failed: {result['reason'] if result else 'it left no result'}")
 
 
+PLUGINS = ("DPBENCH_PATH", "DPBENCH_DEEPCORE")  # where plug-ins lie
+
+
 def list_commands(grid: Grid, data_root: Path | None) -> None:
     """Print a command for each cell that is not done: this one's, with the cell in the place of --list-commands."""
     from dpbench import store
@@ -112,9 +115,9 @@ def list_commands(grid: Grid, data_root: Path | None) -> None:
 
     found, count = cells.listed(grid, data_root)
     given = [text for text in sys.argv[1:] if text != "--list-commands"]
-    own = any(mark in text for text in given for mark in (".yaml", ".yml", ".py", ":", "path=")) or data_root
-    start = f"cd {shlex.quote(os.getcwd())} && " if own else ""  # where relative paths lead on
-    start += f"DPBENCH_HOME={shlex.quote(str(store.home()))} "
+    start = f"cd {shlex.quote(os.getcwd())} && "  # where relative paths lead on
+    known = {"DPBENCH_HOME": str(store.home())} | {key: os.environ[key] for key in PLUGINS if key in os.environ}
+    start += "".join(f"{key}={shlex.quote(value)} " for key, value in known.items())
     for key in found:
         print(start + shlex.join([*_called(), *given, "--cell", key]))
     err.print(f"{len(found)} of {count} cells are not done. Run these in any order, then this without --list-commands.")

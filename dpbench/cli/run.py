@@ -129,6 +129,8 @@ def run(
     other = [given for given in (dry_run, smoke, list_commands, cell) if given]
     if len(other) > 1:
         raise UsageError("of --dry-run, --smoke, --list-commands and --cell give one")
+    if smoke and files:
+        raise UsageError("--smoke shrinks the data, which the lists of --from would not fit; leave --from out")
     wanted = wanted_columns(wide, columns, sort, every, notes)
     of = {"method": method, "only": only, "dataset": dataset, "model": model, "keep": keep, "seeds": seeds}
     command = unchanged.command(grid, **of, name=name, data_root=data_root)

@@ -404,3 +404,17 @@ def test_controls_are_of_all_that_is_listed_by_then(home: Path, monkeypatch: pyt
     grids.list_controls("g", grids.all_controls)
     assert planned == [{first[0], second[0]}]
     assert set(grids.read_manifest("g").cells) == {first[0], second[0]}
+
+
+def test_a_cell_of_a_changed_recipe_fits_its_grid() -> None:
+    grid = read_grid(
+        "datasets: [digits]\nmodels: [cnn, mlp]\nmethods: [full]\nkeep: [0.5]\nseeds: 1\n"
+        "recipe: {epochs: 2, batch_size: 16, lr: 0.1}\nrecipe_by_model: {mlp: {lr: 0.3}}\n",
+        "g.yaml",
+        "g",
+    )
+    cnn, mlp = grid.runs()
+    assert (cnn.recipe.lr, mlp.recipe.lr) == (0.1, 0.3)
+    assert all(grids._fits(spec, grid, {}) for spec in (cnn, mlp))
+    stale = mlp.model_copy(update={"recipe": cnn.recipe})
+    assert not grids._fits(stale, grid, {}), "made before the change"
