@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from dpbench import source
 from dpbench.errors import UsageError
-from dpbench.method import PruningMethod
 from dpbench.recipe import Strict
+
+if TYPE_CHECKING:
+    from dpbench.method import PruningMethod
 
 SHAPES = ("rising", "falling", "oscillating")
 # these set their share once, before the training
@@ -41,6 +43,8 @@ def _no_proxy(method: PruningMethod, name: str) -> str | None:
 
 
 def _no_schedule(method: PruningMethod, name: str) -> str | None:
+    from dpbench.method import PruningMethod  # not before a method is loaded: torch takes a second to import
+
     stated = method.requires()
     if method.kind() == "static" or stated.fixed_keep is not None:
         return "it chooses once"

@@ -495,7 +495,7 @@ def checked_in(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> B
     packed = tmp_path / "results" / "made" / "results.json.gz"
     packed.parent.mkdir(parents=True)
     packed.write_bytes(boards.pack(usual()))
-    monkeypatch.setattr(boards, "files", lambda package: tmp_path)
+    monkeypatch.setattr(boards, "LEADERBOARDS", tmp_path)
     return boards.load("made")
 
 

@@ -21,7 +21,7 @@ def test_every_method_conforms(method: str, check: str, monkeypatch: pytest.Monk
 
 INEXACT = (  # what they keep depends on losses, a window, or coins
     {"full_short", "ies", "importance_sampling", "infobatch", "kakurenbo", "ordered_sgd", "progressive_dropout"}
-    | {"repb", "selective_backprop", "seta"}
+    | {"bls", "repb", "selective_backprop", "seta"}
 )
 
 
