@@ -458,7 +458,7 @@ def check_line(said: Said, code: int, message: str) -> None:
         ("run --method full\0", "argument 3 of the command line has a character that is not text"),
         ("run --method full\udcff", "argument 3 of the command line has a character that is not text"),
         (f"run {'x' * 4097}", "argument 2 of the command line has more than 4,096 characters"),
-        ("run --kep 1", "no such option: --kep (Possible options: --keep); dpbench run --help lists what"),
+        ("run --kep 1", "no such option: --kep (Possible options: --keep, --smoke); dpbench run --help lists what"),
         ("run --keep many", "invalid value for '--keep': "),
         ("run --keep", "option '--keep' requires an argument"),
         ("list", "missing argument 'KIND'. Choose from: methods, datasets, models, grids; dpbench list --help"),
