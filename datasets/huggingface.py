@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dpbench import frames
 from dpbench.data import Dataset, UsageError, param, split_by_class
-from dpbench.errors import RunFailed
+from dpbench.errors import RunFailed, one_line
 from dpbench.image_files import ImageFiles
 from dpbench.tables import Table
 from dpbench.tokens import Texts, encode
@@ -183,5 +183,5 @@ def _told(path: str) -> Iterator[None]:
     except (UsageError, RunFailed):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UsageError(f"huggingface: {path} cannot be read: {type(error).__name__}: {reason}") from None

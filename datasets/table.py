@@ -6,6 +6,7 @@ import pandas as pd
 from sklearn import datasets
 
 from dpbench.data import Dataset, UsageError, param
+from dpbench.errors import one_line
 from dpbench.frames import halves
 from dpbench.tables import Table as Rows
 
@@ -43,7 +44,7 @@ class Table(Dataset):
         except FileNotFoundError:
             raise UsageError(f"table: there is no file {file}") from None
         except (OSError, ValueError, pd.errors.ParserError) as error:
-            raise UsageError(f"table: {file} cannot be read: {' '.join(str(error).split())[:200]}") from None
+            raise UsageError(f"table: {file} cannot be read: {one_line(error, 200)}") from None
         if self.label not in frame:
             columns = ", ".join(map(str, frame.columns[:20]))
             raise UsageError(f"table: {file} has no column {self.label!r}; it has {columns}; say label=COLUMN")

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from dpbench.data import Dataset, UsageError, param, split_by_class
+from dpbench.errors import one_line
 from dpbench.tokens import Texts, encode, encode_by
 
 
@@ -56,7 +57,7 @@ class Text(Dataset):
         except UnicodeDecodeError as error:
             raise UsageError(f"text: {path} is not UTF-8 at byte {error.start}") from None
         except (OSError, ValueError, pd.errors.ParserError) as error:
-            raise UsageError(f"text: {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+            raise UsageError(f"text: {path} cannot be read: {one_line(error, 200)}") from None
         for what, column in (("text", self.text), ("label", self.label)):
             if column not in frame:
                 raise UsageError(

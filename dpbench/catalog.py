@@ -107,7 +107,7 @@ def dataset_class(name: str) -> type[Dataset]:
 
 def load_method(text: str) -> PruningMethod:
     """Return the method that `text` names, ready for `setup`: a name, `name[key=value]`, or a file's path."""
-    from dpbench import beside  # it imports torch, and listing does without
+    from dpbench import beside  # it imports pydantic, and listing does without
 
     name, params = parse(resolve("methods", text))
     own, more = beside.split(method_class(name), params)
@@ -148,7 +148,7 @@ def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
         default = inspect.signature(factory).parameters[key].default
         if default is not None:
             check_kind(f"{name}: {key} = {value!r}", value, default)
-    listed = getattr(sys.modules[factory.__module__], "names", None)
+    listed = _declared(factory, "names")
     if listed and allowed[0] not in params:
         raise UsageError(f"{name}: which of its models? write {name}:NAME")
     if listed and params[allowed[0]] not in (known := listed()):
@@ -159,7 +159,7 @@ def check_model(text: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
 def model_files(text: str) -> dict[str, str]:
     """The files and folders that a model's parameters name, whose content is part of a run's identity."""
     factory, params = check_model(text)
-    return {key: params[key] for key in getattr(sys.modules[factory.__module__], "FILES", ()) if params.get(key)}
+    return {key: params[key] for key in _declared(factory, "FILES") or () if params.get(key)}
 
 
 def models_for(dataset: str) -> list[str]:
@@ -171,8 +171,13 @@ def models_for(dataset: str) -> list[str]:
 
 def kinds(model: str) -> tuple[str, ...]:
     """The kinds of samples that a model takes: the KINDS of its module; all kinds where it has none."""
-    factory = model_factory(parse(resolve("models", model))[0])
-    return getattr(sys.modules[factory.__module__], "KINDS", tuple(FIRST))
+    stated = _declared(model_factory(parse(resolve("models", model))[0]), "KINDS")
+    return tuple(FIRST) if stated is None else stated
+
+
+def _declared(factory: Callable[..., nn.Module], name: str) -> Any:
+    """What the module of a model declares beside it, None if it does not."""
+    return getattr(sys.modules[factory.__module__], name, None)
 
 
 def fits(dataset: str, model: str) -> bool:

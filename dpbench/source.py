@@ -48,8 +48,8 @@ def content(path: str) -> str:
     """Hash a file, or all files in a folder; UsageError where there is none."""
     found = hashlib.sha256()
     try:
-        files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
-        for file in filter(Path.is_file, files) if len(files) > 1 else files:
+        inside = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        for file in inside if Path(path).is_dir() else [Path(path)]:
             with file.open("rb") as stream:
                 found.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:

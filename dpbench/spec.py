@@ -239,8 +239,9 @@ class Grid(Strict):
     def recipe_of(self, dataset: str, model: str, method: str) -> Recipe:
         """The recipe of a cell; UsageError where the method cannot be trained so on the dataset."""
         recipe = self.changed_recipe(dataset, model)
-        why = recipe.unfit(catalog.load_dataset(dataset).kind, catalog.load_method(method))
-        proxy = catalog.load_method(method).beside.get("proxy_model")
+        chosen = catalog.load_method(method)
+        why = recipe.unfit(catalog.load_dataset(dataset).kind, chosen)
+        proxy = chosen.beside.get("proxy_model")
         if why is None and proxy and not catalog.fits(dataset, proxy):
             why = f"the proxy's model {proxy} does not take its kind of samples"
         if why is not None:
@@ -263,25 +264,23 @@ class Grid(Strict):
 
         `data` has the fingerprint of each dataset's samples; without it the cells are not to be run.
         """
-        rows = self.rows()
-        pairs = self.pairs()
-        cells: dict[RunSpec, None] = {}
-        for seed in range(self.seeds):
-            for dataset, model in pairs:
-                for method, keep in rows:
-                    spec = RunSpec(
-                        dataset=dataset,
-                        model=model,
-                        method=method,
-                        keep=keep,
-                        seed=seed,
-                        recipe=self.recipe_of(dataset, model, method),
-                        budget=self.budget,
-                        probe=self.probe,
-                        data=(data or {}).get(dataset, ""),
-                    )
-                    cells[spec] = None
-        return list(cells)
+        first = [
+            RunSpec(
+                dataset=dataset,
+                model=model,
+                method=method,
+                keep=keep,
+                seed=0,
+                recipe=self.recipe_of(dataset, model, method),
+                budget=self.budget,
+                probe=self.probe,
+                data=(data or {}).get(dataset, ""),
+            )
+            for dataset, model in self.pairs()
+            for method, keep in self.rows()
+        ]
+        every = (spec.model_copy(update={"seed": seed}) for seed in range(self.seeds) for spec in first)
+        return list(dict.fromkeys(every))
 
 
 def _follow(method: str, shape: str) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import RunFailed, UsageError, one_line
 
 T = TypeVar("T")
 MOST_JSON = 2**26  # bytes of a JSON file; a run of a thousand epochs has some 1e6
@@ -221,7 +221,7 @@ def set_aside(path: Path, why: BaseException | str) -> None:
 
 def brief(why: BaseException | str) -> str:
     """What is wrong, in at most 200 characters of one line."""
-    text = " ".join(str(why).split())[:200]
+    text = one_line(why, 200)
     return text if isinstance(why, str | ValueError) else f"{type(why).__name__}: {text}"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dpbench.data import Loader, Source, count_faults, label_faults, tensor_faults
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 from dpbench.files import member
 
 if TYPE_CHECKING:
@@ -52,17 +52,20 @@ def encode_by(tokenizer: str, texts: list[str], length: int) -> tuple[Tensor, in
     without a tokenizer.json, or without a token for padding.
     """
     found = _pretrained(tokenizer)
+    theirs = _padding(found, tokenizer)
     found.enable_truncation(length)
     found.no_padding()
     tokens = _padded([text.ids for text in found.encode_batch(texts)], length, -1)
-    theirs = padding(tokenizer)
     swapped = tokens.where(tokens != PAD, theirs).where(tokens != theirs, PAD)
     return swapped.where(tokens >= 0, PAD), found.get_vocab_size()
 
 
 def padding(tokenizer: str) -> int:
     """The token that a pretrained tokenizer fills texts with."""
-    found = _pretrained(tokenizer)
+    return _padding(_pretrained(tokenizer), tokenizer)
+
+
+def _padding(found: Any, tokenizer: str) -> int:
     if found.padding:
         return int(found.padding["pad_id"])
     for name in ("[PAD]", "<pad>", "<|pad|>"):
@@ -78,7 +81,7 @@ def _pretrained(folder: str) -> Any:
     try:
         return library.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises nothing narrower
-        raise UsageError(f"the tokenizer {file} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UsageError(f"the tokenizer {file} cannot be read: {one_line(error, 200)}") from None
 
 
 def _tokenizers() -> Any:

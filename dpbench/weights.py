@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 
 
 def read(file: str) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ def read(file: str) -> dict[str, Tensor]:
     except ImportError:
         raise UsageError("a .safetensors file needs the package safetensors: pip install safetensors") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UsageError(f"the weights {file} are not a file of tensors, which alone is read: {reason}") from None
     for key in ("state_dict", "model", "model_ema"):  # where training scripts put them
         if isinstance(found, dict) and isinstance(found.get(key), dict):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 from dpbench.tokens import PAD, Sequence, padding
 
 KINDS = ("texts",)
@@ -39,7 +39,7 @@ class HuggingFace(nn.Module):
             else:
                 self.model = Auto.from_config(AutoConfig.from_pretrained(path, **options))
         except (OSError, ValueError, RuntimeError) as error:
-            raise UsageError(f"hf:{path} cannot be built: {' '.join(str(error).split())[:300]}") from error
+            raise UsageError(f"hf:{path} cannot be built: {one_line(error, 300)}") from error
         places = getattr(self.model.config, "max_position_embeddings", shape.length)
         if shape.length > places:
             raise UsageError(f"hf:{path} takes {places} tokens, the texts have {shape.length}; say length={places}")

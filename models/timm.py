@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 from dpbench.weights import read
 
 KINDS = ("images",)
@@ -34,7 +34,7 @@ def timm(
     try:
         model: nn.Module = library.create_model(name, num_classes=classes, in_chans=shape[0], **options)
     except (RuntimeError, AssertionError, TypeError, KeyError) as error:
-        raise UsageError(f"timm:{name} cannot be built for {shape}: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"timm:{name} cannot be built for {shape}: {one_line(error, 300)}") from error
     return model
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_pictures
 
 from dpbench import catalog
 from dpbench.errors import RunFailed, UsageError
@@ -20,11 +20,7 @@ class Runs:
 
 
 def pictures(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name in ("ant", "bee"):
-        (folder / "p" / name).mkdir(parents=True)
-        for i in range(5):
-            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / "p" / name / f"{i}.jpg")
+    write_pictures(folder / "p", 5, 40, 40, ".jpg")
 
 
 def truncated_jpeg(folder: Path) -> None:

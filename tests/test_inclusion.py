@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import sizes, untimed
 
 from dpbench.inclusion import inclusion_probability
-
-untimed = settings(deadline=None)  # a busy machine is no failure
 
 SMALL = [(n, s, q) for n in range(1, 10) for s in range(1, n + 1) for q in range(1, s + 1)]
 
@@ -43,15 +42,6 @@ def exact(n: int, s: int, q: int) -> list[Fraction]:
         Fraction(sum(math.comb(j - 1, k) * math.comb(n - j, s - 1 - k) for k in range(q)), total)
         for j in range(1, n + 1)
     ]
-
-
-@st.composite
-def sizes(draw: st.DrawFn, most: int = 3000) -> tuple[int, int, int]:
-    """Any n, s, q, the extremes s = q, s = n and q = 1 often."""
-    n = draw(st.integers(1, most))
-    s = draw(st.one_of(st.just(n), st.integers(1, n)))
-    q = draw(st.one_of(st.just(s), st.just(1), st.integers(1, s)))
-    return n, s, q
 
 
 @pytest.mark.parametrize("n", range(1, 10))

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from pictures import write_pictures
 
 from dpbench import catalog
 from dpbench.analysis import gallery
@@ -164,11 +163,7 @@ def test_bad_texts_end_in_one_line(name: str, content: bytes, said: str, tmp_pat
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name in ("ant", "bee"):
-        (tmp_path / "p" / name).mkdir(parents=True)
-        for i in range(10):
-            Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).save(tmp_path / "p" / name / f"{i}.png")
+    write_pictures(tmp_path / "p", 10, 12, 16, ".png")
     return tmp_path
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from dpbench import __version__
 from dpbench.cli import cache, catalog, data, orderdp, results, run, subset, tune
 from dpbench.cli.terminal import err
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import RunFailed, UsageError, one_line
 
 app = typer.Typer(
     name="dpbench",
@@ -128,7 +128,7 @@ def _misuse(error: Any) -> tuple[str, int]:
 
 def _accident(error: Exception) -> tuple[str, int]:
     """The line and exit code for an unexpected error: a fault of the machine, or else a bug."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{str(error.filename or 'a file')[:200]}: {error.strerror} (--debug shows the traceback)", 1
     if isinstance(error, MemoryError):

@@ -33,9 +33,10 @@ def listed(grid: Grid, data_root: Path | None) -> tuple[list[str], int]:
     manifest = grids.write_manifest(grid, cells)
     todo = [key for key in cells if not is_done(key)]
     waiting = {cells[key].row for key in todo}
+    first = {spec.row: key for key, spec in reversed(cells.items())}  # the first seed's cell of each row
     for key, spec in cells.items():
-        if spec.row not in waiting and any(not is_done(one) for one in controls_of(manifest, spec.row)):
-            waiting.add(spec.row)
+        row = spec.row
+        if key == first[row] and row not in waiting and any(not is_done(one) for one in controls_of(manifest, row)):
             todo.append(key)
     return todo, len(cells)
 

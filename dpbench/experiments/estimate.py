@@ -20,14 +20,12 @@ import torch
 
 from dpbench import catalog
 from dpbench.data import Data
-from dpbench.errors import UsageError
-from dpbench.experiments import controls
-from dpbench.experiments.standins import STAND_INS, scale, stand_in
+from dpbench.experiments import controls, standins
 from dpbench.method import PruningMethod, Task
 from dpbench.recipe import Recipe
 from dpbench.spec import Grid, RunSpec
 from dpbench.training import ledger as ledgers
-from dpbench.training import loading, proxy
+from dpbench.training import proxy
 from dpbench.training.pace import Pace
 from dpbench.training.results import is_done
 from dpbench.training.rows import batches
@@ -152,18 +150,10 @@ def _estimate(
 
 def _data(dataset: str, root: Path | None, scratch: Path) -> tuple[Data, Size, bool]:
     """The dataset, its sizes, and whether it is itself: what is made in its place, in `scratch`, has less."""
-    try:
-        data = loading.load_data(dataset, root)
-        return data, Size(len(data.train), len(data.validation), len(data.test)), True
-    except UsageError:
-        name = catalog.parse(dataset)[0]
-        if name not in STAND_INS:
-            raise
-    scratch.mkdir()
-    data = catalog.load_dataset(stand_in(dataset, scratch, MADE)).load(scratch)
-    times = scale(dataset, MADE)
-    sizes = Size(round(times * len(data.train)), round(times * len(data.validation)), STAND_INS[name].test)
-    return data, sizes, False
+    *_, data, made = standins.read(dataset, root, scratch, MADE)
+    times = standins.scale(dataset, MADE) if made else 1
+    test = standins.STAND_INS[catalog.parse(dataset)[0]].test if made else len(data.test)
+    return data, Size(round(times * len(data.train)), round(times * len(data.validation)), test), not made
 
 
 def _rest_mb(data: Data, size: Size) -> float:

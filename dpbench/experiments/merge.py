@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dpbench import store
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 from dpbench.experiments import grid as grids
 from dpbench.spec import RunSpec
 from dpbench.training.results import RunResult, check, check_selections, is_done, read_result
@@ -114,7 +114,7 @@ def _merge_grid(path: Path, merged: Merged) -> None:
     try:
         manifest = grids.parse_manifest(store.load_json(store.read_stranger(path, store.MOST_JSON)))
     except (*store.BAD, OSError) as error:
-        merged.conflicts.append(f"grid {path.stem}: cannot be read: {' '.join(str(error).split())[:200]}")
+        merged.conflicts.append(f"grid {path.stem}: cannot be read: {one_line(error, 200)}")
         return
     with grids.locked(manifest.grid.name):
         _join(manifest, merged)

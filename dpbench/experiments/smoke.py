@@ -17,10 +17,9 @@ from torch import Tensor
 
 from dpbench import catalog
 from dpbench.data import Data, Source
-from dpbench.errors import UsageError
+from dpbench.experiments import standins
 from dpbench.experiments.executors import run_all
 from dpbench.experiments.grid import Job
-from dpbench.experiments.standins import STAND_INS, stand_in
 from dpbench.image_files import ImageFiles
 from dpbench.images import Images
 from dpbench.recipe import Recipe
@@ -65,14 +64,15 @@ def smoke(
     once.
     """
     with TemporaryDirectory(prefix="dpbench-smoke-") as scratch, _home(Path(scratch) / "home"), small():
-        places: dict[str, tuple[str, Path | None, Data]] = {}
+        places: dict[str, standins.Read] = {}
         cells: dict[str, Tried] = {}
         built: set[tuple[str, str, str]] = set()  # grids' datasets and models that have been in a cell
         for grid in grids:
             for spec in _cells(grid):
                 if spec.dataset not in places:
-                    places[spec.dataset] = _place(spec.dataset, data_root, Path(scratch) / f"data-{len(places)}")
-                text, root, data = places[spec.dataset]
+                    folder = Path(scratch) / f"data-{len(places)}"
+                    places[spec.dataset] = standins.read(spec.dataset, data_root, folder, MADE)
+                text, root, data, _ = places[spec.dataset]
                 again = (grid.name, spec.dataset, spec.model) in built
                 built.add((grid.name, spec.dataset, spec.model))
                 title = f"{grid.name}: {spec.dataset} {spec.model} {spec.method} keep={spec.keep:g}"
@@ -96,18 +96,6 @@ def _size(model: str, shape: tuple[Any, ...], classes: int) -> int:
 def _cells(grid: Grid) -> list[RunSpec]:
     """The cells of the first seed."""
     return grid.model_copy(update={"seeds": 1}).runs()
-
-
-def _place(dataset: str, data_root: Path | None, scratch: Path) -> tuple[str, Path | None, Data]:
-    """The text and the folder by which the dataset is read, made files where its own are absent, and what it holds."""
-    try:
-        return dataset, data_root, loading.load_data(dataset, data_root)
-    except UsageError:
-        if catalog.parse(dataset)[0] not in STAND_INS:
-            raise
-    scratch.mkdir()
-    text = stand_in(dataset, scratch, MADE)
-    return text, scratch, loading.load_data(text, scratch)
 
 
 def _why(outcome: Any) -> str | None:

@@ -18,7 +18,10 @@ import pandas as pd
 from PIL import Image
 
 from dpbench import catalog
+from dpbench.data import Data
+from dpbench.errors import UsageError
 from dpbench.tokens import FOLDER
+from dpbench.training import loading
 
 PICTURES = 160  # at most
 WORDS = 3000  # different words of made texts
@@ -33,6 +36,27 @@ class StandIn(NamedTuple):
     train: int
     test: int
     write: Callable[[Path, int], None]
+
+
+class Read(NamedTuple):
+    """A dataset as it was read: the text and the folder by which it is, what it holds, and whether from made files."""
+
+    text: str
+    root: Path | None
+    data: Data
+    made: bool
+
+
+def read(dataset: str, root: Path | None, scratch: Path, n: int) -> Read:
+    """Read a dataset, or where its files are absent its stand-in of `n` samples, which is made in `scratch`."""
+    try:
+        return Read(dataset, root, loading.load_data(dataset, root), False)
+    except UsageError:
+        if catalog.parse(dataset)[0] not in STAND_INS:
+            raise
+    scratch.mkdir()
+    text = stand_in(dataset, scratch, n)
+    return Read(text, scratch, loading.load_data(text, scratch), True)
 
 
 def stand_in(dataset: str, folder: Path, n: int) -> str:

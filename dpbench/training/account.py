@@ -17,7 +17,7 @@ from torch import Tensor
 import dpbench
 from dpbench import store
 from dpbench.data import Data
-from dpbench.errors import MethodFailed, RunFailed, UsageError
+from dpbench.errors import MethodFailed, RunFailed, UsageError, one_line
 from dpbench.spec import RunSpec, identity_hash
 from dpbench.training import ledger as ledgers
 from dpbench.training import probes
@@ -67,7 +67,7 @@ def environment() -> dict[str, str | int]:
 
 def reason(error: BaseException) -> str:
     """One line for people; the type is named where the message is not ours."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {text}"
 
 

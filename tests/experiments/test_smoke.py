@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from dpbench import catalog
-from dpbench.experiments import smoke
+from dpbench.experiments import smoke, standins
 from dpbench.experiments.grid import default_jobs
 from dpbench.grid_file import load_grid, read_grid
 from dpbench.spec import Grid
@@ -61,7 +61,8 @@ def test_data_are_small_while_they_are_tried_and_whole_again() -> None:
 
 def test_images_are_coarse_and_the_recipe_is_short(tmp_path: Path) -> None:
     with smoke.small():
-        _, root, data = smoke._place("cifar10", tmp_path / "nothing", tmp_path / "made")
+        _, root, data, made = standins.read("cifar10", tmp_path / "nothing", tmp_path / "made", smoke.MADE)
+    assert made
     assert root == tmp_path / "made"
     assert (data.shape, data.classes) == ((3, 8, 8), 10)
     short = smoke.recipe(small("uniform").recipe)

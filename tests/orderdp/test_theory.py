@@ -8,22 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import sizes, untimed
 
 from dpbench.inclusion import inclusion_probability
 from dpbench.orderdp import explain, theory
 
-untimed = settings(deadline=None)  # a busy machine is no failure
-
 SMALL = [(n, s, q) for n in (1, 5, 8) for s in range(1, n + 1) for q in range(1, s + 1)]
-
-
-@st.composite
-def sizes(draw: st.DrawFn, most: int = 3000) -> tuple[int, int, int]:
-    """Any n, s, q, the extremes s = q, s = n and q = 1 often."""
-    n = draw(st.integers(1, most))
-    s = draw(st.one_of(st.just(n), st.integers(1, n)))
-    q = draw(st.one_of(st.just(s), st.just(1), st.integers(1, s)))
-    return n, s, q
 
 
 # the Beta limit: Proposition 2
