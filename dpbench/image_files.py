@@ -130,9 +130,9 @@ class ImageFiles(Source):
         """The bytes of the decoded images."""
         return 3 * self.side**2 * len(self)
 
-    def decoded(self) -> Images:
+    def decoded(self) -> DecodedFiles:
         """The images in memory."""
-        return Images(torch.stack([self.picture(row) for row in range(len(self))]), self.labels)
+        return DecodedFiles(torch.stack([self.picture(row) for row in range(len(self))]), self.labels, self)
 
     def broken(self, workers: int = 0) -> Iterator[tuple[int, str]]:
         """Decode every image; the rows of those that cannot be read, with what is wrong."""
@@ -164,6 +164,24 @@ class ImageFiles(Source):
         own = augmentation(recipe, (sizes.train, sizes.train), like.sampled) if augment else None
         workers = threads if threads > 1 else 0
         return FileLoader(self, like.sampled, device, how, recipe.pad, recipe.channels_last, workers, own, sizes)
+
+
+@dataclass(frozen=True)
+class DecodedFiles(Images):
+    """Images on disk that lie in memory as well, at one size; at others they are read from their `files`."""
+
+    files: ImageFiles
+
+    def at(self, rows: Tensor) -> DecodedFiles:
+        """The samples at `rows`."""
+        return DecodedFiles(self.images[rows], self.labels[rows], self.files.at(rows))
+
+    def loader(self, like: Source, recipe: Recipe, device: torch.device, augment: bool) -> PixelLoader:
+        """Batches as the recipe wants them, from the files only where it has sizes of its own."""
+        assert isinstance(like, DecodedFiles)
+        if recipe.train_size or recipe.test_size:
+            return self.files.relabelled(self.labels).loader(like.files, recipe, device, augment)
+        return super().loader(like, recipe, device, augment)
 
 
 class Sizes(NamedTuple):

@@ -56,7 +56,7 @@ class Images(Source):
         found += label_faults(part, self.labels)
         return found or count_faults(part, "images", len(self.images), self.labels)
 
-    def loader(self, like: Source, recipe: Recipe, device: torch.device, augment: bool) -> ImageLoader:
+    def loader(self, like: Source, recipe: Recipe, device: torch.device, augment: bool) -> PixelLoader:
         """Batches as the recipe wants them, normalised by the images `like`."""
         assert isinstance(like, Images)
         if recipe.train_size or recipe.test_size:

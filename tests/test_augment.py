@@ -150,6 +150,22 @@ def test_images_on_disk_are_trained_and_tested_at_their_sizes(tmp_path: Path) ->
     assert torch.equal(cropped.batch(rows)[0][1], cropped.normalised(own(whole, int(cropped.seeds[1]))[None])[0])
 
 
+def test_images_on_disk_that_are_decoded_into_memory_have_their_sizes_too(tmp_path: Path) -> None:
+    for name in "abc":
+        smooth(96, 64 + ord(name)).save(tmp_path / f"{name}.png")
+    files = ImageFiles(FolderFiles(tmp_path, ["a.png", "b.png", "c.png"]), torch.tensor([0, 1, 0]), 32)
+    rows, labels = torch.tensor([2, 0]), torch.tensor([1, 1])
+    memory, disk = (source.at(rows).relabelled(labels) for source in (files.decoded(), files))
+    assert memory.fingerprint != disk.fingerprint, "of pixels, and of files"
+    for made in (recipe(train_size=24), recipe(train_size=24, test_size=28), recipe()):
+        for augment in (True, False):
+            found, expected = (
+                source.loader(source, made, CPU, augment).batch(torch.arange(2), augment) for source in (memory, disk)
+            )
+            assert torch.equal(found[0], expected[0])
+            assert found[1].tolist() == expected[1].tolist() == [1, 1]
+
+
 def test_a_model_is_made_for_the_training_size() -> None:
     made = recipe(train_size=6)
     assert made.shape((3, 8, 8)) == (3, 6, 6)

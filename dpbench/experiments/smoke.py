@@ -20,7 +20,7 @@ from dpbench.data import Data, Source
 from dpbench.experiments import standins
 from dpbench.experiments.executors import run_all
 from dpbench.experiments.grid import Job
-from dpbench.image_files import ImageFiles
+from dpbench.image_files import DecodedFiles, ImageFiles
 from dpbench.images import Images
 from dpbench.recipe import Recipe
 from dpbench.spec import Budget, Grid, RunSpec
@@ -158,6 +158,8 @@ def _some(source: Source, count: int) -> Tensor:
 
 def _coarse(source: Source) -> Source:
     """The samples, their images with fewer pixels."""
+    if isinstance(source, DecodedFiles):
+        source = source.files.relabelled(source.labels)
     if isinstance(source, Images):
         return Images(source.images[:, :, :: _stride(source), :: _stride(source)].contiguous(), source.labels)
     if isinstance(source, ImageFiles):
