@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dpbench import store
+from dpbench import npz, store
 
 if TYPE_CHECKING:  # torch takes seconds to import, and whoever shows a board does without
     from torch import Tensor
 
 
-ARRAYS = {  # how many dimensions each has, and which kinds of values: whole numbers, texts, floating point
+ARRAYS = {  # whole numbers, texts, floating point
     **dict.fromkeys(("indices", "offsets", "positions"), (1, "iu")),
     "n": (0, "iu"),
     **dict.fromkeys(("config", "hash"), (0, "U")),
@@ -73,11 +69,7 @@ class Selections:
             if values is not None:
                 arrays[name] = values.float().numpy()
 
-        def save(file: Path) -> None:
-            with file.open("wb") as stream:  # a path would get .npz appended
-                np.savez_compressed(stream, **arrays)
-
-        store.write(path, save)
+        npz.write(path, arrays)
 
     @classmethod
     def read(cls, source: Path | bytes, most: int = store.MOST_UNPACKED) -> Selections:
@@ -88,8 +80,7 @@ class Selections:
         import torch
 
         try:
-            content = source if isinstance(source, bytes) else store.bounded_file(source, most)
-            arrays = _unpacked(content, most)
+            arrays = npz.read(source, ARRAYS, most)
             cuts, indices = arrays["offsets"].tolist(), torch.from_numpy(arrays["indices"].astype(np.int64))
             found = cls(
                 epochs=[indices[a:b] for a, b in itertools.pairwise(cuts)],
@@ -99,33 +90,11 @@ class Selections:
                 **{name: torch.from_numpy(arrays[name].copy()) for name in ("weights", "scores") if name in arrays},
             )
             _check(found, cuts, len(indices))
-        except (*store.BAD, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it wants a password
+        except npz.BAD as error:
             raise ValueError(f"not a file of selections: {type(error).__name__}: {error}") from None
         if str(arrays.get("hash", found.digest)) != found.digest:
             raise ValueError("its content does not have the hash that it names; it was changed or damaged")
         return found
-
-
-def _unpacked(packed: bytes, most: int) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file, after their sizes were added up: a small file can name arrays of any size."""
-    arrays = {}
-    with zipfile.ZipFile(BytesIO(packed)) as archive:
-        members = archive.infolist()
-        if len(members) > len(ARRAYS) or sum(member.file_size for member in members) > most:
-            raise ValueError(f"{sum(member.file_size for member in members):,} bytes unpacked; at most {most:,} fit")
-        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-            raise ValueError("it is packed in a way that NumPy does not use")
-        for member in members:
-            name = member.filename.removesuffix(".npy")
-            dimensions, kinds = ARRAYS[name]
-            try:
-                with archive.open(member) as stream:  # which unpacks no more than it is asked for
-                    arrays[name] = store.array(store.bounded(stream, member.file_size))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            if arrays[name].ndim != dimensions or arrays[name].dtype.kind not in kinds:
-                raise ValueError(f"{name} are {arrays[name].dtype} of shape {arrays[name].shape}")
-    return arrays
 
 
 def _check(found: Selections, cuts: list[int], total: int) -> None:

@@ -10,11 +10,12 @@ from dpbench import store
 from dpbench.errors import UsageError, one_line
 from dpbench.experiments import grid as grids
 from dpbench.spec import RunSpec
-from dpbench.training.results import RunResult, check, check_selections, is_done, read_result
+from dpbench.training.results import RunResult, check, check_predictions, check_selections, is_done, read_result
 
 FILES = {  # what is taken of a run, and the most bytes it may have; no checkpoint: that is a run's own business
     "result.json": store.MOST_JSON,
     "selections.npz": store.MOST_UNPACKED,
+    "predictions.npz": store.MOST_UNPACKED,
     "traceback.txt": 2**20,
     "done": 0,
 }
@@ -67,6 +68,8 @@ def _merge_run(theirs: Path, merged: Merged) -> None:
             raise ValueError("it does not say of what its hash is; it was made by an older version")
         if "selections.npz" in files:
             check_selections(files["selections.npz"], new)
+        if "predictions.npz" in files:
+            check_predictions(files["predictions.npz"], new)
     except (*store.BAD, OSError) as error:
         merged.conflicts.append(f"run {key}: not taken: {store.brief(error)}")
         return

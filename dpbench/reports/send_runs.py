@@ -86,7 +86,7 @@ def _send_run(
     params |= {f"method.{key}": value for key, value in result.get("hyperparameters", {}).items()}
     tracker.log(run_id, tags, params, _metrics(result, started))
     folder = store.run_folder(result["hash"])
-    for name in ("result.json", "selections.npz", "traceback.txt"):
+    for name in ("result.json", "selections.npz", "predictions.npz", "traceback.txt"):
         if (folder / name).is_file():
             tracker.client.log_artifact(run_id, str(folder / name))
     if pictured and is_finished(result):

@@ -18,6 +18,7 @@ import dpbench
 from dpbench import store
 from dpbench.data import Data
 from dpbench.errors import MethodFailed, RunFailed, UsageError, one_line
+from dpbench.predictions import Predictions
 from dpbench.spec import RunSpec, identity_hash
 from dpbench.training import ledger as ledgers
 from dpbench.training import probes
@@ -128,15 +129,15 @@ def metrics(
     return found
 
 
-def diagnostics(selections: Sequence[Tensor], data: Data, epochs: int, correct: Tensor) -> Diagnostics:
-    """Which samples were used, and how the classes fared; `correct` (n_test,) says it of each test sample."""
+def diagnostics(selections: Sequence[Tensor], data: Data, epochs: int, predictions: Predictions) -> Diagnostics:
+    """Which samples were used, how the classes fared, and how well the test's probabilities are calibrated."""
     n = len(data.train)
     uses = torch.zeros(n, dtype=torch.int64)
     coverage = []
     for selection in selections:
         uses[selection] += 1
         coverage.append(int(uses.count_nonzero()) / n)
-    accuracy = _by_class(correct, data.test.labels, data.classes)
+    accuracy = _by_class(torch.from_numpy(predictions.correct), data.test.labels, data.classes)
     noisy, origins = data.noisy, data.positions
     chosen = [selection.unique_consecutive() for selection in selections]
     distinct = sum(len(origins[rows].unique()) for rows in chosen) if len(origins.unique()) < n else None
@@ -144,6 +145,7 @@ def diagnostics(selections: Sequence[Tensor], data: Data, epochs: int, correct: 
         "kept_per_class": _by_class(uses / epochs, data.train.labels, data.classes),
         "accuracy_per_class": accuracy,
         "accuracy_worst_class": min(value for value in accuracy if value is not None),
+        "calibration_error": predictions.calibration_error(),
         "noisy_share": None if noisy is None else float(uses[noisy].sum() / uses.sum()),
         "duplicate_share": None if distinct is None else 1 - distinct / max(1, sum(map(len, chosen))),
         "coverage": coverage,

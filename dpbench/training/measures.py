@@ -239,6 +239,17 @@ MEASURES = (  # in the order in which wide tables show them
         derive=lambda result: derived.diagnostics(result).get("accuracy_worst_class"),
     ),
     Measure(
+        "calibration_error",
+        "calibration error",
+        "mean gap between the probability of the predicted class and the share that was right, over 15 bins of that "
+        "probability, on the test samples after the last epoch",
+        unit="points",
+        digits=2,
+        better="down",
+        column="calibration",
+        derive=lambda result: derived.diagnostics(result).get("calibration_error"),
+    ),
+    Measure(
         "accuracy_best_epoch",
         "best epoch",
         "the best epoch's accuracy on the test set; recorded because papers report it, never used for ranking",

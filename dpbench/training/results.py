@@ -5,20 +5,23 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from io import BytesIO
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypeGuard, cast
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypeGuard, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from dpbench import store
+from dpbench.predictions import Predictions
 from dpbench.selections import Selections
 from dpbench.spec import RunSpec, identity_hash
 
 VERSION: Literal[1] = 1  # of a result and of a packed board, in the file; those from before say none
 DIGITS = 6  # significant digits of per-epoch records in a packed board; accuracies and a run's metrics stay exact
 
+T = TypeVar("T")
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 
@@ -40,11 +43,12 @@ Status: TypeAlias = Literal["FINISHED", "DIVERGED", "FAILED"]
 
 
 class Diagnostics(TypedDict, total=False):
-    """Which samples were used, and how the classes fared; a class without a sample has null."""
+    """Which samples were used, how the classes fared, and the calibration; a class without a sample has null."""
 
     kept_per_class: list[Number | None]
     accuracy_per_class: list[Number | None]
     accuracy_worst_class: Number | None
+    calibration_error: Number
     noisy_share: Number | None
     duplicate_share: Number | None
     coverage: list[Number]  # by epoch, the share of the samples that were used by then
@@ -158,12 +162,32 @@ def is_done(run_hash: str) -> bool:
 
 def read_selections(result: RunResult) -> Selections | None:
     """The selections of a run, or None; a damaged file is renamed, and its run is made again."""
+    return _read_beside(result, "selections.npz", check_selections)
+
+
+def read_predictions(result: RunResult) -> Predictions | None:
+    """What a run predicted of the test samples, or None; a damaged file is renamed, and its run is made again."""
+    return _read_beside(result, "predictions.npz", check_predictions)
+
+
+def _read_beside(result: RunResult, name: str, check: Callable[[Any, RunResult], T]) -> T | None:
     folder = store.run_folder(result["hash"])
-    path = folder / "selections.npz"
-    there = path.is_file()
-    found = store.read(path, partial(check_selections, result=result))
+    there = (folder / name).is_file()
+    found = store.read(folder / name, lambda file: check(file, result))
     if there and found is None:
         (folder / "done").unlink(missing_ok=True)
+    return found
+
+
+def check_predictions(source: Any, result: RunResult) -> Predictions:
+    """Read the predictions of this run; ValueError for others, and for more than the run can have."""
+    n = result.get("samples", {}).get("test")
+    found = Predictions.read(source, store.MOST_UNPACKED if n is None else 32 * n + 2**16)
+    if n is not None and len(found.labels) != n:
+        raise ValueError(f"of {len(found.labels)} samples, where the run tested {n}")
+    right, accuracy = float(found.correct.mean()), result.get("metrics", {}).get("accuracy")
+    if accuracy is not None and abs(right - accuracy) > 0.01 + 1 / len(found.labels):  # a GPU may say it otherwise
+        raise ValueError(f"{right:.2%} of them are right, where the run has {accuracy:.2%}")
     return found
 
 

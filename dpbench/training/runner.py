@@ -29,7 +29,7 @@ from dpbench.training.ledger import Ledger
 from dpbench.training.pace import Pace
 from dpbench.training.results import EpochRecord, RunResult, final
 from dpbench.training.rows import batches, mask, to_cpu
-from dpbench.training.train import Learner, evaluate, measure_all, train_epoch
+from dpbench.training.train import Learner, evaluate, measure_all, predict, train_epoch
 from dpbench.training.workload import workload
 
 PROBE_BATCH = 512
@@ -196,14 +196,15 @@ class _Run:
         selections = Selections(self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores)
         selections.write(self.folder / "selections.npz")
         metrics = account.metrics(self.records, self.ledger, self.n, self.recipe.epochs, self.device)
-        _, _, correct = evaluate(self.learner, self.test)
+        predictions = predict(self.learner, self.test)
+        predictions.write(self.folder / "predictions.npz")
         return {
             "kind": self.method.kind(),
             "hyperparameters": self.method.hyperparameters(),
             "samples": {"train": self.n, "validation": len(self.data.validation), "test": len(self.data.test)},
             "metrics": metrics,
             "epochs": self.records,
-            "diagnostics": account.diagnostics(self.selections, self.data, self.recipe.epochs, correct),
+            "diagnostics": account.diagnostics(self.selections, self.data, self.recipe.epochs, predictions),
         }
 
     def diverged(self) -> str | None:
@@ -249,8 +250,8 @@ class _Run:
         ledger.add(done)
         self.selections.append(torch.cat(done.trained).cpu().sort().values if done.trained else torch.arange(0))
         with ledger.time("eval", device):
-            accuracy, loss, _ = evaluate(self.learner, self.test)
-            validation, _, _ = evaluate(self.learner, self.validation)
+            accuracy, loss = evaluate(self.learner, self.test)
+            validation, _ = evaluate(self.learner, self.validation)
         return {
             "epoch": epoch,
             "accuracy": accuracy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil, isfinite
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from dpbench import catalog, optim, signals
 from dpbench.data import Loader
 from dpbench.embedding import head, inputs_of
 from dpbench.errors import Diverged
+from dpbench.predictions import Predictions
 from dpbench.rng import derive, seeded
 from dpbench.spec import Recipe
 from dpbench.training.ledger import Epoch
@@ -198,15 +199,25 @@ def measure_all(learner: Learner, loader: Loader, rows: Tensor, needs: frozenset
     return rows, {name: torch.cat([values[name] for values in measured]) for name in measured[0]}
 
 
+def evaluate(learner: Learner, loader: Loader) -> tuple[float, float]:
+    """Return the share that was right, and the mean loss of a test."""
+    total, right = (torch.zeros((), device=learner.device, dtype=dtype) for dtype in (torch.float, torch.int64))
+    for outputs, labels in _tested(learner, loader):
+        total += learner.workload.test_loss(outputs, labels)
+        right += learner.workload.right(outputs, labels).count_nonzero()
+    return int(right) / len(loader), float(total) / len(loader)
+
+
+def predict(learner: Learner, loader: Loader) -> Predictions:
+    """What the model says of each sample."""
+    parts = [learner.workload.predictions(outputs, labels) for outputs, labels in _tested(learner, loader)]
+    return Predictions(*(torch.cat(values).cpu().numpy() for values in zip(*parts, strict=True)))
+
+
 @torch.no_grad()
-def evaluate(learner: Learner, loader: Loader) -> tuple[float, float, Tensor]:
-    """Return the share that was right, the mean loss of a test, and per sample (n,) whether it was right."""
+def _tested(learner: Learner, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The outputs (b, C) and labels (b,) of all samples, in order, by the model whose accuracy counts."""
     model = learner.evaluated.eval()
-    total, right = torch.zeros((), device=learner.device), []
     parts = torch.arange(len(loader), device=learner.device).split(EVALUATION_BATCH)
     for _, inputs, labels in loader.batches(parts, augment=False):
-        outputs = learner.forward(inputs, model)
-        total += learner.workload.test_loss(outputs, labels)
-        right.append(learner.workload.right(outputs, labels))
-    correct = torch.cat(right).cpu()
-    return int(correct.count_nonzero()) / len(loader), float(total) / len(loader), correct
+        yield learner.forward(inputs, model), labels

@@ -48,6 +48,13 @@ class Classification:
         """Whether each sample counts as a success (b,) bool."""
         return outputs.argmax(1) == labels
 
+    def predictions(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each sample (b,) the label, the class predicted, its probability and the loss of a test, in float16."""
+        losses = F.cross_entropy(outputs, labels, reduction="none")
+        classes = outputs.argmax(1)
+        confidences = outputs.softmax(1).gather(1, classes[:, None])[:, 0]
+        return labels, classes, confidences.nan_to_num(0.0).half(), losses.half()
+
     def signals(
         self, needs: frozenset[str], outputs: Tensor, labels: Tensor, losses: Tensor, embedding: Tensor | None
     ) -> dict[str, Tensor]:

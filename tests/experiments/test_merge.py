@@ -203,13 +203,14 @@ def hostile(run: Path, another: Path) -> dict[str, Callable[[], Any]]:
         "what it says of itself is not what": lambda: edit(result, '"seed": 0', '"seed": 5'),
         "it was made by an older version": lambda: edit(result, '"identity": {', '"ident": {'),
         "more than 0 bytes": lambda: done.write_text("x"),
+        "not a file of predictions": lambda: (run / "predictions.npz").write_bytes(b"junk"),
         "not a file of selections": lambda: chosen.write_bytes(b"junk"),
         "metrics.accuracy": lambda: edit(result, '"accuracy": 0.9', '"accuracy": "x"'),
         "codec can't decode": lambda: result.write_bytes(b"\xff\xff"),
     }
 
 
-@pytest.mark.parametrize("case", range(12))
+@pytest.mark.parametrize("case", range(13))
 def test_what_is_no_plain_run_is_refused(other: Path, monkeypatch: pytest.MonkeyPatch, case: int) -> None:
     board = make({("full", 1.0): [0.9, 0.9]})
     fill(other, board, monkeypatch)

@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,21 @@ def test_selections_of_another_run_are_set_aside(
     np.savez_compressed(path, indices=np.zeros(10**7, dtype=np.int32))
     with pytest.raises(ValueError, match=r"40,000,128 bytes unpacked; at most 1,0\d\d,\d\d\d fit"):
         results.check_selections(path, one)
+
+
+def test_predictions_are_those_of_the_run(
+    spec: Callable[..., RunSpec], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = runner.run(spec("uniform"), CPU)
+    found = results.read_predictions(one)
+    assert found is not None
+    assert found.correct.mean() == one["metrics"]["accuracy"]
+    assert one["diagnostics"]["calibration_error"] == found.calibration_error()
+    path = store.run_folder(one["hash"]) / "predictions.npz"
+    replace(found, classes=1 - found.correct).write(path)
+    assert results.read_predictions(one) is None
+    assert "of them are right, where the run has" in capsys.readouterr().err
+    assert not results.is_done(one["hash"]), "it is made again"
+    np.savez_compressed(path, labels=np.zeros(10**7, dtype=np.int32))
+    with pytest.raises(ValueError, match=r"40,000,128 bytes unpacked; at most \d\d,\d\d\d fit"):
+        results.check_predictions(path, one)

@@ -381,7 +381,9 @@ def test_a_stopped_run_continues_bit_for_bit(
     assert untimed(again) == untimed(whole)
     for a, b in zip(selections(again), expected, strict=True):
         assert torch.equal(a, b)
-    assert sorted(path.name for path in folder.iterdir()) == ["done", "lock", "result.json", "selections.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("done", "lock", "predictions.npz", "result.json", "selections.npz")
+    ]
 
 
 def test_a_finished_run_is_read_not_run(spec: Spec, run: Run) -> None:
@@ -932,7 +934,7 @@ def test_accuracy_is_that_of_the_trained_model_on_the_test_set(
     spec: Spec, run: Run, trained: Callable[[RunSpec], Any]
 ) -> None:
     inner, result = trained(spec("orderdp")), run(spec("orderdp"))
-    accuracy, loss, _ = evaluate(inner.learner, inner.test)
+    accuracy, loss = evaluate(inner.learner, inner.test)
     assert (result["metrics"]["accuracy"], result["metrics"]["loss_test"]) == (accuracy, loss)
     assert len(inner.test) == 50
     assert torch.equal(inner.test.labels, inner.data.test.labels)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from dpbench.optim import Step
 from dpbench.spec import Recipe
 from dpbench.training.ledger import Epoch
 from dpbench.training.pace import Pace
-from dpbench.training.train import Learner, Recorder, evaluate, measure_all, train_epoch
+from dpbench.training.train import Learner, Recorder, evaluate, measure_all, predict, train_epoch
 from dpbench.training.workload import Classification
 
 CPU = torch.device("cpu")
@@ -225,7 +226,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(loader: ImageLoader, bad: float)
 
 
 @pytest.mark.parametrize("model", ["mlp[width=5,depth=1]", "resnet18"])
-@pytest.mark.parametrize("measure", [evaluate, lambda *args: measure_all(*args, torch.arange(N), frozenset({"loss"}))])
+@pytest.mark.parametrize(
+    "measure", [evaluate, predict, lambda *args: measure_all(*args, torch.arange(N), frozenset({"loss"}))]
+)
 def test_measuring_changes_nothing(loader: ImageLoader, model: str, measure: Callable[..., object]) -> None:
     found = learner(model)
     before = {key: value.clone() for key, value in found.network.state_dict().items()}
@@ -240,9 +243,14 @@ def test_evaluation_is_accuracy_and_mean_cross_entropy(loader: ImageLoader, monk
     found = learner(label_smoothing=0.3)
     images, labels = loader.batch(torch.arange(N))
     logits = found.model(images).detach()
-    accuracy, loss, correct = evaluate(found, loader)
-    assert correct.tolist() == (logits.argmax(1) == labels).tolist()
+    accuracy, loss = evaluate(found, loader)
+    said = predict(found, loader)
+    correct = logits.argmax(1) == labels
+    assert said.correct.tolist() == correct.tolist()
+    assert said.labels.tolist() == labels.tolist()
     assert accuracy == sum(correct.tolist()) / N
+    assert np.allclose(said.confidences, logits.softmax(1).max(1).values, atol=1e-3)
+    assert np.allclose(np.exp(-said.losses.astype(float)), logits.softmax(1)[range(N), labels], atol=1e-3)
     assert loss == pytest.approx(float(F.cross_entropy(logits, labels)))
     rows, values = measure_all(found, loader, torch.tensor([4, 2, 9, 1, 0, 3]), frozenset({"correct"}))
     assert rows.tolist() == [4, 2, 9, 1, 0, 3]
