@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ def read(file: str) -> dict[str, Tensor]:
         raise UsageError(f"the weights {file} cannot be read: {error.strerror or error}") from None
     except ImportError:
         raise UsageError("a .safetensors file needs the package safetensors: pip install safetensors") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # torch and safetensors raise what they like
         reason = one_line(error, 200)
         raise UsageError(f"the weights {file} are not a file of tensors, which alone is read: {reason}") from None
     for key in ("state_dict", "model", "model_ema"):  # where training scripts put them

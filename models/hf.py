@@ -38,10 +38,11 @@ class HuggingFace(nn.Module):
                 self.model = Auto.from_pretrained(path, use_safetensors=True, ignore_mismatched_sizes=True, **options)
             else:
                 self.model = Auto.from_config(AutoConfig.from_pretrained(path, **options))
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # transformers and safetensors raise what they like
             raise UsageError(f"hf:{path} cannot be built: {one_line(error, 300)}") from error
-        places = getattr(self.model.config, "max_position_embeddings", shape.length)
-        if shape.length > places:
+        self.model.float()  # a checkpoint may be of half precision; the recipe says by what a model is trained
+        places = _places(self.model)
+        if 0 < places < shape.length:
             raise UsageError(f"hf:{path} takes {places} tokens, the texts have {shape.length}; say length={places}")
         self.pad = self.model.config.pad_token_id = padding(path)
 
@@ -50,3 +51,12 @@ class HuggingFace(nn.Module):
         seen = tokens != PAD
         theirs = tokens.where(tokens != self.pad, -1).where(seen, self.pad)  # PAD and their padding had changed places
         return self.model(input_ids=theirs.where(theirs >= 0, PAD), attention_mask=seen.long()).logits
+
+
+def _places(model: nn.Module) -> int:
+    """How many tokens a text may have, 0 or less where any number."""
+    found: int = getattr(model.config, "max_position_embeddings", 0)
+    for name, layer in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
+            return found - layer.padding_idx - 1  # RoBERTa's positions begin after that of padding
+    return found

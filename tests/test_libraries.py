@@ -214,6 +214,45 @@ def test_texts_longer_than_the_model_are_refused(bert: Path) -> None:
         catalog.load_model(f"hf:{bert}", Sequence(13, 12, str(bert)), 2)
 
 
+def _made(folder: Path, bert: Path, model: Any) -> Path:
+    """A folder with a model of Hugging Face and the tokenizer of `bert`."""
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes())
+    return folder
+
+
+def test_roberta_has_no_place_for_the_positions_up_to_its_padding(bert: Path, tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    sizes = {"vocab_size": 12, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(**sizes, intermediate_size=32, max_position_embeddings=12, pad_token_id=3)
+    folder = _made(tmp_path, bert, RobertaForSequenceClassification(config))
+    model = catalog.load_model(f"hf:{folder}", Sequence(8, 12, str(folder)), 2)
+    assert model(torch.ones(1, 8, dtype=torch.int64)).shape == (1, 2)
+    with pytest.raises(UsageError, match="takes 8 tokens, the texts have 9; say length=8"):
+        catalog.load_model(f"hf:{folder}", Sequence(9, 12, str(folder)), 2)
+
+
+def test_a_checkpoint_of_half_precision_is_trained_in_float32(bert: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    folder = _made(tmp_path, bert, AutoModelForSequenceClassification.from_pretrained(bert).bfloat16())
+    for stored in (True, False):
+        model = catalog.load_model(f"hf:{folder}", Sequence(6, 12, str(folder)), 2)
+        assert {values.dtype for values in model.parameters()} == {torch.float32}, stored
+        (folder / "model.safetensors").unlink(missing_ok=True)
+
+
+def test_damaged_safetensors_are_named(bert: Path, tmp_path: Path) -> None:
+    for file in bert.iterdir():
+        content = file.read_bytes()
+        (tmp_path / file.name).write_bytes(content[:100] if file.suffix == ".safetensors" else content)
+    with pytest.raises(UsageError, match=r"hf:.* cannot be built"):
+        catalog.load_model(f"hf:{tmp_path}", Sequence(6, 12, str(tmp_path)), 2)
+    with pytest.raises(UsageError, match=r"the weights .*model\.safetensors are not a file of tensors"):
+        weights.read(str(tmp_path / "model.safetensors"))
+
+
 def test_a_run_of_hugging_face_learns(bert: Path, tmp_path: Path, spec: MakeSpec, run: Run) -> None:
     lines = [f"the {WORDS[row % 6]} film,{'up' if row % 6 < 3 else 'down'}" for row in range(120)]
     (tmp_path / "films.csv").write_text("\n".join(["text,label", *lines]))
