@@ -23,7 +23,7 @@ def given(method: PruningMethod, data: Data, device: torch.device) -> Tensor:
     """The embeddings (n, d) of the training samples, from where the method's `embedding` says."""
     model, path = beside.weights_of(method.beside["embedding"])
     if not model:
-        return _checked(path, _read(path), len(data.train) + len(data.validation))[data.positions]
+        return _checked(path, _read(path), data.total)[data.positions]
     name = identity_hash({"model": model, "data": data.fingerprint} | beside.digests(method))
     file = store.home() / "embeddings" / f"{name}.npy"
     with store.locked(file.with_suffix(".lock")):

@@ -56,6 +56,17 @@ def test_other_signals_are_still_the_proxys(home: Path, spec: Spec, tmp_path: Pa
     assert shown["error_norm"].shape == (90,)
 
 
+def test_there_is_a_row_for_each_sample_that_the_dataset_has(home: Path, spec: Spec, tmp_path: Path) -> None:
+    """Those too that are left out or set apart, and none for a copy."""
+    np.save(tmp_path / "h.npy", np.random.default_rng(0).normal(size=(100, 5)))
+    name, params = catalog.parse(spec("full").dataset)
+    for change in ({"imbalance": 0.1}, {"duplicates": 0.5}, {"trusted": 0.2}):
+        wanted = spec(f"k_center[embedding={tmp_path}/h.npy]", dataset=catalog.label(name, params | change), keep=0.3)
+        data = loading.load_data(wanted.dataset, None)
+        assert len(data.train) + len(data.validation) != 100, change
+        runner.prepare(wanted, data, CPU, Ledger())
+
+
 def test_its_content_is_in_the_identity(spec: Spec, tmp_path: Path, vectors: np.ndarray) -> None:
     wanted = spec(f"k_center[embedding={tmp_path}/h.npy]")
     before = wanted.hash
