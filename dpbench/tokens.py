@@ -173,7 +173,8 @@ class TextLoader(Loader):
 
     def __init__(self, source: Texts, device: torch.device) -> None:
         self.tokens, self.labels = source.tokens.to(device), source.labels.to(device)
-        self.lengths = (source.tokens != PAD).sum(1).clamp(min=1)  # on the CPU, where batches are cut
+        ends = torch.arange(1, source.tokens.shape[1] + 1) * (source.tokens != PAD)  # a text may have PAD in it, too
+        self.lengths = ends.amax(1).clamp(min=1)  # on the CPU, where batches are cut
 
     def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:
         """Return the tokens (b, l) and the labels (b,) of `rows`."""

@@ -21,6 +21,13 @@ def test_a_batch_is_as_long_as_its_longest_text() -> None:
     assert RIGHT.at(torch.tensor([3])).shape == Sequence(4, 5)
 
 
+def test_a_token_of_padding_within_a_text_does_not_end_it() -> None:
+    texts = Texts(torch.tensor([[4, 0, 2, 0], [1, 0, 0, 0]]), 5, LABELS[:2])
+    loader = texts.loader(texts, Recipe(epochs=1, batch_size=1, lr=1), torch.device("cpu"), augment=True)
+    assert loader.batch(torch.tensor([0, 1]))[0].tolist() == [[4, 0, 2], [1, 0, 0]]
+    assert loader.batch(torch.tensor([1]))[0].tolist() == [[1]]
+
+
 @pytest.mark.parametrize(
     ("texts", "faults"),
     [
