@@ -17,12 +17,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dpbench import places, plain_yaml, plugins
 from dpbench.aliases import ALIASES
 from dpbench.errors import UsageError
-from dpbench.parameters import build, check_kind, items_of, unknown
+from dpbench.parameters import build, check_kind, items_of, unknown, value_of, written
 from dpbench.source import digest
 
 if TYPE_CHECKING:
@@ -52,36 +50,14 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"cannot read {item!r} in {text!r}; write key=value")
         if key.strip() in params:
             raise UsageError(f"{text!r} gives {key.strip()!r} twice")
-        params[key.strip()] = _value(value.strip(), text)
+        params[key.strip()] = value_of(value.strip(), text)
     return match[1].strip(), params
 
 
 def label(name: str, params: dict[str, Any]) -> str:
     """Write a name and its parameters as `parse` reads them."""
-    body = ",".join(f"{key}={_plain(value)}" for key, value in params.items())
+    body = ",".join(f"{key}={written(value)}" for key, value in params.items())
     return f"{name}[{body}]" if body else name
-
-
-_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
-
-
-def _value(written: str, text: str) -> Any:
-    """Read a scalar as YAML does, and 1e-5 as the number that YAML 1.1 does not see in it."""
-    if _EXPONENT.fullmatch(written):
-        return float(written)
-    try:
-        value, _ = plain_yaml.load(written, text)
-    except UsageError:
-        value = [written]
-    if isinstance(value, list | dict):
-        raise UsageError(f"cannot read the value {written!r} in {text!r}; it is a number, a word, true, false or null")
-    return value
-
-
-def _plain(value: Any) -> str:
-    """Write a scalar as `_value` reads it."""
-    written = yaml.safe_dump(value, width=float("inf")).splitlines()[0]
-    return f"'{written}'" if isinstance(value, str) and _EXPONENT.fullmatch(value) else written
 
 
 def names(kind: str) -> list[str]:
@@ -204,7 +180,7 @@ def resolve(kind: str, text: str) -> str:
     """Turn `path/to/file.py[:attribute][params]` into the name of a plug-in from that file, and a method's alias into
     what it means; pass other names on.
 
-    Of a dataset or a model `name:REST[...]` becomes `name[first=REST,...]`, by its first parameter.
+    Of a dataset or a model `name:REST[...]` becomes `name[first=REST,...]`, by its own first parameter.
     """
     path, params = parse(text)
     match = _FILE.fullmatch(path)
@@ -227,17 +203,20 @@ def resolve(kind: str, text: str) -> str:
 
 def _spelt_out(kind: str, path: str, params: dict[str, Any]) -> str:
     name, colon, rest = path.partition(":")
-    if not colon or kind == "methods":
+    if not colon or kind == "methods" or name not in names(kind):  # its use tells whether an earlier command knew it
         return label(path, params)
     if kind == "datasets":
-        return label(name, {"path": rest} | params)
-    if name not in names(kind):  # it may be a file that an earlier command knew; its use tells
-        return label(path, params)
-    if f"dpbench.models.{name}" in places.FILES or callable(getattr(_import(kind, name), rest, None)):
+        from dpbench.data import Dataset  # not before a dataset is loaded: torch takes a second to import
+
+        common = {field.name for field in dataclasses.fields(Dataset)}
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(dataset_class(name))
+        taken = [field.name for field in fields if field.name not in common]
+    elif f"dpbench.models.{name}" in places.FILES or callable(getattr(_import(kind, name), rest, None)):
         return label(path, params)  # a function of the module
-    taken = list(inspect.signature(model_factory(name)).parameters)[2:]
+    else:
+        taken = list(inspect.signature(model_factory(name)).parameters)[2:]
     if not taken:
-        raise UsageError(f"nothing may follow the colon of {path}: the model {name} has no parameters")
+        raise UsageError(f"nothing may follow the colon of {path}: the {kind[:-1]} {name} has no parameters of its own")
     return label(name, {taken[0]: rest} | params)
 
 

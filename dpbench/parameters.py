@@ -1,30 +1,68 @@
-"""Make an object from its parameters: each of the kind that its default has, and in the range that it declares."""
+"""Parameters as text, and an object made from them: each of its default's kind, and in the range that it declares."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
+import re
 from typing import Any
 
+import yaml
+
 from dpbench.errors import UsageError
-from dpbench.plain_yaml import brief
+from dpbench.plain_yaml import brief, load
 
 MOST = 100  # names that a message lists
+_BEFORE_A_VALUE = re.compile(r"[^=]*=\s*")
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\"""")  # as YAML writes it
 
 
 def items_of(body: str) -> list[str] | None:
-    """Split at the commas outside of inner brackets, which belong to a value; None where brackets do not match."""
-    items, depth = [""], 0
-    for char in body:
+    """Split at the commas outside of quoted values and of inner brackets, which belong to a value.
+
+    None where brackets or quotes do not match.
+    """
+    items, depth, at = [""], 0, 0
+    while at < len(body):
+        char, quoted = body[at], None
+        if char in "'\"" and depth == 0 and _BEFORE_A_VALUE.fullmatch(items[-1]):
+            quoted = _QUOTED.match(body, at)
+            if quoted is None:
+                return None
         depth += (char == "[") - (char == "]")
         if depth < 0:
             return None
         if char == "," and depth == 0:
             items.append("")
         else:
-            items[-1] += char
+            items[-1] += quoted[0] if quoted else char
+        at = quoted.end() if quoted else at + 1
     return items if depth == 0 else None
+
+
+def value_of(written: str, text: str) -> Any:
+    """Read a scalar, which stands in `text`, as YAML does, and 1e-5 as the number that YAML 1.1 does not see in it."""
+    if _EXPONENT.fullmatch(written):
+        return float(written)
+    try:
+        value, _ = load(written, text)
+    except UsageError:
+        value = [written]
+    if isinstance(value, list | dict):
+        raise UsageError(f"cannot read the value {written!r} in {text!r}; it is a number, a word, true, false or null")
+    return value
+
+
+def written(value: Any) -> str:
+    """Write a scalar as `value_of` reads it, in quotes where `items_of` would not leave it in one piece."""
+    plain: str = yaml.safe_dump(value, width=float("inf")).splitlines()[0]
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return f"'{plain}'"
+    if isinstance(value, str) and (not value.isprintable() or items_of(f"={plain}") != [f"={plain}"]):
+        plain = yaml.safe_dump(value, width=float("inf"), default_style='"').splitlines()[0]
+    return plain
 
 
 def build(cls: Any, name: str, params: dict[str, Any]) -> Any:

@@ -31,8 +31,10 @@ TWO = ONE + "class Two(One):\n    pass\n"
 # names with parameters
 
 words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
-texts = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters=",[]"), max_size=12)
-tricky = st.sampled_from(["1", "1e-5", "true", "~", "inf"])
+texts = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12), st.text("ab,[]='\"\\ :#\n", max_size=12)
+)
+tricky = st.sampled_from(["1", "1e-5", "true", "~", "inf", "a,b", "a]b[", "x[y='a]b']", "a[b=1],c=2", "it's", "'a,b'"])
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), texts, tricky)
 
 
@@ -72,6 +74,22 @@ def test_a_value_may_have_parameters_of_its_own() -> None:
     read = catalog.parse("a[b=c[d=1,e=f[g=2]],h=3]")
     assert read == ("a", {"b": "c[d=1,e=f[g=2]]", "h": 3})
     assert catalog.parse(catalog.label(*read)) == read
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a[b=x y]", "a[b=c=d]", "a[b=c[d=1,e=2]]", "a[b=it's]", "a[b='1e5']", "a[b='']", 'a[b="\\xFC"]', "a[b='007']"],
+)
+def test_what_can_be_read_without_more_quotes_is_written_as_before(text: str) -> None:
+    """Runs are named by the hash of such texts."""
+    assert catalog.label(*catalog.parse(text)) == text
+
+
+@pytest.mark.parametrize("rest", ["d/a,b", "a=b", "it's", "it's, a = b"])
+def test_what_follows_a_colon_may_have_commas(rest: str) -> None:
+    written = catalog.resolve("datasets", f"folder:{rest}[side=8]")
+    assert catalog.parse(written) == ("folder", {"path": rest, "side": 8})
+    assert catalog.resolve("datasets", written) == written
 
 
 # other names

@@ -224,6 +224,23 @@ def test_a_path_after_the_name_is_a_parameter() -> None:
     assert catalog.resolve("datasets", "table:a b/t.csv[label=y]") == "table[path=a b/t.csv,label=y]"
     assert catalog.resolve("datasets", "folder:P") == "folder[path=P]"
     assert catalog.resolve("datasets", "digits") == "digits"
+    with pytest.raises(UsageError, match="nothing may follow the colon of digits:P: the dataset digits has no"):
+        catalog.resolve("datasets", "digits:P")
+
+
+def test_what_follows_a_colon_is_the_first_parameter_of_ones_own_dataset(tmp_path: Path, unplug: None) -> None:
+    source = (
+        "from dpbench.data import Dataset, param\n"
+        "class Mine(Dataset):\n"
+        "    source: str = param('')\n"
+        "    side: int = param(8)\n"
+        "    def read(self, root):\n"
+        "        raise NotImplementedError\n"
+    )
+    (tmp_path / "own_source.py").write_text(source)
+    for name in (f"{tmp_path}/own_source.py:P", "own_source:P"):
+        assert catalog.resolve("datasets", name) == "own_source[source=P]"
+    assert catalog.load_dataset("own_source:P[side=9]").source == "P"  # type: ignore[attr-defined]
 
 
 def grid(**changes: object) -> Grid:
