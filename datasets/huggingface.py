@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -88,13 +89,22 @@ class HuggingFace(Dataset):
         classes = torch.from_numpy(labels.astype(np.int64))
         found: Any
         if self.kind == "images":
-            found = ImageFiles(
-                _Rows(whole.cast_column(column, _package().Image(decode=False)), column, self.path), classes, self.side
-            )
+            encoded = whole.cast_column(column, _package().Image(decode=False))
+            self._check_bytes(encoded.data.column(column))
+            found = ImageFiles(_Rows(encoded, column, self.path), classes, self.side)
         else:
             texts = ["" if text is None else text for text in whole[column][:]]
             found = Texts(encode(texts, train, self.vocabulary, self.length), self.vocabulary, classes)
         return found.at(torch.from_numpy(train)), found.at(torch.from_numpy(test))
+
+    def _check_bytes(self, images: Any) -> None:
+        """Refuse images that lie elsewhere: no fingerprint would cover them, and their paths may lead anywhere."""
+        content, paths = (pc.struct_field(images, name) for name in ("bytes", "path"))
+        if pc.any(pc.and_(pc.is_null(content), pc.is_valid(paths))).as_py():
+            raise UsageError(
+                f"huggingface: {self.path} has images by their paths alone; save_to_disk of a load_dataset's result "
+                "writes them into a folder, which can be given"
+            )
 
     def _column(self, features: Any) -> str:
         """The column of the images or texts; UsageError where there is none of the type, or no single one."""
@@ -150,12 +160,11 @@ class _Rows:
         return f"{self.path}: row {self._row(row)}"
 
     def read(self, row: int) -> bytes:
-        """The bytes of an image, which may be a file of their own."""
-        image = self.data[self._row(row)][self.column] or {}
-        try:
-            return image.get("bytes") or Path(image.get("path") or "").read_bytes()
-        except OSError as error:
-            raise RunFailed(f"{self.name(row)}: not an image that can be read: {error.strerror}") from None
+        """The bytes of an image."""
+        content: bytes | None = (self.data[self._row(row)][self.column] or {}).get("bytes")
+        if content is None:
+            raise RunFailed(f"{self.name(row)}: there is no image")
+        return content
 
     def identity(self) -> bytes:
         """Names, sizes and times of the files that are memory-mapped, and the rows."""

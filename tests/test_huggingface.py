@@ -56,6 +56,26 @@ def test_images_that_were_saved_to_disk(saved: Path) -> None:
     assert list(train.broken()) == []
 
 
+def test_images_by_their_paths_alone_are_refused(tmp_path: Path) -> None:
+    """Nothing of theirs would be in the fingerprint, and a path may lead anywhere."""
+    pixels(1)[0].save(tmp_path / "0.png")
+    there = {"bytes": None, "path": str(tmp_path / "0.png")}
+    content = {"bytes": (tmp_path / "0.png").read_bytes(), "path": "0.png"}
+    (tmp_path / "p").mkdir()
+    features = theirs.Features({"image": theirs.Image(decode=False), "label": theirs.Value("int64")})
+    for images, said in (([content] * 9 + [there], "images by their paths alone"), ([content] * 9 + [None], "")):
+        made = theirs.Dataset.from_dict({"image": images, "label": [i % 2 for i in range(10)]}, features=features)
+        pd.DataFrame({"image": made["image"][:], "label": made["label"][:]}).to_parquet(tmp_path / "raw.parquet")
+        theirs.Dataset(made.data).to_parquet(tmp_path / "p" / "part.parquet")
+        dataset = catalog.load_dataset("huggingface[path=p,side=8]")
+        if said:
+            with pytest.raises(UsageError, match=said):
+                dataset.read(tmp_path)
+        else:
+            train, test = dataset.read(tmp_path)
+            assert [why for part in (train, test) for _, why in part.broken()] == ["p: row 9: there is no image"]
+
+
 def test_texts_and_tables_of_parquet_files(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"sentence": ["a cat sat", "the dog barks"] * 10, "age": np.arange(20.0), "town": list("abcd") * 5}
