@@ -71,9 +71,11 @@ def probe_gradient(
     Both are estimated on the rows of `parts`, as `draw` gives them; see `products`. `weights` gives each of at most
     `chunk` rows its weight, zero where it is not trained on, and how many are trained on. `surrogate` (n,) are the
     weights of a loss over all samples, whose gradient is a third. Evaluation mode, no augmentation. A gradient whose
-    norm is zero, or is so by its estimate, gives NaN.
+    norm is zero, or is so by its estimate, gives NaN. For fp16, which
+    would need a scaled loss, the passes are in float32.
     """
     learner.model.eval()
+    scaled = learner.recipe.precision == "fp16"
     parameters = [p for p in learner.network.parameters() if p.requires_grad]
     kinds = 2 if surrogate is None else 3
     size = sum(p.numel() for p in parameters)
@@ -83,7 +85,8 @@ def probe_gradient(
         for rows in batches(part, chunk):
             weight, trained = weights(rows)
             inputs, labels = loader.batch(rows, augment=False)
-            losses = learner.workload.losses(learner.forward(inputs, learner.network), labels)
+            outputs = learner.network(inputs) if scaled else learner.forward(inputs, learner.network)
+            losses = learner.workload.losses(outputs, labels)
             count += trained
             of_kinds = [losses, losses * weight] + ([] if surrogate is None else [losses * surrogate[rows]])
             for kind, weighted in enumerate(of_kinds):

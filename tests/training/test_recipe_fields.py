@@ -17,6 +17,7 @@ from dpbench.grid_file import read_grid
 from dpbench.images import ImageLoader, Images
 from dpbench.optim import Step, optimizer, set_step
 from dpbench.spec import Budget, Recipe, RunSpec
+from dpbench.training import probes
 from dpbench.training.ledger import Epoch
 from dpbench.training.mixing import mixer
 from dpbench.training.pace import Pace
@@ -193,6 +194,16 @@ def test_fp16_scales_the_loss_and_not_the_step(loader: ImageLoader) -> None:
         epoch(one, loader, N)
     torch.testing.assert_close(parameters(of.network), parameters(plain.network), rtol=0, atol=1e-4)
     assert not torch.equal(parameters(of.network), parameters(learner().network))
+
+
+def test_a_probe_of_fp16_loses_no_small_gradient(loader: ImageLoader) -> None:
+    small = torch.full((N,), 1e-9)
+    found, plain = (
+        probes.probe_gradient(of, loader, [torch.arange(N)], lambda rows: (small[rows], N), N)
+        for of in (learner(precision="fp16"), learner())
+    )
+    assert found == plain
+    assert found.cosine == pytest.approx(1)
 
 
 def test_a_step_that_overflows_in_fp16_is_left_out(loader: ImageLoader) -> None:
