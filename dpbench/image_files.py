@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from dpbench.augment import Augment
 from dpbench.data import Source, count_faults, label_faults
 from dpbench.errors import RunFailed
-from dpbench.images import Images, PixelLoader, augmentation, shrunk
+from dpbench.images import Images, MakeAugment, PixelLoader, augmentation, shrunk
 
 if TYPE_CHECKING:
     from dpbench.spec import Recipe
@@ -77,8 +77,11 @@ class FolderFiles:
     def identity(self) -> bytes:
         """Names, sizes and times; the contents are too much to be hashed."""
         found = []
-        for name in self.names:
-            stat = (self.root / name).stat()
+        for row, name in enumerate(self.names):
+            try:
+                stat = (self.root / name).stat()
+            except OSError as error:
+                raise RunFailed(f"{self.name(row)}: {error.strerror}; it was there a moment ago") from None
             found.append((name, stat.st_size, stat.st_mtime_ns))
         return repr(found).encode()
 
@@ -161,14 +164,14 @@ class ImageFiles(Source):
         threads = torch.get_num_threads()
         how = recipe.augment if augment else "none"
         sizes = Sizes.of(recipe, self.side)
-        own = augmentation(recipe, (sizes.train, sizes.train), like.sampled) if augment else None
+        own = augmentation(recipe, (sizes.train, sizes.train)) if augment else None
         workers = threads if threads > 1 else 0
         return FileLoader(self, like.sampled, device, how, recipe.pad, recipe.channels_last, workers, own, sizes)
 
 
 @dataclass(frozen=True)
 class DecodedFiles(Images):
-    """Images on disk that lie in memory as well, at one size; at others they are read from their `files`."""
+    """Images on disk that lie in memory as well, at one size; at others, or whole, they are read from their `files`."""
 
     files: ImageFiles
 
@@ -177,9 +180,9 @@ class DecodedFiles(Images):
         return DecodedFiles(self.images[rows], self.labels[rows], self.files.at(rows))
 
     def loader(self, like: Source, recipe: Recipe, device: torch.device, augment: bool) -> PixelLoader:
-        """Batches as the recipe wants them, from the files only where it has sizes of its own."""
+        """Batches as the recipe wants them, from the files where it has sizes of its own or crops whole images."""
         assert isinstance(like, DecodedFiles)
-        if recipe.train_size or recipe.test_size:
+        if recipe.train_size or recipe.test_size or recipe.augment == "resized_crop_flip":
             return self.files.relabelled(self.labels).loader(like.files, recipe, device, augment)
         return super().loader(like, recipe, device, augment)
 
@@ -211,13 +214,13 @@ class FileLoader(PixelLoader):
         pad: int = 0,
         channels_last: bool = False,
         workers: int = 0,
-        own: Augment | None = None,
+        own: MakeAugment | None = None,
         sizes: Sizes | None = None,
     ) -> None:
         super().__init__(source.labels, like, device, augment, pad, channels_last, own)
         sizes = sizes or Sizes(source.side, source.side, source.side)
         self.size = (sizes.train, sizes.train)
-        self.training, self.test = _Training(source, sizes.train, own), _Test(source, sizes)
+        self.training, self.test = _Training(source, sizes.train, self.own), _Test(source, sizes)
         self.workers = workers
 
     def batch(self, rows: Tensor, augment: bool = True) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from dpbench.spec import Recipe
 
 COARSE = 16  # pixels along a side of an image as features
+MakeAugment = Callable[[list[float]], Augment]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Images(Source):
         if recipe.train_size or recipe.test_size:
             raise UsageError("train_size and test_size are for images on disk; these lie in memory, all of one size")
         how = recipe.augment if augment else "none"
-        own = augmentation(recipe, self.shape[1:], like.images) if augment else None
+        own = augmentation(recipe, self.shape[1:]) if augment else None
         return ImageLoader(self, like.images, device, how, recipe.pad, recipe.channels_last, own)
 
 
@@ -70,8 +73,8 @@ class PixelLoader(Loader):
     """What all loaders of images share: crops, flips, and the normalisation by mean and standard deviation.
 
     `augment`: "none", "crop" (a random window of the image padded by `pad` pixels of reflection) or "crop_flip" (and
-    a horizontal flip half of the time), all of a batch at once; `own` takes their place and is made image by image.
-    `like` are the images (n, c, h, w) whose distribution normalises.
+    a horizontal flip half of the time), all of a batch at once; what `own` makes of the mean colour takes their place,
+    image by image. `like` are the images (n, c, h, w) whose distribution normalises.
     """
 
     def __init__(
@@ -82,15 +85,15 @@ class PixelLoader(Loader):
         augment: str,
         pad: int,
         channels_last: bool,
-        own: Augment | None = None,
+        own: MakeAugment | None = None,
     ) -> None:
         self.labels = labels.to(device)
         self.size = tuple(like.shape[2:])
-        self.own = own
+        std, mean = _std_mean(like)
+        self.own = None if own is None else own(mean.tolist())
         self.augment = augment if own is None else "none"
         self.pad = pad if self.augment != "none" else 0
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        std, mean = _std_mean(like)
         self.scale = (1 / std).view(-1, 1, 1).to(device)
         self.shift = (-mean / std).view(-1, 1, 1).to(device)
 
@@ -152,7 +155,7 @@ class ImageLoader(PixelLoader):
         augment: str = "none",
         pad: int = 0,
         channels_last: bool = False,
-        own: Augment | None = None,
+        own: MakeAugment | None = None,
     ) -> None:
         super().__init__(source.labels, like, device, augment, pad, channels_last, own)
         self.source = source
@@ -175,9 +178,9 @@ def shrunk(images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(part.float(), size).flatten(1) for part in parts])
 
 
-def augmentation(recipe: Recipe, size: tuple[int, ...], like: Tensor) -> Augment | None:
-    """What the recipe does image by image, to a `size` (h, w), if it does; the mean of `like` is the neutral colour."""
-    return Augment(recipe, size, _std_mean(like)[1].tolist()) if recipe.by_image else None
+def augmentation(recipe: Recipe, size: tuple[int, ...]) -> MakeAugment | None:
+    """What the recipe does image by image, to a `size` (h, w), if it does; it is made of the mean colour."""
+    return partial(Augment, recipe, size) if recipe.by_image else None
 
 
 def _std_mean(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,10 @@ class Pack:
     def read(self, row: int) -> bytes:
         """The bytes of an image; RunFailed if they are not those that were packed."""
         size, start = int(self.sizes[row]), int(self.starts[row])
-        content = os.pread(_descriptor(self.path, self.stamp, os.getpid()), size, start)
+        try:
+            content = os.pread(_descriptor(self.path, self.stamp, os.getpid()), size, start)
+        except OSError as error:
+            raise RunFailed(f"{self.name(row)}: {error.strerror}") from None
         if len(content) != size or zlib.crc32(content) != self.sums[row]:
             raise RunFailed(f"{self.name(row)}: not the bytes that were packed; the file is damaged")
         return content

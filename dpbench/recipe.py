@@ -193,6 +193,10 @@ class Recipe(Strict):
         """The shape of a sample in training, of those of this shape."""
         return shape if self.train_size is None else (shape[0], self.train_size, self.train_size)
 
+    def test_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The shape of a sample in a test, of those of this shape."""
+        return shape if self.test_size is None else (shape[0], self.test_size, self.test_size)
+
     def unfit(self, kind: str, method: PruningMethod) -> str | None:
         """Why a method cannot be trained so on samples of a kind, None if it can."""
         of_images = [field for field in OF_IMAGES if getattr(self, field)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from dpbench import images
 from dpbench.augment import Augment
 from dpbench.errors import UsageError
 from dpbench.image_files import FolderFiles, ImageFiles
@@ -115,8 +116,8 @@ def test_a_samples_augmentation_depends_on_the_epoch_and_not_on_its_batch() -> N
 
 
 def test_grey_images_can_be_augmented() -> None:
-    images = Images(PIXELS[:, :1], LABELS)
-    loader = images.loader(images, recipe(**ALL), CPU, augment=True)
+    grey = Images(PIXELS[:, :1], LABELS)
+    loader = grey.loader(grey, recipe(**ALL), CPU, augment=True)
     loader.start_epoch(torch.Generator().manual_seed(0))
     assert loader.batch(torch.arange(9))[0].shape == (9, 1, 8, 8)
 
@@ -157,20 +158,38 @@ def test_images_on_disk_that_are_decoded_into_memory_have_their_sizes_too(tmp_pa
     rows, labels = torch.tensor([2, 0]), torch.tensor([1, 1])
     memory, disk = (source.at(rows).relabelled(labels) for source in (files.decoded(), files))
     assert memory.fingerprint != disk.fingerprint, "of pixels, and of files"
-    for made in (recipe(train_size=24), recipe(train_size=24, test_size=28), recipe()):
+    for made in (recipe(train_size=24), recipe(train_size=24, test_size=28), recipe(), recipe(**ALL)):
         for augment in (True, False):
-            found, expected = (
-                source.loader(source, made, CPU, augment).batch(torch.arange(2), augment) for source in (memory, disk)
-            )
+            loaders = [source.loader(source, made, CPU, augment) for source in (memory, disk)]
+            for loader in loaders:
+                loader.start_epoch(torch.Generator().manual_seed(0))
+            found, expected = (loader.batch(torch.arange(2), augment) for loader in loaders)
             assert torch.equal(found[0], expected[0])
             assert found[1].tolist() == expected[1].tolist() == [1, 1]
 
 
+def test_the_distribution_is_found_once_for_a_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    plain = images._std_mean
+    monkeypatch.setattr(images, "_std_mean", lambda like: found.append(len(like)) or plain(like))
+    Images(PIXELS, LABELS).loader(Images(PIXELS, LABELS), recipe(**ALL), CPU, augment=True)
+    assert found == [9]
+
+
 def test_a_model_is_made_for_the_training_size() -> None:
-    made = recipe(train_size=6)
+    made = recipe(train_size=6, test_size=6)
     assert made.shape((3, 8, 8)) == (3, 6, 6)
     of = Learner("mlp[width=2,depth=1]", made, Classification(2, made), (3, 8, 8), 0, CPU)
     assert of.forward(torch.zeros(2, 3, 6, 6)).shape == (2, 2)
+
+
+def test_a_model_that_does_not_take_the_size_of_a_test_is_refused_before_it_is_trained() -> None:
+    for made, size in ((recipe(train_size=6), 6), (recipe(test_size=6), 8)):
+        with pytest.raises(UsageError, match=rf"mlp.*, made for {size} pixels.*; say test_size: {size} \("):
+            Learner("mlp[width=2,depth=1]", made, Classification(2, made), (3, 8, 8), 0, CPU)
+    made = recipe(train_size=9)
+    of = Learner("cnn[width=2]", made, Classification(2, made), (3, 8, 8), 0, CPU)
+    assert of.network.training
 
 
 def test_fields_of_images_on_disk_and_of_images_are_refused_elsewhere() -> None:

@@ -142,6 +142,17 @@ def test_a_damaged_image_is_named_with_its_row(packed: Path) -> None:
     assert list(ImageFiles(found, labels, 16).broken()) == [(5, line)]
 
 
+def test_a_pack_or_picture_that_is_gone_is_named(images: Path, packed: Path) -> None:
+    found, labels, _ = pack.read(packed)
+    files, *_ = folders.listed(images / "val")
+    packed.unlink()
+    (line,) = {why.partition(": ")[2] for _, why in ImageFiles(found.at(torch.tensor([5])), labels[5:6], 16).broken()}
+    assert line == "row 5 (n00000001/5.JPEG): No such file or directory"
+    Path(files.name(0)).unlink()
+    with pytest.raises(RunFailed, match=r"\.JPEG: No such file or directory; it was there a moment ago"):
+        files.identity()
+
+
 # as datasets
 
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dpbench import catalog, optim, signals
 from dpbench.data import Loader
 from dpbench.embedding import head, inputs_of
-from dpbench.errors import Diverged
+from dpbench.errors import Diverged, UsageError, one_line
 from dpbench.predictions import Predictions
 from dpbench.rng import derive, seeded
 from dpbench.spec import Recipe
@@ -73,6 +73,8 @@ class Learner:
         self.recipe, self.workload, self.device = recipe, workload, device
         with seeded(derive(seed, "weights"), torch.device("cpu")):
             network = catalog.load_model(model, recipe.shape(shape), workload.classes).to(device)
+        if recipe.test_shape(shape) != recipe.shape(shape):
+            _try(network, model, recipe.shape(shape), recipe.test_shape(shape), device)
         self.network = network.to(memory_format=torch.channels_last) if recipe.channels_last else network
         self.head = head(self.network)
         self.model: nn.Module = torch.compile(self.network) if recipe.compile else self.network  # type: ignore[assignment]
@@ -142,6 +144,20 @@ class Learner:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+def _try(
+    network: nn.Module, model: str, trained: tuple[int, ...], tested: tuple[int, ...], device: torch.device
+) -> None:
+    """Refuse a model that does not take the images of a test, which are of another size than it was made for."""
+    mode = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, *tested, device=device))
+    except Exception as error:  # models raise what they like
+        sizes = f"made for {trained[-1]} pixels, does not take the {tested[-1]} of a test"
+        raise UsageError(f"{model}, {sizes}; say test_size: {trained[-1]} ({one_line(error, 150)})") from None
+    network.train(mode)
 
 
 def train_epoch(
