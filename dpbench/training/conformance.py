@@ -16,7 +16,7 @@ from torch import Tensor
 from dpbench import catalog, isolation
 from dpbench.errors import DpbenchError, MethodFailed
 from dpbench.method import Signals, Task
-from dpbench.signals import SIGNALS, compute
+from dpbench.signals import MEMBER, SIGNALS, compute
 from dpbench.training import ledger
 from dpbench.training.driver import Driver
 from dpbench.training.rows import batches
@@ -74,6 +74,7 @@ def signals_of(setting: Setting, needs: Set[str], indices: Tensor, epoch: int, r
     plain = needs & SIGNALS.keys()
     values = compute(plain, logits[indices], labels[indices], loss[indices], embedding[indices])
     values |= dict.fromkeys(needs - plain, loss[indices])  # any number will do where there is no model
+    values |= {MEMBER: (indices % 2 == 0).float()} if MEMBER in needs else {}
     if setting.losses in ("nan", "infinite"):
         bad = indices % 3 == 0
         fill = float("nan") if setting.losses == "nan" else float("inf")
