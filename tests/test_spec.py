@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,25 @@ def test_built_in_grids() -> None:
     assert len(quick.runs()) == 5 * (1 + 2 * (len(quick.methods) - 1)), "full is one row whatever the keeps"
     for name in catalog.names("grids"):
         assert load_grid(name).runs()
+
+
+def test_no_grid_varies_the_keep_of_a_method_that_it_fixes() -> None:
+    """What is None by default follows from keep; given, it is the same run at every keep."""
+    for name in catalog.names("grids"):
+        grid = load_grid(name)
+        fixed = [
+            text
+            for text in map(canonical, grid.methods)
+            for field in fields(catalog.load_method(text))  # type: ignore[arg-type]
+            if field.default is None and field.name in catalog.parse(text)[1]
+        ]
+        assert len(grid.keep) == 1 or not fixed, name
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("paper_rs2", 10), ("paper_deepcore", 40)])
+def test_proxies_of_a_papers_grid_are_trained_as_long_as_it_says(name: str, epochs: int) -> None:
+    proxies = [catalog.load_method(text).requires().proxy for text in load_grid(name).methods]
+    assert {one.epochs for one in proxies if one is not None} == {epochs}
 
 
 def test_runs_come_seed_by_seed_in_canonical_names() -> None:
