@@ -129,7 +129,7 @@ def _estimate(
         size = data[spec.dataset][1]
         one = speed(spec.dataset, spec.model, spec.recipe.at(spec.keep))
         found.memory = max(found.memory, one.memory)
-        work = _work(spec, size)
+        work = _work(spec, size, one)
         part = found.parts[spec.dataset, spec.model]
         _add(part, work, one)
         found.run_bytes += work.epochs * RESULT_BYTES + INDEX_BYTES * work.backward
@@ -139,8 +139,9 @@ def _estimate(
             control = spec.model_copy(update={"method": controls.METHOD, "keep": share})
             costs[spec.dataset, spec.model, spec.seed, share] = (control, size)
     for control, size in costs.values():
-        work = _work(control, size)
-        _add(found.controls, work, speed(control.dataset, control.model, control.recipe.at(control.keep)))
+        one = speed(control.dataset, control.model, control.recipe.at(control.keep))
+        work = _work(control, size, one)
+        _add(found.controls, work, one)
         found.run_bytes += work.epochs * RESULT_BYTES + INDEX_BYTES * work.backward
     for group in wanted.values():
         first = group[0]
@@ -175,13 +176,14 @@ def _method(text: str) -> PruningMethod:
     return catalog.load_method(text)
 
 
-def _work(spec: RunSpec, size: Size) -> _Work:
-    """What a run does, as far as its method says it."""
+def _work(spec: RunSpec, size: Size, speed: Speed) -> _Work:
+    """What a run does, as far as its method says it, and in a budget of time as much as there is time for."""
     method, budget, recipe = _method(spec.method), spec.budget, spec.recipe.at(spec.keep)
     stated, n = method.requires(), size.train
     epochs = float(method.epochs(Task(n, recipe.epochs, recipe.batch_size, spec.keep)))
     whole = n * recipe.epochs
-    backward = (spec.keep * stated.until + 1 - stated.until) * whole
+    share = spec.keep * stated.until + 1 - stated.until
+    backward = share * whole
     forward = n * epochs if method.picks() else 0.0
     if budget.unit in ("steps", "samples"):  # as many as full training takes, whatever is kept
         whole = budget.iterations * recipe.batch_size * recipe.accumulate if budget.iterations else whole
@@ -189,6 +191,10 @@ def _work(spec: RunSpec, size: Size) -> _Work:
         backward = spec.keep * whole if picked else whole
         epochs = backward / (spec.keep * n)
         forward = n * epochs if method.picks() else 0.0
+    if budget.seconds is not None:
+        one = share * speed.train + (speed.forward[frozenset()] if method.picks() else 0.0)  # of the n of an epoch
+        epochs = budget.seconds / (n * one)
+        backward, forward = share * n * epochs, n * epochs if method.picks() else 0.0
     probes = math.ceil(epochs / spec.probe.every) if spec.probe.every else 0
     return _Work(epochs, backward, forward, epochs * (size.validation + size.test), probes * min(spec.probe.samples, n))
 

@@ -73,6 +73,18 @@ def test_seconds_are_of_training_evaluation_and_choosing(home: Path, timed: None
     assert part.seconds == pytest.approx(estimates.RUN_S + part.samples + 0.5 * epochs * (n + tested))
 
 
+def test_a_budget_of_time_is_spent_and_no_more(home: Path, timed: None) -> None:
+    """An epoch of 180 samples takes 90 s of training and, of a batch-level method, as long to choose among them."""
+    grid = GRID.replace("seeds: 2", "seeds: 1") + "budget: {unit: time, seconds: 360}\n"
+    for method, epochs in (("uniform", 4), ("ordered_sgd", 2), ("full", 2)):
+        text = grid.replace(grid.split("methods: ")[1].split("\n")[0], f"[{method}]")
+        found = estimates.estimate(read_grid(text, "g.yaml", "g"), CPU, None)
+        [part] = found.parts.values()
+        assert part.samples == epochs * 180 * (1.0 if method == "full" else 0.5), method
+        assert part.seconds == pytest.approx(estimates.RUN_S + 360 + 0.5 * epochs * 120), method
+        assert found.controls.cells == 0
+
+
 def test_absent_files_are_stood_in_for_at_the_datasets_own_size(home: Path, tmp_path: Path, timed: None) -> None:
     text = "datasets: [cifar10]\nmodels: [cnn]\nmethods: [full]\nkeep: [1.0]\nseeds: 1\n"
     text += "recipe: {epochs: 2, batch_size: 128, lr: 0.1}\nprobe: {every: 0}\n"
