@@ -240,8 +240,11 @@ def _grid(name: str) -> Row:
         "models": grid.models,
         "methods": grid.methods,
         "keep": grid.keep,
+        "keep_schedules": [one.model_dump() for one in grid.keep_schedules],
         "seeds": grid.seeds,
         "recipe": grid.recipe.model_dump(exclude_defaults=True),
+        "changes": grid.recipe_by_dataset | grid.recipe_by_model,
+        "budget": grid.budget.model_dump(exclude_defaults=True),
         "description": grid.description,
         "results": (LEADERBOARDS / "results" / name / "results.json.gz").is_file(),
     }
@@ -250,11 +253,20 @@ def _grid(name: str) -> Row:
 def _grid_facts(row: Row) -> Iterator[tuple[str, str]]:
     for name in ("methods", "datasets", "models"):
         yield name, ", ".join(row[name])
-    yield "keep", ", ".join(f"{share:g}" for share in row["keep"])
+    scheduled = [f"{one['mean']:g} {one['shape']}" for one in row["keep_schedules"]]
+    yield "keep", ", ".join([f"{share:g}" for share in row["keep"]] + scheduled)
     yield "seeds", str(row["seeds"])
-    yield "recipe", ", ".join(f"{key} {_plain(value)}" for key, value in row["recipe"].items())
+    yield "recipe", _pairs(row["recipe"])
+    for name, changes in row["changes"].items():
+        yield f"  {name}", _pairs(changes)
+    if row["budget"]:
+        yield "budget", _pairs(row["budget"])
     yield "results", f"checked in: dpbench leaderboard {row['name']}" if row["results"] else "none are checked in"
     yield "try", f"dpbench run {row['name']}"
+
+
+def _pairs(values: Row) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in values.items())
 
 
 _DESCRIBE: dict[str, Callable[[str], Row]] = {

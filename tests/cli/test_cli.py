@@ -338,6 +338,8 @@ def test_show(dpbench: Callable[..., Said], plugin: Callable[[str], str]) -> Non
     for name in (*catalog.names("datasets"), *catalog.names("models"), *catalog.names("grids")):
         assert dpbench("show", name).code == 0, name
     assert "dpbench leaderboard quick" in dpbench("show", "quick").out
+    assert "resnet50  lr 0.03" in dpbench("show", "paper_orderdp_cifar").out, "what is changed by model"
+    assert "iterations 40000" in dpbench("show", "paper_ccs").out
     assert dpbench("show", "rs2").out.startswith("uniform_epoch  method")
     assert "rs2 = uniform_epoch" in dpbench("show", "uniform_epoch").out
     check_line(dpbench("show", "rs3"), 2, "did you mean rs2")
