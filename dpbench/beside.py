@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SHAPES = ("rising", "falling", "oscillating")
 # these set their share once, before the training
-SET_UP = ("importance_sampling", "progressive_dropout")
+SET_UP = ("importance_sampling", "progressive_dropout", "proxy_mask")
 
 
 class Scheduled(Strict):

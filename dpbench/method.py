@@ -115,6 +115,10 @@ class Proxy:
     is always the training samples that are recorded. `share` of the training samples, drawn anew for each seed,
     are trained on; which ones is the signal `member`; the learning rate of an epoch's last step is
     the signal `learning_rate`.
+
+    With `hardest` above 0 the proxy goes through the batches of the run itself, 1 / keep of them at once, and every
+    `hardest`-th step trains on their rows of highest loss, the share `keep`; which ones these are is the signal
+    `member` of all steps.
     """
 
     epochs: int
@@ -122,6 +126,7 @@ class Proxy:
     at: Literal["end", "epochs", "steps"] = "end"
     data: Literal["train", "holdout"] = "train"
     share: float = 1.0
+    hardest: int = 0
 
     def __post_init__(self) -> None:
         if self.at not in ("end", "epochs", "steps") or self.data not in ("train", "holdout"):
@@ -134,6 +139,8 @@ class Proxy:
             raise ValueError("a proxy that trains on other samples has not all in its steps; use at='epochs'")
         if self.data == "holdout" and self.share < 1:
             raise ValueError("a proxy on holdout data trains on all of it; share is for data='train'")
+        if self.hardest < 0 or (self.hardest and (self.at, self.data, self.seeds) != ("steps", "train", 1)):
+            raise ValueError(f"a proxy with hardest={self.hardest}; one on the samples, with at='steps', is needed")
 
 
 @dataclass(frozen=True)

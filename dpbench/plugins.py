@@ -44,7 +44,7 @@ def load(name: str, path: str, load: Callable[[], Any], ours: bool) -> Any:
 def check_stated(method: PruningMethod, name: str) -> None:
     """Refuse a method that does not state what it requires, or requires unknown signals."""
     from dpbench.method import Requires
-    from dpbench.signals import check_names
+    from dpbench.signals import MEMBER, check_names
 
     try:
         stated = method.requires()
@@ -53,6 +53,8 @@ def check_stated(method: PruningMethod, name: str) -> None:
     if not isinstance(stated, Requires):
         raise UsageError(f"{name}: requires() returned {stated!r}, not what it requires; write return Requires(...)")
     try:
-        check_names(stated.signals, after_proxy=stated.proxy is not None and stated.proxy.at != "steps")
+        of_steps = {MEMBER} if stated.proxy is not None and stated.proxy.hardest else set()
+        after_proxy = stated.proxy is not None and stated.proxy.at != "steps"
+        check_names(stated.signals - of_steps, after_proxy)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from None

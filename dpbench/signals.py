@@ -139,7 +139,7 @@ MODEL_SIGNALS: dict[str, Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, int
 
 
 # Known to the record alone.
-MEMBER = "member"  # 1 for the samples that the proxy was trained on, else 0
+MEMBER = "member"  # 1 for the samples that the proxy was trained on, or that were its hardest in a step, else 0
 LEARNING_RATE = "learning_rate"  # that of the epoch's last step, the same for all samples
 RECORD_SIGNALS = frozenset({MEMBER, LEARNING_RATE})
 

@@ -23,6 +23,7 @@ from dpbench.data import Data
 from dpbench.experiments import controls, standins
 from dpbench.method import PruningMethod, Task
 from dpbench.recipe import Recipe
+from dpbench.signals import RECORD_SIGNALS
 from dpbench.spec import Grid, RunSpec
 from dpbench.training import ledger as ledgers
 from dpbench.training import proxy
@@ -184,17 +185,18 @@ def _work(spec: RunSpec, size: Size, speed: Speed) -> _Work:
     whole = n * recipe.epochs
     share = spec.keep * stated.until + 1 - stated.until
     backward = share * whole
-    forward = n * epochs if method.picks() else 0.0
+    measures = method.picks() and bool(stated.signals - RECORD_SIGNALS)  # forwards the batches that it picks from
+    forward = n * epochs if measures else 0.0
     if budget.unit in ("steps", "samples"):  # as many as full training takes, whatever is kept
         whole = budget.iterations * recipe.batch_size * recipe.accumulate if budget.iterations else whole
         picked = method.picks() and budget.unit == "steps"
         backward = spec.keep * whole if picked else whole
         epochs = backward / (spec.keep * n)
-        forward = n * epochs if method.picks() else 0.0
+        forward = n * epochs if measures else 0.0
     if budget.seconds is not None:
-        one = share * speed.train + (speed.forward[frozenset()] if method.picks() else 0.0)  # of the n of an epoch
+        one = share * speed.train + (speed.forward[frozenset()] if measures else 0.0)  # of the n of an epoch
         epochs = budget.seconds / (n * one)
-        backward, forward = share * n * epochs, n * epochs if method.picks() else 0.0
+        backward, forward = share * n * epochs, n * epochs if measures else 0.0
     probes = math.ceil(epochs / spec.probe.every) if spec.probe.every else 0
     return _Work(epochs, backward, forward, epochs * (size.validation + size.test), probes * min(spec.probe.samples, n))
 
@@ -227,6 +229,9 @@ def _add_proxy(found: Estimate, group: list[proxy.Request], size: Size, speed: S
     first, n = group[0], size.train
     epochs = max(request.epochs[-1] for request in group) + 1
     trained = first.proxy.share * (n if first.proxy.data == "train" else size.validation) * epochs
+    if first.proxy.hardest:
+        found.proxies.seconds += speed.forward[frozenset()] * trained
+        trained *= first.keep / first.proxy.hardest
     found.proxies.cells += 1
     found.proxies.samples += trained
     found.proxies.seconds += speed.train * trained

@@ -194,6 +194,8 @@ def _proxy_cost(proxy: Row) -> str:
     of += f" on {proxy['share']:g} of the samples" if proxy["share"] < 1 else ""
     shared = "" if proxy["seeds"] > 1 or of else "; one record serves all methods that read the recipe's own training"
     epochs = f"of {proxy['epochs']} epochs, fewer if the recipe has fewer"
+    if proxy["hardest"]:
+        epochs, shared = "of as many epochs as the run, on the hardest rows of its batches", ""
     return f"{times} first, a proxy {epochs}{of}, {READS[proxy['at']]}{shared}"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from dpbench.errors import UsageError
 from dpbench.method import PruningMethod, Selection, Signals, Task
 from dpbench.rng import generator
+from dpbench.signals import RECORD_SIGNALS
 from dpbench.training.answers import call, pick_fault, selection_fault, surrogate_fault
 from dpbench.training.keeps import schedule
 from dpbench.training.rows import Passed, everything, join, order, spread, to_cpu
@@ -40,7 +41,8 @@ class Driver:
         shape = method.beside.get("keep_schedule")
         self._counts = schedule(shape, task) if shape else []  # how many samples each epoch keeps, if that changes
         decided = self.requires.period == 0 and not self.picks
-        self.needs = frozenset() if decided else frozenset(self.requires.signals)  # what the training must compute
+        signals = frozenset(self.requires.signals) - RECORD_SIGNALS
+        self.needs = frozenset() if decided else signals  # what the training must compute
         self.epoch = -1  # the one under way
         self.selection = everything(task.n)  # of that epoch
         self.asked: int | None = None  # the epoch of the last select

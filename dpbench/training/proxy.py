@@ -31,7 +31,7 @@ from dpbench.spec import PROTOCOL, Recipe, RunSpec, identity_hash, source_digest
 from dpbench.training.ledger import Ledger
 from dpbench.training.pace import Pace
 from dpbench.training.rows import batches, join, order
-from dpbench.training.train import Learner, Recorder, measure_all, train_epoch
+from dpbench.training.train import Hardest, Learner, Recorder, measure_all, train_epoch
 from dpbench.training.workload import workload
 
 SIGNAL_FILE = re.compile(r"(?:pass|steps)-\d+-(.+)\.npy")
@@ -49,6 +49,7 @@ class Request:
     proxy: Proxy
     needs: Set[str]
     data: str  # the fingerprint, as in RunSpec
+    keep: float = 1.0  # of a proxy that trains on the hardest samples
 
     @property
     def training(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Request:
             "run": self.run,
             "trained_on": self.proxy.data,
             "share": self.proxy.share,
+            **({"hardest": self.proxy.hardest, "keep": self.keep} if self.proxy.hardest else {}),
         }
 
     @property
@@ -147,8 +149,9 @@ def requests(spec: RunSpec) -> list[Request]:
     needs = stated.signals - {"embedding"} if "embedding" in method.beside else stated.signals
     if stated.proxy is None or (stated.signals and not needs):
         return []
+    recipe, keep = (spec.recipe.at(spec.keep), spec.keep) if stated.proxy.hardest else (spec.recipe, 1.0)
     return [
-        Request(spec.dataset, model, spec.recipe, spec.seed, run, stated.proxy, needs, spec.data)
+        Request(spec.dataset, model, recipe, spec.seed, run, stated.proxy, needs, spec.data, keep)
         for run in range(stated.proxy.seeds)
     ]
 
@@ -188,17 +191,22 @@ def _train(wanted: list[Request], data: Data, device: torch.device) -> None:
     size = round(first.proxy.share * len(loader))
     trained = sample(len(loader), max(1, size), generator(seed, "members"))
     member = torch.zeros(n).index_fill_(0, trained, 1.0) if first.proxy.data == "train" else torch.zeros(n)
-    steps = Recorder(_needs([request for request in wanted if request.proxy.at == "steps"]))
+    needs = _needs([request for request in wanted if request.proxy.at == "steps"])
+    steps, batch, shown = Recorder(needs), recipe.batch_size, seed
+    if first.proxy.hardest:
+        steps = Hardest(needs, first.keep, first.proxy.hardest, generator(seed, "pick"))
+        batch, shown = batch * max(1, round(1 / first.keep)), first.seed  # the run's own batches and augmentation
     pace = Pace(recipe, recipe.epochs)
     for epoch in range(max(request.epochs[-1] for request in wanted) + 1):
         begin, on_cpu = time.perf_counter(), time.thread_time()
-        loader.start_epoch(generator(seed, "augment", epoch))
-        rows = order(trained, len(loader), generator(seed, "order", epoch)).to(device)
-        parts = batches(rows, recipe.batch_size)
+        loader.start_epoch(generator(shown, "augment", epoch))
+        rows = order(trained, len(loader), generator(shown, "order", epoch)).to(device)
+        parts = batches(rows, batch)
         pace.start(epoch)
         with seeded(derive(seed, "train", epoch), device):
             done = train_epoch(learner, loader, parts, pace, steps)
-        cost: dict[str, Any] = {"backward": done.backward, "train_s": time.perf_counter() - begin}
+        cost: dict[str, Any] = {"forward": done.forward, "backward": done.backward}
+        cost["train_s"] = time.perf_counter() - begin
         cost["on_cpu_s"] = time.thread_time() - on_cpu
         asking = [request for request in wanted if epoch in request.epochs]
         passing = [request for request in asking if request.proxy.at != "steps"]
@@ -321,6 +329,6 @@ def book(request: Request, ledger: Ledger) -> None:
         cost = store.load_json(_cost(request.folder, epoch).read_bytes())
         own = passes([request]) if request.proxy.at != "steps" and epoch in request.epochs else {}
         ledger.proxy_backward += cost["backward"] + sum(cost[name]["backward"] for name in own)
-        ledger.proxy_forward += cost["backward"] + sum(cost[name]["forward"] for name in own)
+        ledger.proxy_forward += cost.get("forward", cost["backward"]) + sum(cost[name]["forward"] for name in own)
         ledger.seconds["proxy"] += cost["train_s"] + sum(cost[name]["s"] for name in own)
         ledger.on_cpu += sum(part.get("on_cpu_s", math.nan) for part in (cost, *(cost[name] for name in own)))

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dpbench import catalog, optim, signals
 from dpbench.data import Loader
+from dpbench.draws import top
 from dpbench.embedding import head, inputs_of
 from dpbench.errors import Diverged, UsageError, one_line
 from dpbench.predictions import Predictions
@@ -56,6 +57,31 @@ class Recorder:
         """Keep them."""
         if values:
             self.passed.append((rows, values))
+
+
+class Hardest(Recorder):
+    """The guide of a training on the share `keep` of highest loss of each batch, in every `every`-th step.
+
+    It keeps which rows these are, the signal `member`, of all steps.
+    """
+
+    picks = True
+
+    def __init__(self, needs: frozenset[str], keep: float, every: int, rng: torch.Generator) -> None:
+        super().__init__(needs | {"loss"})
+        self.keep, self.every, self.rng, self.steps = keep, every, rng, 0
+
+    def pick(self, rows: Tensor, values: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The rows of highest loss, or none in a step without training."""
+        k = max(1, round(self.keep * len(rows)))
+        self.chosen = top(values["loss"].cpu(), k, self.rng).to(rows.device)
+        self.steps += 1
+        return self.chosen if (self.steps - 1) % self.every == 0 else self.chosen[:0], None
+
+    def observe(self, rows: Tensor, values: dict[str, Tensor]) -> None:
+        """Keep them."""
+        member = torch.zeros(len(rows), device=rows.device).index_fill_(0, self.chosen, 1.0)
+        super().observe(rows, values | {signals.MEMBER: member})
 
 
 class Learner:
@@ -166,8 +192,9 @@ def train_epoch(
     """Train one epoch on the batches `parts`, each a tensor of rows on the device, until the pace says stop.
 
     `weights` (n,) multiply the losses. A guide that picks chooses what goes backward after a scoring pass over the
-    batch in evaluation mode; the chosen rows are forwarded again to be trained on. It observes the rows and the signals
-    of each step. A step follows the gradient of `accumulate` batches, each with the share of the samples that it has.
+    batch in evaluation mode, unless it needs no signals; the chosen rows are forwarded again to be trained on. It
+    observes the rows and the signals of each step. A step follows the gradient of `accumulate` batches, each with the
+    share of the samples that it has.
     """
     done, together = Epoch(), learner.recipe.accumulate
     steps = ceil(len(parts) / together)
@@ -180,13 +207,15 @@ def train_epoch(
             break
         chosen, weight = rows, None if weights is None else weights[rows]
         if guide.picks:
-            learner.model.eval()
-            with torch.no_grad():
-                _, values = learner.measure(inputs, labels, needs)
+            values: dict[str, Tensor] = {}
+            if needs:
+                learner.model.eval()
+                with torch.no_grad():
+                    _, values = learner.measure(inputs, labels, needs)
+                done.forward += len(rows)
             positions, picked = guide.pick(rows, values)
             chosen, inputs, labels = rows[positions], inputs[positions], labels[positions]
             weight = picked if weight is None else weight[positions] * (1 if picked is None else picked)
-            done.forward += len(rows)
         if len(chosen):
             learner.model.train(len(chosen) > 1)  # a single sample has no batch statistics
             inputs, labels = learner.mix(inputs, labels)
