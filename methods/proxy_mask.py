@@ -12,8 +12,8 @@ class ProxyMask(PruningMethod):
 
     The proxy goes through the run's batches B_t, 1 / keep of the usual ones at once: M_t are the keep |B_t| rows of
     largest loss, and if t is a multiple of `every`, it makes one step on the loss over M_t. Then the model goes
-    through the same B_t, in the same order and with the same augmentation, makes one step on the loss over each M_t, and
-    measures nothing to choose by.
+    through the same B_t, in the same order and with the same augmentation, makes one step on the loss over each M_t,
+    and measures nothing to choose by.
 
     The released code has keep 1/2, 512 of 1,024 samples, and 4 for `every`; its proxy has fewer and narrower layers
     than the model: see `proxy_model`. It takes the loss that the training step itself forwards, in training mode; here
