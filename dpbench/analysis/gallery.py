@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field
 
-from dpbench import store
+from dpbench import catalog, store
 from dpbench.analysis import usage
 from dpbench.analysis.overlap import Overlap
 from dpbench.analysis.usage import Suspicion, Usage
@@ -124,13 +124,13 @@ def make(results: Iterable[RunResult], root: Path | None, room: int = ROOM) -> G
     unread: list[str] = []
     for dataset, runs in datasets.items():
         try:
-            data = loading.data_of(RunSpec.model_validate(runs[0]["spec"]), root)
+            data = loading.data_of(RunSpec.model_validate(runs[0]["spec"]), root) if _pictured(dataset) else None
         except (UsageError, RunFailed) as error:
             notes.append(f"No pictures of {dataset}: {store.brief(str(error))}")
             if any((store.run_folder(run["hash"]) / "selections.npz").is_file() for run in runs):
                 unread.append(dataset)
             continue
-        if data.train.picture(0) is None:
+        if data is None or data.train.picture(0) is None:
             notes.append(f"No pictures of {dataset}: its samples are no images.")
             continue
         drawn = _Drawn(data, room // len(datasets))
@@ -152,6 +152,14 @@ def make(results: Iterable[RunResult], root: Path | None, room: int = ROOM) -> G
     if not rows and not notes:
         notes = ["No run in this home has its selections."]
     return Gallery(sheets=sheets, rows=rows, suspected=suspected, even=even, unread=unread, note=" ".join(notes))
+
+
+def _pictured(dataset: str) -> bool:
+    """Whether the samples are images, which is known before they are read; True for a dataset that is not here."""
+    try:
+        return catalog.load_dataset(dataset).kind == "images"
+    except UsageError:
+        return True
 
 
 class _Drawn:
@@ -298,6 +306,8 @@ def sheet_of_run(result: RunResult, root: Path | None, file: Path) -> bool:
     """The same of one run; UsageError or RunFailed where its data cannot be had."""
     from dpbench.training import loading
 
+    if not _pictured(result["spec"]["dataset"]):
+        return False
     found = next(usage.of_results([result]), None)
     if found is None or found.even:
         return False

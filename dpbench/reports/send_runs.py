@@ -31,7 +31,9 @@ def send_runs(
 
     Each has a picture of the samples that it used most and least, in a grid of at most MOST_PICTURES runs.
     """
-    results = list(results)
+    results = sorted(
+        results, key=lambda one: str(one["spec"]["dataset"])
+    )  # the pictures need the data of one at a time
     several = several_of(result["spec"] for result in results)
     note = f"The runs of the grid `{grid}`."
     experiment = tracker.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, note)
