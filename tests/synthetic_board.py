@@ -132,6 +132,18 @@ def make(
     return Board(grid, cells, results, overlap or Overlap(), controls=at_cost)
 
 
+def joined(*boards: Board) -> Board:
+    """One board of several, that differ in their datasets; the grid has all of them and is the first one's else."""
+    cells, results, at_cost = {}, {}, {}
+    for i, board in enumerate(boards):
+        for made, found in ((results, board.results), (at_cost, board.controls)):
+            made |= {f"{i}{key[1:]}": one | {"hash": f"{i}{key[1:]}"} for key, one in found.items()}
+        cells |= {f"{i}{key[1:]}": spec for key, spec in board.cells.items()}
+    datasets = list(dict.fromkeys(spec.dataset for spec in cells.values()))
+    grid = boards[0].grid.model_copy(update={"datasets": datasets})
+    return Board(grid, cells, results, Overlap(), controls=at_cost)
+
+
 def costing(share: float) -> dict[str, float]:
     """Metrics of a run that costs this share of full training: all is forwarded once, the rest goes backward."""
     return {"samples_forward": 4 * N, "samples_backward": round((3 * share - 1) / 2 * 4 * N)}

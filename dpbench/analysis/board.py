@@ -111,7 +111,7 @@ def load(name: str, data_root: Path | None = None) -> Board:
     try:
         grid, cells, controls = grids.read_manifest(name)
     except UsageError:
-        if not _packed(name).is_file():
+        if not packed(name).is_file():
             raise
         return load_checked_in(name)
     made = grids.results(cells)
@@ -122,7 +122,7 @@ def load(name: str, data_root: Path | None = None) -> Board:
 def load_checked_in(name: str) -> Board:
     """The board of a grid that comes with dpbench, whatever was run here."""
     try:
-        return unpack(_packed(name).read_bytes())
+        return unpack(packed(name).read_bytes())
     except (*store.BAD, OSError, zlib.error) as error:
         why = store.brief(error)
         raise UsageError(
@@ -130,7 +130,8 @@ def load_checked_in(name: str) -> Board:
         ) from None
 
 
-def _packed(name: str) -> Path:
+def packed(name: str) -> Path:
+    """The file of a grid's checked-in board, which need not be there."""
     return LEADERBOARDS / "results" / name / "results.json.gz"
 
 

@@ -46,11 +46,16 @@ def difference(row: Line, control: str) -> str:
     if _none(mean):
         trouble = broken(row)
         return trouble.replace(" seeds", "") if trouble and row[f"verdict_{control}"] else "-"
-    interval = "" if _none(half) else f" ± {half:.2f}" if half < 10 else f" ± {half:.1f}"
     mark = MARKS.get(row[f"verdict_{control}"].split(" ")[0], "")
     if control == "full" and row["equivalence_full"].startswith("equivalent"):
         mark = " ="
-    return f"{mean:+.2f}{interval}{mark}"
+    return f"{gap(mean, half)}{mark}"
+
+
+def gap(mean: float, half: float) -> str:
+    """A mean difference with its simultaneous interval, where it has one."""
+    interval = "" if _none(half) else f" ± {half:.2f}" if half < 10 else f" ± {half:.1f}"
+    return f"{mean:+.2f}{interval}"
 
 
 def to_random(row: Line) -> str:

@@ -25,6 +25,7 @@ from dpbench.analysis.stats import ALPHA, MIN_SEEDS
 from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.places import LEADERBOARDS
+from dpbench.reports import answers
 from dpbench.reports.columns import accuracy, named
 from dpbench.training.measures import MEASURES
 
@@ -311,6 +312,11 @@ def _wrapped(board: Board) -> str:
     return "\n".join(["", _fill(head), "", *map(_fill, text(board).splitlines()), ""])
 
 
+def _paragraphs(found: list[str]) -> str:
+    """Paragraphs and tables, of which only paragraphs are broken into lines."""
+    return "\n".join(f"\n{one if one.startswith('|') else _fill(one)}" for one in found) + "\n"
+
+
 def _fill(line: str) -> str:
     """Break a line as the page's are; a list's item is indented."""
     indent = "  " if line.startswith("- ") else ""
@@ -323,6 +329,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {  # what stands in a block of each ki
     "table": lambda grid: _screen(boards.load_checked_in(grid)),
     "results": lambda grid: _wrapped(boards.load_checked_in(grid)),
     "figure4": lambda grid: f"\n{_fill(decompositions(grid))}\n",
+    "answer": lambda question: _paragraphs(answers.paragraphs(question)),
     "measures": lambda _: _measures(),
 }
 
