@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from dpbench.analysis import board as boards
@@ -108,8 +109,9 @@ def _tally(answer: Answer, cells: Sequence[Cell]) -> str:
         count = sum(cell.word == "not" for cell in compared)
         said.append(f"not separable: {count} of {_many(len(compared), 'comparison')}")
     if left:
-        names = list(dict.fromkeys(cell.method for cell in left))
-        said.append(f"not compared, since seeds diverged or failed: {_listed(names)}")
+        counts = Counter(cell.method for cell in left)
+        names = ", ".join(f"`{method}` on {_many(count, 'dataset')}" for method, count in counts.items())
+        said.append(f"not compared, since seeds diverged or failed: {names}")
     return "; ".join(said)
 
 
