@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dpbench import places, plain_yaml, plugins
@@ -261,10 +262,15 @@ def at_least_keep(name: str) -> list[str]:
 
 def source_digest(kind: str, name: str) -> str:
     """Hash the code of a method's, dataset's or model's module, with what it imports from its own folder."""
+    return digest(module_of(kind, name))
+
+
+def module_of(kind: str, name: str) -> ModuleType:
+    """The imported module of a method, dataset or model."""
     {"methods": method_class, "datasets": dataset_class, "models": model_factory}[kind](name)  # imports the module
     module = name.partition(":")[0]
     inside = f"dpbench.{kind}.{module}"
-    return digest(sys.modules[inside if module in _modules(kind) else _installed(kind)[module].module])
+    return sys.modules[inside if module in _modules(kind) else _installed(kind)[module].module]
 
 
 def _modules(kind: str) -> set[str]:

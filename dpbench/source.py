@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,25 @@ def digest(module: ModuleType) -> str:
     Comments, docstrings and layout do not count, and Python's version does not. Followed are import statements,
     wherever they stand, not what `importlib` is asked for.
     """
+    return _combined((path.name, code) for path, code in _followed(module).items())
+
+
+def files(module: ModuleType) -> list[Path]:
+    """The files that an imported module's digest is made of."""
+    return sorted(_followed(module))
+
+
+def digest_of(contents: Iterable[tuple[str, bytes]]) -> str:
+    """The digest of a module that consists of files of these names and contents; nothing of them is run."""
+    return _combined((name, _code(content)[0]) for name, content in contents)
+
+
+def _combined(parts: Iterable[tuple[str, str]]) -> str:
+    return hashlib.sha256(repr(sorted(parts)).encode()).hexdigest()[:16]
+
+
+def _followed(module: ModuleType) -> dict[Path, str]:
+    """The files of a module and of what it imports from its own folder, each with the digest of its code."""
     assert module.__file__ is not None
     found: dict[Path, str] = {}
     waiting = [(module.__name__, Path(module.__file__).resolve())]
@@ -40,8 +59,7 @@ def digest(module: ModuleType) -> str:
         for level, target in imports:
             base = package[: len(package) - level + 1] if level else []
             waiting += _located([*base, *target], package, path)
-    names = sorted((path.name, code) for path, code in found.items())
-    return hashlib.sha256(repr(names).encode()).hexdigest()[:16]
+    return found
 
 
 def content(path: str) -> str:
@@ -77,8 +95,11 @@ def everything() -> str:
 
 @cache
 def _parsed(path: Path, mtime_ns: int, size: int) -> tuple[str, list[tuple[int, tuple[str, ...]]]]:
+    return _code(path.read_bytes())
+
+
+def _code(content: bytes) -> tuple[str, list[tuple[int, tuple[str, ...]]]]:
     """The digest of a file's code, and its imports: how many dots they begin with, and the parts of the name."""
-    content = path.read_bytes()
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):  # compiled code, or a file that nothing imports in truth

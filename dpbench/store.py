@@ -36,6 +36,20 @@ def home() -> Path:
     return Path(os.environ.get("DPBENCH_HOME") or ".dpbench").resolve()
 
 
+@contextmanager
+def moved_home(folder: Path) -> Iterator[None]:
+    """Keep results in `folder` for the while, those of workers too."""
+    before = os.environ.get("DPBENCH_HOME")
+    os.environ["DPBENCH_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DPBENCH_HOME"]
+        else:
+            os.environ["DPBENCH_HOME"] = before
+
+
 def run_folder(run_hash: str) -> Path:
     """Where a run's files are."""
     return home() / "runs" / run_hash

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from dpbench import __version__
-from dpbench.cli import cache, catalog, data, orderdp, results, run, subset, tune
+from dpbench.cli import bundle, cache, catalog, data, orderdp, results, run, subset, tune
 from dpbench.cli.terminal import err
 from dpbench.errors import RunFailed, UsageError, one_line
 
@@ -66,6 +66,8 @@ app.command()(results.leaderboard)
 app.command()(results.samples)
 app.command()(results.sync)
 app.command()(results.compare)
+app.command()(bundle.submit)
+app.command()(bundle.verify)
 app.command()(results.merge)
 app.command()(orderdp.explain)
 app.command()(tune.tune)

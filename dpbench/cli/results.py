@@ -189,15 +189,17 @@ def compare(
 
 
 def merge(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders of other machines.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="DIR|FILE...", help="Results folders of other machines, or bundles.")
+    ],
 ) -> None:
-    """Add the runs of other results folders (`$DPBENCH_HOME` on other machines) to this one.
+    """Add the runs of other results folders (`$DPBENCH_HOME` on other machines), or of bundles, to this one.
 
     Runs that are here already are checked: equal ones are skipped, and where two disagree ours is kept and told.
     """
-    from dpbench.experiments.merge import merge as merge_folders
+    from dpbench.experiments.merge import merge as merge_all
 
-    merged = merge_folders(folders)
+    merged = merge_all(sources)
     out.print(f"{merged.added} runs added, {merged.completed} finished there, {merged.duplicates} here already")
     for conflict in merged.conflicts:
         out.print("conflict:", conflict, markup=False, soft_wrap=True)

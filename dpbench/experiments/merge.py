@@ -1,24 +1,20 @@
-"""Bring the runs and grids of other machines' results folders into this one; ours are kept where they disagree."""
+"""Bring the runs and grids of other results folders and of bundles into this one; ours are kept where they disagree."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dpbench import store
 from dpbench.errors import UsageError, one_line
+from dpbench.experiments import bundle
 from dpbench.experiments import grid as grids
 from dpbench.spec import RunSpec
 from dpbench.training.results import RunResult, check, check_predictions, check_selections, is_done, read_result
 
-FILES = {  # what is taken of a run, and the most bytes it may have; no checkpoint: that is a run's own business
-    "result.json": store.MOST_JSON,
-    "selections.npz": store.MOST_UNPACKED,
-    "predictions.npz": store.MOST_UNPACKED,
-    "traceback.txt": 2**20,
-    "done": 0,
-}
 VARYING = re.compile(r"time_|peak_")  # metrics that differ between runs of equal results
 
 
@@ -32,13 +28,16 @@ class Merged:
     conflicts: list[str] = field(default_factory=list)
 
 
-def merge(folders: list[Path]) -> Merged:
-    """Merge results folders (each holds runs/ and grids/) in the order given.
+def merge(sources: list[Path]) -> Merged:
+    """Merge results folders (each holds runs/ and grids/) and bundles (files) in the order given.
 
     Their content is a stranger's: it is read bounded, links and special files are refused, and a run counts only as
     what its own content says that it is.
     """
-    for folder in folders:
+    for folder in sources:
+        if folder.is_file():
+            with bundle.opened(folder):
+                continue
         if not (folder / "runs").is_dir():
             raise UsageError(f"{folder} is no results folder: it has no runs/ in it")
         if folder.resolve() == store.home():
@@ -47,29 +46,40 @@ def merge(folders: list[Path]) -> Merged:
             if part.is_symlink():
                 raise UsageError(f"{part} is a link; links are not followed")
     merged = Merged()
-    for folder in folders:
-        for run in sorted((folder / "runs").iterdir()):
+    for place in sources:
+        if place.is_file():
+            with bundle.opened(place) as found:
+                for key in found.runs():
+                    _merge_run(key, partial(found.run, key), merged)
+                _merge_grid(place.stem, found.manifest, merged)
+            continue
+        for run in sorted((place / "runs").iterdir()):
             if store.HASH.fullmatch(run.name):
-                _merge_run(run, merged)
-        for manifest in sorted((folder / "grids").glob("*.json")):
-            _merge_grid(manifest, merged)
+                _merge_run(run.name, partial(_files, run), merged)
+        for path in sorted((place / "grids").glob("*.json")):
+            _merge_grid(path.stem, partial(_manifest, path), merged)
     return merged
 
 
-def _merge_run(theirs: Path, merged: Merged) -> None:
+def checked(files: dict[str, bytes], key: str) -> RunResult:
+    """The result among a run's files, if all of them are of the run that the hash names; ValueError."""
+    result = check(store.load_json(files["result.json"]), key)
+    if "identity" not in result:
+        raise ValueError("it does not say of what its hash is; it was made by an older version")
+    if "selections.npz" in files:
+        check_selections(files["selections.npz"], result)
+    if "predictions.npz" in files:
+        check_predictions(files["predictions.npz"], result)
+    return result
+
+
+def _merge_run(key: str, read: Callable[[], dict[str, bytes]], merged: Merged) -> None:
     """Take a run that is not here, or is not finished here; tell whether one that is agrees."""
-    key = theirs.name
     try:
-        files = _files(theirs)
+        files = read()
         if "result.json" not in files:
             return  # it has only begun
-        new = check(store.load_json(files["result.json"]), key)
-        if "identity" not in new:
-            raise ValueError("it does not say of what its hash is; it was made by an older version")
-        if "selections.npz" in files:
-            check_selections(files["selections.npz"], new)
-        if "predictions.npz" in files:
-            check_predictions(files["predictions.npz"], new)
+        new = checked(files, key)
     except (*store.BAD, OSError) as error:
         merged.conflicts.append(f"run {key}: not taken: {store.brief(error)}")
         return
@@ -101,7 +111,7 @@ def _files(run: Path) -> dict[str, bytes]:
     if run.is_symlink() or not run.is_dir():
         raise ValueError("a link or no folder")
     there = {path.name for path in run.iterdir()}
-    return {name: store.read_stranger(run / name, most) for name, most in FILES.items() if name in there}
+    return {name: store.read_stranger(run / name, most) for name, most in bundle.FILES.items() if name in there}
 
 
 def _differing(ours: RunResult, theirs: RunResult) -> list[str]:
@@ -112,12 +122,16 @@ def _differing(ours: RunResult, theirs: RunResult) -> list[str]:
     return [f"{name} {a.get(name)} here, {b.get(name)} there" for name in unequal[:2]]
 
 
-def _merge_grid(path: Path, merged: Merged) -> None:
+def _manifest(path: Path) -> grids.Manifest:
+    return grids.parse_manifest(store.load_json(store.read_stranger(path, store.MOST_JSON)))
+
+
+def _merge_grid(name: str, read: Callable[[], grids.Manifest], merged: Merged) -> None:
     """Add a grid's cells to ours of that name; one cell made with two sources of a method stays ours."""
     try:
-        manifest = grids.parse_manifest(store.load_json(store.read_stranger(path, store.MOST_JSON)))
+        manifest = read()
     except (*store.BAD, OSError) as error:
-        merged.conflicts.append(f"grid {path.stem}: cannot be read: {one_line(error, 200)}")
+        merged.conflicts.append(f"grid {name}: cannot be read: {one_line(error, 200)}")
         return
     with grids.locked(manifest.grid.name):
         _join(manifest, merged)

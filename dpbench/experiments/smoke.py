@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpbench import catalog
+from dpbench import catalog, store
 from dpbench.data import Data, Source
 from dpbench.experiments import standins
 from dpbench.experiments.executors import run_all
@@ -63,7 +62,7 @@ def smoke(
     dataset in each grid; the other cells have the smallest model of its kind. What several grids try alike is tried
     once.
     """
-    with TemporaryDirectory(prefix="dpbench-smoke-") as scratch, _home(Path(scratch) / "home"), small():
+    with TemporaryDirectory(prefix="dpbench-smoke-") as scratch, store.moved_home(Path(scratch) / "home"), small():
         places: dict[str, standins.Read] = {}
         cells: dict[str, Tried] = {}
         built: set[tuple[str, str, str]] = set()  # grids' datasets and models that have been in a cell
@@ -102,20 +101,6 @@ def _why(outcome: Any) -> str | None:
     if isinstance(outcome, BaseException):
         return account.reason(outcome)
     return outcome["reason"] if outcome["status"] == "FAILED" else None
-
-
-@contextmanager
-def _home(folder: Path) -> Iterator[None]:
-    """Keep results in `folder` for the while, those of workers too."""
-    before = os.environ.get("DPBENCH_HOME")
-    os.environ["DPBENCH_HOME"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["DPBENCH_HOME"]
-        else:
-            os.environ["DPBENCH_HOME"] = before
 
 
 @contextmanager

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,8 +58,9 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
     """Copy a file's subset to $DPBENCH_HOME/subsets, named by its content.
 
     Return the method that trains on it, and how many of the file's samples are left out. The file is one of ours, of
-    one selection, or a list of positions among the dataset's own training samples: .npy, or text with one number a
-    line. Of such a list, samples that are not trained on here, as those held out for validation, are left out.
+    one selection, or a list of positions among the dataset's own training samples: .npy, .pt with one tensor, or text
+    with one number a line. Of such a list, samples that are not trained on here, as those held out for validation, are
+    left out.
     """
     if not file.is_file():
         raise UsageError(f"--from {file}: no such file")
@@ -94,15 +100,33 @@ def _lines(content: bytes) -> NDArray[np.int64]:
         return np.loadtxt(content.decode().splitlines(), np.int64, ndmin=1)
 
 
+def _tensor(content: bytes, most: int) -> NDArray[Any]:
+    """The one tensor of `most` values at most that torch.save wrote; nothing else is read, and no code is run."""
+    if not zipfile.is_zipfile(BytesIO(content)):
+        raise ValueError("not a file of torch.save, or one of a very old version")
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is packed in a way that torch.save does not use")
+    try:
+        found = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch's unpickler and zip reader have raised
+        raise ValueError(f"torch cannot load it without running code: {type(error).__name__}") from None
+    if not isinstance(found, Tensor) or found.layout != torch.strided or found.numel() > most:
+        raise ValueError(f"no tensor of at most {most:,} values")
+    return np.asarray(found.detach().numpy())
+
+
 def _list(file: Path, dataset: str, data: Data) -> tuple[Selections, int]:
     """Read a plain list of positions among the dataset's own training samples, and count those not trained on."""
     total = data.total
-    numpys = file.suffix == ".npy"
+    readers: dict[str, Callable[[bytes], NDArray[Any]]]
+    readers = {".npy": store.array, ".pt": partial(_tensor, most=total), ".pth": partial(_tensor, most=total)}
+    reader = readers.get(file.suffix, _lines)
     try:
         content = store.bounded_file(file, LINE * total + 2**16)
-        listed = store.array(content) if numpys else _lines(content)
-    except ValueError as error:
-        form = "an array of" if numpys else "one position a line,"
+        listed = reader(content)
+    except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        form = "one position a line," if reader is _lines else "an array of"
         raise ValueError(f"{store.brief(error)}; it should hold {form} whole numbers") from None
     if listed.ndim != 1 or not np.issubdtype(listed.dtype, np.integer):
         raise ValueError(f"{listed.dtype} of shape {listed.shape}; a list of whole numbers is needed")

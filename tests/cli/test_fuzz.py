@@ -76,6 +76,8 @@ COMMANDS: dict[str, tuple[int, list[str]]] = {  # how many arguments, which opti
     "leaderboard": (1, ["--format", "-o", "--tracking-uri", "--columns", "--sort"]),
     "compare": (2, ["--grid"]),
     "merge": (1, []),
+    "submit": (1, ["-o"]),
+    "verify": (1, ["--cells", "--seed", "--jobs", "--data-root"]),
     "explain": (1, ["--n", "--keep", "--explore", "--figure"]),
     "tune": (1, ["--dataset", "--model", "--keep", "--trials", "--seeds", "--param", "--grid", "--storage", "--jobs",
                  "--data-root"]),
@@ -93,6 +95,7 @@ SOUND = {
     "leaderboard": ["leaderboard", "quick"], "check": ["check", "uniform"], "list": ["list", "grids"],
     "figure4": ["figure4"], "theory": ["theory"], "cache list": ["cache", "list"], "cache clear": ["cache", "clear"],
     "show": ["show", "quick"], "ui": ["ui"], "merge": ["merge", "/tmp"],
+    "submit": ["submit", "quick", "-o", "x.zip"], "verify": ["verify", "x.zip"],
     "samples": ["samples", "quick"], "sync": ["sync", "quick"],
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Subsets as files: what a method chooses is what its run trains on, and a file trains like the method it came from."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,44 @@ def test_a_subset_whose_file_is_gone_fails_its_run(spec: Spec, run: Any) -> None
     result = run(spec("subset[id=gone-1234]"))
     assert result["status"] == "FAILED"
     assert "no file gone-1234.npz under $DPBENCH_HOME/subsets" in result["reason"]
+
+
+def test_a_tensor_of_torch_is_a_list(tmp_path: Path, take: Any) -> None:
+    torch.save(torch.tensor([3, 1, 2]), tmp_path / "mine.pt")
+    np.save(tmp_path / "mine.npy", [3, 1, 2])
+    method, _ = take(tmp_path / "mine.pt")
+    assert method == take(tmp_path / "mine.npy")[0]
+
+
+class Runs:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("was-run"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (Runs(), "without running code"),
+        ([1, 2], "no tensor"),
+        (torch.zeros(1, dtype=torch.int64).expand(10**12), "no tensor of at most"),
+        (torch.rand(3), "a list of whole numbers is needed"),
+        (torch.zeros(2, 2, dtype=torch.int64), "a list of whole numbers is needed"),
+    ],
+)
+def test_what_is_no_tensor_of_positions_is_refused(
+    tmp_path: Path, take: Any, monkeypatch: pytest.MonkeyPatch, content: Any, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "mine.pt")
+    with pytest.raises(UsageError, match=reason):
+        take(tmp_path / "mine.pt")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_tensor_packed_small_is_refused(tmp_path: Path, take: Any) -> None:
+    torch.save(torch.arange(3), tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "mine.pt", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(UsageError, match="packed in a way"):
+        take(tmp_path / "mine.pt")
