@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from dpbench.method import PruningMethod
 
 SHAPES = ("rising", "falling", "oscillating")
-# these set their share once, before the training
-SET_UP = ("importance_sampling", "progressive_dropout", "proxy_mask")
+OF_THEIR_OWN = {  # why these, of which `requires` does not tell it, cannot follow a schedule
+    **dict.fromkeys(
+        ("importance_sampling", "orderdp_step", "progressive_dropout", "proxy_mask"), "it sets its share once"
+    ),
+    "ordered_sgd": "its share follows the training accuracy",
+    "dynams": "it chooses every few epochs",
+}
 
 
 class Scheduled(Strict):
@@ -50,8 +55,9 @@ def _no_schedule(method: PruningMethod, name: str) -> str | None:
         return "it chooses once"
     if stated.period > 1:
         return "it chooses every few epochs"
-    fixed = name in SET_UP or type(method).epochs is not PruningMethod.epochs
-    return "it sets its share once" if fixed else None
+    if type(method).epochs is not PruningMethod.epochs:
+        return "it sets its share once"
+    return OF_THEIR_OWN.get(name)
 
 
 REFUSALS: dict[str, Callable[[PruningMethod, str], str | None]] = {

@@ -28,13 +28,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired mean difference: interval is `mean` +- `half_width`, `p` two-sided, `n` pairs, `error` of the mean."""
+    """A paired mean difference: interval is `mean` +- `half_width`, `p` two-sided, `n` pairs.
+
+    `error` is that of the mean, on `freedom` degrees of freedom.
+    """
 
     mean: float
     half_width: float
     p: float
     n: int
     error: float
+    freedom: float
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95, step: float = 0.0) -> tuple[float, float]:
@@ -42,7 +46,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95, step: float = 0.0) -> 
     x = finite_or_nan(np.asarray(values, dtype=float))
     x = np.sort(x[~np.isnan(x)])
     mean, error = _mean_and_error(x, step)
-    return mean, _half_width(error, x.size, level)
+    return mean, _half_width(error, x.size - 1, level)
 
 
 def paired_difference(values: pd.Series, reference: pd.Series, level: float = 0.95, step: float = 0.0) -> Difference:
@@ -59,8 +63,23 @@ def paired_difference(values: pd.Series, reference: pd.Series, level: float = 0.
     pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
     x = np.sort(denoise(pairs[0] - pairs[1], scale=pairs))
     mean, error = _mean_and_error(x, step * math.sqrt(2))
-    p = 2 * float(stats.t.sf(abs(_t(mean, error)), x.size - 1))
-    return Difference(mean, _half_width(error, x.size, level), p, x.size, error)
+    return _difference(mean, x.size, error, x.size - 1, level)
+
+
+def with_spreads(difference: Difference, spreads: Sequence[tuple[float, float]], level: float = 0.95) -> Difference:
+    """The same difference with an error that is told from a better known spread of each of its two rows.
+
+    A spread is a variance over seeds and its degrees of freedom; those of the difference are Welch's. That seeds are
+    paired enters by the mean alone: rows that go up and down together make the error larger than it is.
+    """
+    parts = [variance / difference.n for variance, _ in spreads]
+    freedom = sum(parts) ** 2 / sum(part**2 / d for part, (_, d) in zip(parts, spreads, strict=True))
+    return _difference(difference.mean, difference.n, math.sqrt(sum(parts)), freedom, level)
+
+
+def _difference(mean: float, n: int, error: float, freedom: float, level: float) -> Difference:
+    p = 2 * float(stats.t.sf(abs(_t(mean, error)), freedom))
+    return Difference(mean, _half_width(error, freedom, level), p, n, error, freedom)
 
 
 def holm(p: ArrayLike) -> Floats:
@@ -80,7 +99,7 @@ def equivalence(difference: Difference, delta: float) -> float:
     if not delta > 0:
         raise ValueError(f"the equivalence margin delta must be positive, not {delta}")
     # the larger of the two p values is that of the bound nearer to the mean
-    return float(stats.t.sf(_t(delta - abs(difference.mean), difference.error), difference.n - 1))
+    return float(stats.t.sf(_t(delta - abs(difference.mean), difference.error), difference.freedom))
 
 
 def compare(
@@ -97,7 +116,7 @@ def compare(
     found = list(differences.values())
     names = [reference if isinstance(reference, str) else reference[key] for key in differences]
     family = sum(d.n >= MIN_SEEDS for d in found)  # a row that gets no verdict must not cost the others power
-    half = [_half_width(d.error, d.n, 1 - ALPHA / family) if d.n >= MIN_SEEDS else math.nan for d in found]
+    half = [_half_width(d.error, d.freedom, 1 - ALPHA / family) if d.n >= MIN_SEEDS else math.nan for d in found]
     table = pd.DataFrame(
         {
             "mean": [d.mean for d in found],
@@ -186,9 +205,9 @@ def check_level(level: float) -> None:
         raise ValueError(f"the level of an interval must lie between 0 and 1, not {level}")
 
 
-def _half_width(error: float, n: int, level: float) -> float:
+def _half_width(error: float, freedom: float, level: float) -> float:
     check_level(level)
-    return error * float(stats.t.ppf((1 + level) / 2, n - 1))
+    return error * float(stats.t.ppf((1 + level) / 2, freedom))
 
 
 def _t(distance: float, error: float) -> float:

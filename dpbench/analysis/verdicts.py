@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from dpbench.analysis import ranks, stats
+from dpbench.analysis import moderated, ranks, stats
 from dpbench.experiments import controls
 from dpbench.spec import Row, row_of
 from dpbench.training.results import RunResult, is_finished
@@ -66,13 +66,15 @@ def table(
 
     `at_cost` are results of random per epoch, as `results`, and `keeps` says at which share of them a row has its
     control at realised cost. Differences are in accuracy points. All comparisons of all rows with all controls are one
-    family, `stats.compare`: at most 5 % of boards carry any false verdict. A row with seeds that diverged or failed
+    family, `stats.compare`: at most 5 % of boards carry any false verdict. In a board of 20 rows and more the spread of
+    each over its seeds is drawn towards that of the others (`moderated`). A row with seeds that diverged or failed
     says so in place of its verdicts, and so do those whose control has such.
     """
     results, at_cost = list(results), list(at_cost)
     runs = runs_frame(results)
     spent = runs_frame([*results, *at_cost]).drop_duplicates([*ROW, "seed"])  # a row may be another's control
     rows, references = _by_row(runs), _by_row(spent)
+    spreads = moderated.spreads(references)
     trouble = broken([*results, *at_cost])
     planned = dict.fromkeys(row_of(result["spec"]) for result in results)
     differences: dict[tuple[str, Row], stats.Difference] = {}
@@ -87,9 +89,10 @@ def table(
             elif row in rows and at in references:
                 step = float(rows[row]["step"].max())
                 names[control, row] = name
-                differences[control, row] = stats.paired_difference(
-                    rows[row]["accuracy"], references[at]["accuracy"], step=step
-                )
+                pair = stats.paired_difference(rows[row]["accuracy"], references[at]["accuracy"], step=step)
+                if row in spreads and at in spreads:
+                    pair = stats.with_spreads(pair, [spreads[row], spreads[at]])
+                differences[control, row] = pair
     compared = stats.compare(differences, names, delta)
     found = pd.DataFrame(index=pd.MultiIndex.from_tuples(list(planned), names=ROW))
     for control in (*CONTROLS, AT_COST):

@@ -194,7 +194,7 @@ def test_equivalence_is_the_larger_of_two_one_sided_t_tests(delta: float) -> Non
 def test_equivalence_without_spread() -> None:
     assert equivalence(paired_difference(A, A), 0.5) == 0.0
     assert equivalence(paired_difference(A + 0.75, A), 0.5) == 1.0
-    assert equivalence(Difference(mean=0.5, half_width=0.0, p=0.0, n=5, error=0.0), 0.5) == 0.5
+    assert equivalence(Difference(mean=0.5, half_width=0.0, p=0.0, n=5, error=0.0, freedom=4), 0.5) == 0.5
     assert math.isnan(equivalence(paired_difference(A[:1], B), 0.5))
     with pytest.raises(ValueError, match="delta must be positive"):
         equivalence(paired_difference(A, B), 0)

@@ -6,13 +6,15 @@ python tests/benchmarks/power.py
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from dpbench.analysis.stats import ALPHA, MIN_SEEDS, holm, power_table
+from dpbench.analysis import moderated
+from dpbench.analysis.stats import ALPHA, MIN_SEEDS, compare, holm, paired_difference, power_table, with_spreads
 
 GAP = 2.0  # standard deviations of the paired difference between two methods
 CONTROLS = 4  # random, random per epoch, full, random at cost
@@ -82,6 +84,29 @@ def false(boards: int = 20_000) -> str:
     return _markdown(table, "boards", ".1%")
 
 
+def moderated_boards(boards: int = 500, rows: int = 40) -> str:
+    """Boards of rows with one control, by paired t and moderated: any false verdict, and the share of gaps found."""
+    lines = {}
+    for seeds in (MIN_SEEDS, 5):
+        for scatter, outliers in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.05), (1.5, 0.1)):
+            rng, told = np.random.default_rng(0), np.zeros(4)
+            for _ in range(boards):
+                sd = np.exp(rng.normal(0, scatter / 2, rows + 1)) * np.where(rng.random(rows + 1) < outliers, 10, 1)
+                runs = 50 + sd * rng.standard_normal((seeds, rows + 1))
+                each = [pd.DataFrame({"accuracy": column, "step": 0.01}) for column in runs.T]
+                spreads = moderated.spreads(dict(enumerate(each)))
+                paired = [paired_difference(one["accuracy"], each[0]["accuracy"]) for one in each[1:]]
+                drawn = [with_spreads(one, [spreads[i], spreads[0]]) for i, one in enumerate(paired, 1)]
+                for at, kind in enumerate((paired, drawn)):
+                    said = compare(dict(enumerate(kind)))["verdict"].str.startswith(("better", "worse"))
+                    moved = {i: replace(one, mean=one.mean + 2 * GAP) for i, one in enumerate(kind)}
+                    found = compare(moved)["verdict"].str.startswith("better")
+                    told[[at, 2 + at]] += said.any(), found.mean()
+            lines[f"{seeds} seeds, scatter {scatter:g}, {outliers:.0%} outliers"] = told / boards
+    columns = ["false, paired t", "false, moderated", "found, paired t", "found, moderated"]
+    return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "boards", ".3f")
+
+
 def _markdown(table: pd.DataFrame, corner: str, form: str) -> str:
     lines = [[corner, *map(str, table.columns)], ["---"] * (1 + table.shape[1])]
     lines += [
@@ -93,4 +118,5 @@ def _markdown(table: pd.DataFrame, corner: str, form: str) -> str:
 
 if __name__ == "__main__":
     print(f"Power at {GAP:g} standard deviations\n\n{power()}\n\nOne family a control\n\n{before()}\n")
-    print(f"Boards with any false verdict\n\n{false()}")
+    print(f"Boards with any false verdict\n\n{false()}\n")
+    print(f"Spreads of rows drawn together, gaps of {2 * GAP:g} standard deviations\n\n{moderated_boards()}")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpbench import catalog
-from dpbench.beside import SHAPES
+from dpbench.beside import REFUSALS, SHAPES
 from dpbench.errors import UsageError
 from dpbench.grid_file import read_grid
 from dpbench.method import Task
@@ -52,6 +52,24 @@ def test_a_run_keeps_what_the_schedule_says(run: Any, spec: Callable[..., RunSpe
     assert used == schedule("rising", Task(90, 4, 16, 0.5)) == [22, 38, 52, 68]
     assert result["metrics"]["prune_ratio"] == 1 - 180 / 360
     assert result["hyperparameters"]["keep_schedule"] == "rising"
+
+
+def scheduled() -> list[str]:
+    """The methods that take a keep schedule."""
+    names = [name for name in catalog.names("methods") if name not in ("subset", "deepcore")]
+    return [name for name in names if REFUSALS["keep_schedule"](catalog.load_method(name), name) is None]
+
+
+@pytest.mark.parametrize("method", scheduled())
+def test_every_method_that_takes_a_schedule_follows_it(run: Any, spec: Callable[..., RunSpec], method: str) -> None:
+    used = []
+    for shape in ("rising", "falling"):
+        result = run(spec(f"{method}[keep_schedule={shape}]", keep=0.5, epochs=7))
+        assert result["status"] != "FAILED", result["reason"]
+        used.append([record["samples_backward"] for record in result["epochs"]])
+    assert used[0] != used[1]
+    first = next(i for i, (a, b) in enumerate(zip(*used, strict=True)) if a != b)
+    assert (used[0][first] < used[1][first]) == (first < 3), "the rising share is the smaller one at first"
 
 
 def test_a_number_is_hashed_as_before(spec: Callable[..., RunSpec]) -> None:

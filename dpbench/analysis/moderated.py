@@ -1,0 +1,70 @@
+"""The variance of each row over its few seeds, drawn towards what all rows of a board say.
+
+The moderated t of Smyth (2004) with a trend (Law et al. 2014), made cautious. The true variance of a row is taken to
+vary about s0^2(x), where log s0^2 is linear in x, the log of the binomial variance of its accuracy. The line, and how
+much rows vary about it (as d0 / chi2(d0) does), are estimated from all rows. A variance on d degrees of freedom then
+becomes (d0 s0^2 + d s^2) / (d0 + d) on d0 + d. Where rows vary much about the line d0 is small, and little changes.
+
+It is done by row, not by comparison: comparisons with one control share its noise, and their variances are not many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import optimize
+from scipy.special import digamma, polygamma
+
+Key = TypeVar("Key", bound=Hashable)
+Floats: TypeAlias = NDArray[np.float64]
+Spread: TypeAlias = tuple[float, float]  # a variance, and its degrees of freedom
+
+FEWEST = 20  # rows of which the line can be told
+MOST = 1e4  # degrees of freedom
+
+
+def spreads(rows: Mapping[Key, pd.DataFrame]) -> dict[Key, Spread]:
+    """The spread of each row's `accuracy` (in points) over its seeds; empty where there are fewer than 20 such rows.
+
+    `step` is the spacing of the accuracies, below which no standard deviation is told from that of rounding.
+    """
+    several = {key: runs for key, runs in rows.items() if len(runs) > 1 and runs["step"].max() > 0}
+    if len(several) < FEWEST:
+        return {}
+    steps, means, variances, counts = (
+        np.array([float(of(runs)) for runs in several.values()])
+        for of in (
+            lambda runs: runs["step"].max(),
+            lambda runs: runs["accuracy"].mean(),
+            lambda runs: runs["accuracy"].var(ddof=1),
+            len,
+        )
+    )
+    expected = np.maximum(means, steps) * np.maximum(100 - means, steps) * steps  # times 1 / 100, which is no matter
+    found, freedom = moderate(np.maximum(variances, steps**2 / 12), counts - 1, expected)
+    return dict(zip(several, zip(found.tolist(), freedom.tolist(), strict=True), strict=True))
+
+
+def moderate(variances: Floats, freedom: Floats, expected: Floats) -> tuple[Floats, Floats]:
+    """Return the variances (m,) and their degrees of freedom (m,), drawn towards their line; `expected` (m,) gives x.
+
+    Cautious in three ways, so that simulated boards hold their level (tests/benchmarks/power.py): the spread about the
+    line is taken two standard errors above its estimate, the line is that of the logarithms' means, which lies above
+    s0^2, and a variance above the line stays what it is, lest a row that varies much is taken for a steady one.
+    """
+    x = np.log(expected)
+    z = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
+    line = np.stack([np.ones_like(x), x - x.mean()], axis=1)[:, : 1 + bool(np.ptp(x) > 0)]
+    fitted = line @ np.linalg.lstsq(line, z)[0]
+    squares = (z - fitted) ** 2
+    most = squares.sum() / (len(z) - line.shape[1]) + 2 * squares.std() / np.sqrt(len(z))
+    beyond = most - polygamma(1, freedom / 2).mean()
+    d0 = MOST
+    if beyond > polygamma(1, MOST / 2):
+        d0 = 2 * optimize.brentq(lambda half: polygamma(1, half) - beyond, 1e-9, MOST)
+    drawn = (d0 * np.exp(fitted) + freedom * variances) / (d0 + freedom)
+    return np.maximum(variances, drawn), freedom + d0
