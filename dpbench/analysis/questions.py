@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import kendalltau
 
 from dpbench import catalog, plain_yaml
-from dpbench.analysis import stats, verdicts
+from dpbench.analysis import moderated, stats, verdicts
 from dpbench.analysis.board import Board
 from dpbench.experiments import controls
 from dpbench.places import LEADERBOARDS
@@ -128,6 +128,8 @@ def answer(question: Question, board: Board) -> Answer:
     """Compare the rows of a board as a question asks. A row with seeds that diverged or failed is not compared."""
     values, steps = _values(question.measure, [*board.results.values(), *board.controls.values()])
     trouble = verdicts.broken([*board.results.values(), *board.controls.values()])
+    frames = {row: pd.DataFrame({"accuracy": values[row], "step": steps[row]}) for row in values if row not in trouble}
+    spreads = moderated.spreads(frames)
     at_cost = controls.keeps(board.cells, board.results) if question.at_cost else {}
     differences: dict[Row, stats.Difference] = {}
     cells: dict[Row, Cell] = {}
@@ -143,6 +145,8 @@ def answer(question: Question, board: Board) -> Answer:
             cells[row] = Cell(row[2], part, column, trouble=said)
         elif row in values and reference in values:
             differences[row] = stats.paired_difference(values[row], values[reference], step=steps[row])
+            if row in spreads and reference in spreads:
+                differences[row] = stats.with_spreads(differences[row], [spreads[row], spreads[reference]])
     compared = stats.compare(differences)
     for row in differences:
         found = compared.loc[[row]].iloc[0]  # a list, lest pandas takes the row for two axes
