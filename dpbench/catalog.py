@@ -142,14 +142,14 @@ def model_files(text: str) -> dict[str, str]:
 def models_for(dataset: str) -> list[str]:
     """The models that take what the dataset holds, the one to begin with first."""
     kind = load_dataset(dataset).kind
-    taken = [name for name in names("models") if kind in kinds(name)]
+    taken = [name for name in names("models") if takes(name, kind)]
     return sorted(taken, key=lambda name: name != FIRST.get(kind))
 
 
-def kinds(model: str) -> tuple[str, ...]:
-    """The kinds of samples that a model takes: the KINDS of its module; all kinds where it has none."""
+def takes(model: str, kind: str) -> bool:
+    """Whether a model takes samples of this kind: KINDS of its module names it, or its module has no KINDS."""
     stated = _declared(model_factory(parse(resolve("models", model))[0]), "KINDS")
-    return tuple(FIRST) if stated is None else stated
+    return stated is None or kind in stated
 
 
 def _declared(factory: Callable[..., nn.Module], name: str) -> Any:
@@ -159,15 +159,22 @@ def _declared(factory: Callable[..., nn.Module], name: str) -> Any:
 
 def fits(dataset: str, model: str) -> bool:
     """Whether the model takes what the dataset holds."""
-    return load_dataset(dataset).kind in kinds(model)
+    return takes(model, load_dataset(dataset).kind)
 
 
 def fitting(models: list[str], datasets: list[str]) -> list[str]:
-    """Those of the models that fit one of the datasets, and for a dataset that none fits the first of its kind."""
+    """Those of the models that fit one of the datasets, and for a dataset that none fits the first of its kind.
+
+    UsageError where its kind has no first model.
+    """
     chosen = [model for model in models if any(fits(dataset, model) for dataset in datasets)]
     for dataset in datasets:
         if not any(fits(dataset, model) for model in chosen):
-            chosen.append(FIRST[load_dataset(dataset).kind])
+            kind = load_dataset(dataset).kind
+            if kind not in FIRST:
+                listed = ", ".join(models_for(dataset)) or "none is known"
+                raise UsageError(f"{dataset}: say --model; for samples of the kind {kind!r}: {listed}")
+            chosen.append(FIRST[kind])
     return chosen
 
 

@@ -34,8 +34,8 @@ ROOM = 2**30  # bytes of images on disk that are decoded into memory at once; mo
 class Source(ABC):
     """Labelled samples of one kind, of one split; a sample is its row."""
 
-    kind: ClassVar[str] = ""  # "images", "tables" or "texts", by which models are offered; an author's own has none
-    labels: Tensor  # (n,) int64, what a sample is to be recognised as
+    kind: ClassVar[str] = ""  # that of its dataset, or empty
+    labels: Tensor  # (n,) int64, the classes of the samples
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -174,7 +174,7 @@ class Dataset(ABC):
     duplicates: float = param(0.0, low=0.0, high=0.9)
     trusted: float = param(0.0, low=0.0, high=0.5)
     validation = 0.1  # share of the training samples held out for tuning
-    kind = "images"  # of the samples, known before they are read
+    kind = "images"  # of the samples, known before they are read: models are offered by it; or "tables", "texts", ...
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -2,7 +2,7 @@
 
 A method file imports this module and the building blocks `dpbench.draws` and `dpbench.inclusion` and, for static
 methods, `dpbench.scores`, `dpbench.kernels` and `dpbench.greedy`; `dpbench.errors` for what the user has to set right;
-nothing else of dpbench.
+nothing else of dpbench, but that `subset` reads a file of `dpbench.selections` and `deepcore` calls `dpbench.deepcore`.
 """
 
 from __future__ import annotations

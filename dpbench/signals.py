@@ -4,6 +4,7 @@ p = softmax(logits), y the label as one-hot vector, h the input of the last line
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -66,20 +67,37 @@ def _embedding(logits: Tensor, labels: Tensor, loss: Tensor, embedding: Tensor |
     return embedding
 
 
-SIGNALS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
-    "loss": _loss,
-    "prob_y": _prob_y,
-    "correct": _correct,
-    "error_norm": _error_norm,
-    "margin": _margin,
-    "entropy": _entropy,
-    "grad_norm": _grad_norm,
-    "logits": _logits,
-    "embedding": _embedding,
-    "batch_loss": _batch_loss,
+@dataclass(frozen=True)
+class Signal:
+    """How a signal is computed from the logits (b, C), labels (b,), losses (b,) and the embedding (b, d) of a batch.
+
+    `embedding` says that the function reads the embedding, which may be None for the others. It returns (b,), or (b, d)
+    if it is `wide`.
+    """
+
+    function: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    embedding: bool = False
+    wide: bool = False
+
+
+SIGNALS = {
+    "loss": Signal(_loss),
+    "prob_y": Signal(_prob_y),
+    "correct": Signal(_correct),
+    "error_norm": Signal(_error_norm),
+    "margin": Signal(_margin),
+    "entropy": Signal(_entropy),
+    "grad_norm": Signal(_grad_norm, embedding=True),
+    "logits": Signal(_logits, wide=True),
+    "embedding": Signal(_embedding, embedding=True, wide=True),
+    "batch_loss": Signal(_batch_loss),
 }
 SETTLED = 1e-5
-FROM_EMBEDDING = frozenset({"grad_norm", "embedding"})
+
+
+def from_embedding(names: Iterable[str]) -> frozenset[str]:
+    """Those of the signals `names` that are computed from the embedding."""
+    return frozenset(name for name in names if name in SIGNALS and SIGNALS[name].embedding)
 
 
 def _full_grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, int, int]:
@@ -160,7 +178,7 @@ def compute(
     """Compute the signals `names`, detached, in float32, on the device of `logits`."""
     logits, loss = logits.detach().float(), loss.detach().float()
     embedding = None if embedding is None else embedding.detach().float().flatten(1)
-    return {name: SIGNALS[name](logits, labels, loss, embedding) for name in names}
+    return {name: SIGNALS[name].function(logits, labels, loss, embedding) for name in names}
 
 
 def differentiate(

@@ -1,4 +1,4 @@
-"""What is to be run: the recipe, one run (a cell of a grid) with its content hash, and a grid."""
+"""What is to be run: one run (a cell of a grid) with its content hash, and a grid; recipes are in `dpbench.recipe`."""
 
 from __future__ import annotations
 

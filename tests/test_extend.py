@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from dpbench import catalog, optim, signals
+from dpbench.errors import UsageError
 from dpbench.experiments.grid import results
 from dpbench.grid_file import load_grid
 from dpbench.spec import RunSpec, source_digests
-from dpbench.training import loading
+from dpbench.training import given, loading
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 EXAMPLES = dict(re.findall(r"^## An? ([a-z]+)\n.*?```python\n(.*?)```", PAGE, re.M | re.S))
@@ -73,15 +74,21 @@ def test_extended_by_dataset(plug_in: Callable[[str, str], None], spec: MakeSpec
     learnt(run(spec(dataset="halves[size=60]", model="cnn[width=4]")), 1.0)
 
 
-def test_extended_by_source(plug_in: Callable[[str, str], None], spec: MakeSpec, run: Run) -> None:
+def test_extended_by_source(plug_in: Callable[[str, str], None], spec: MakeSpec, run: Run, tmp_path: Path) -> None:
     plug_in("datasets/wine.py", "source")
-    learnt(run(spec("orderdp", dataset="wine", epochs=20)), 0.8)
+    with pytest.raises(UsageError, match=r"wine: say --model; for samples of the kind 'measurements': none is known"):
+        catalog.fitting(["cnn", "mlp"], ["wine"])
+    linear = tmp_path / "linear.py"
+    linear.write_text(EXAMPLES["model"])
+    assert catalog.fitting([str(linear)], ["wine"]) == [str(linear)]
+    assert catalog.models_for("wine") == ["linear"]
+    learnt(run(spec("orderdp", dataset="wine", model=catalog.resolve("models", str(linear)), epochs=20)), 0.8)
 
 
 def test_extended_by_model(plug_in: Callable[[str, str], None], spec: MakeSpec, run: Run) -> None:
     plug_in("models/linear.py", "model")
     assert catalog.fits("digits", "linear")
-    assert not catalog.fits("table[path=wine]", "linear")
+    assert catalog.fits("table[path=wine]", "linear")
     assert [tuple(p.shape) for p in catalog.load_model("linear", (1, 4, 4), 3).parameters()] == [(3, 16), (3,)]
     learnt(run(spec(model="linear")))
 
@@ -92,14 +99,17 @@ def test_extended_by_signal(add: Callable[..., None], plugin: Callable[[str], st
         """
         class Sure(PruningMethod):
             def requires(self):
-                return Requires({"confidence"})
+                return Requires({"confidence", "direction"})
             def select(self, epoch):
                 return Selection(torch.arange(self.task.n))
             def observe(self, signals):
                 assert (signals["confidence"] >= 1 / 4).all() and (signals["confidence"] <= 1).all()
+                assert signals["direction"].shape == (len(signals), 8)
+                assert torch.allclose(signals["direction"].norm(dim=1), torch.ones(len(signals)))
         """
     )
     learnt(run(spec(method, keep=1.0)))
+    assert given.signal("direction", torch.zeros(3, 8), 3).shape == (3, 8), "wide for a sampler, too"
 
 
 SHOWN = """

@@ -24,6 +24,7 @@ def dry_run(grid: Grid, jobs: int | None, threads: int, device: torch.device, da
     """Print what is left to do of a grid, and what it will take."""
     import torch
 
+    from dpbench import catalog
     from dpbench.experiments import estimate as estimates
     from dpbench.experiments import grid as grids
 
@@ -57,12 +58,14 @@ def dry_run(grid: Grid, jobs: int | None, threads: int, device: torch.device, da
     out.print(f"disk     {disk}, {proxies} of it proxy records")
     low, high = estimates.LIKELY
     out.print(
-        f"Expect {low:g} to {high:g} times this time: not counted are what methods spend on choosing, what those prune "
-        "less that decide it themselves, and their controls. Samples are those sent backward.",
+        f"Expect {low:g} to {high:g} times this time. It does not count the time in which methods choose samples, nor "
+        "that some methods decide themselves how much to prune, often less than is asked, nor the controls that they "
+        "then need. Samples are those sent backward.",
         style="dim",
     )
     if found.made:
-        out.print(f"Calibrated on made files, since their own are not here: {', '.join(found.made)}", style="yellow")
+        made = dict.fromkeys(catalog.parse(text)[0] for text in found.made)
+        out.print(f"Calibrated on made files, since their own are not here: {', '.join(made)}", style="yellow")
 
 
 def _count(samples: float) -> str:

@@ -1,4 +1,4 @@
-"""Run a grid: what is not done yet, in parallel, recorded under the grid's name, and sent to the tracker."""
+"""Run a grid: what is not done yet, in parallel, and recorded under the grid's name."""
 
 from __future__ import annotations
 

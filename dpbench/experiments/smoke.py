@@ -78,7 +78,7 @@ def smoke(
                 changed = {"dataset": text, "data": data.fingerprint, "budget": budget(spec.budget)}
                 changed |= {"recipe": recipe(spec.recipe)}
                 if again and spec.recipe.layer_decay is None and _size(spec.model, data.shape, data.classes) > LARGE:
-                    changed["model"] = catalog.FIRST[data.train.kind]
+                    changed["model"] = catalog.FIRST.get(catalog.load_dataset(text).kind, spec.model)
                 spec = spec.model_copy(update=changed)
                 cells.setdefault(spec.hash, Tried(Job(spec, str(device), root), title))
         for tried, outcome in run_all(do, list(cells.values()), min(jobs, max(1, len(cells)))):

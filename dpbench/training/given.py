@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpbench import signals
 from dpbench.errors import UsageError
 from dpbench.method import Proxy
 from dpbench.training.answers import rows_fault
 from dpbench.training.driver import launched
 
 MAX_CLASSES = 2**24  # methods count the samples of every class up to the largest id
-WIDE = frozenset({"logits", "embedding"})  # signals of several numbers a sample
 
 
 def whole(name: str, value: Any, least: int) -> int:
@@ -98,7 +98,7 @@ def signal(name: str, values: Tensor, count: int) -> Tensor:
         got = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise UsageError(f"PruningSampler: {what} of type {got}; a floating-point tensor is needed")
     shape = tuple(values.shape)
-    if name in WIDE:
+    if name in signals.SIGNALS and signals.SIGNALS[name].wide:
         if len(shape) < 2 or shape[0] != count or (name == "logits" and len(shape) > 2):
             raise UsageError(f"PruningSampler: {what} of shape {shape} for {count} samples; ({count}, d) is needed")
         return values.flatten(1)

@@ -33,7 +33,7 @@ def record_proxy(model: nn.Module, loader: DataLoader[Any], needs: Iterable[str]
     """
     wanted = frozenset(needs) - signals.RECORD_SIGNALS
     signals.check_names(wanted)
-    watched = head(model) if wanted & signals.FROM_EMBEDDING else None
+    watched = head(model) if signals.from_embedding(wanted) else None
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -293,7 +293,7 @@ class PruningSampler(Sampler[list[int]]):
                 raise UsageError(
                     f"PruningSampler: logits of {logits.shape[1]} classes; labels go to {self._classes - 1}"
                 )
-            computable = missing if embedding is not None else missing - definitions.FROM_EMBEDDING
+            computable = missing if embedding is not None else missing - definitions.from_embedding(missing)
             labels = self.task.labels[rows].to(logits.device)
             loss = found["loss"] if "loss" in found else F.cross_entropy(logits.float(), labels, reduction="none")
             found |= definitions.compute(computable & definitions.SIGNALS.keys(), logits, labels, loss, embedding)

@@ -131,7 +131,7 @@ class Learner:
 
         The labels are classes (b,) or, of mixed samples, shares of the classes (b, C), for which there is but the loss.
         """
-        with inputs_of(self.head if needs & signals.FROM_EMBEDDING else None) as embeddings:
+        with inputs_of(self.head if signals.from_embedding(needs) else None) as embeddings:
             outputs = self.forward(inputs)
         losses = self.workload.losses(outputs, labels)
         if not needs:
