@@ -225,6 +225,8 @@ def _spelt_out(kind: str, path: str, params: dict[str, Any]) -> str:
         taken = list(inspect.signature(model_factory(name)).parameters)[2:]
     if not taken:
         raise UsageError(f"nothing may follow the colon of {path}: the {kind[:-1]} {name} has no parameters of its own")
+    if taken[0] in params:
+        raise UsageError(f"{path}: {taken[0]} is given twice, after the colon and in brackets")
     return label(name, {taken[0]: rest} | params)
 
 

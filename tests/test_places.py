@@ -124,7 +124,8 @@ def test_what_lies_in_two_homes_is_found_in_the_first_and_what_it_imports_in_any
 
 def test_a_dataset_and_a_model_are_single_files(files: dict[str, Path]) -> None:
     assert catalog.resolve("datasets", f"{files['datasets']}[size=8]") == "places_data[size=8]"
-    assert catalog.resolve("datasets", f"{files['datasets']}:a/b.py[size=8]") == "places_data[path=a/b.py,size=8]"
+    with pytest.raises(UsageError, match="size is given twice"):
+        catalog.resolve("datasets", f"{files['datasets']}:a/b.py[size=8]")
     assert len(catalog.load_dataset(f"{files['datasets']}[size=20]").load().train) == 18
     model = f"{files['models']}:wide[width=3]"
     assert catalog.resolve("models", model) == "places_net:wide[width=3]"

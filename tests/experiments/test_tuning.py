@@ -93,8 +93,7 @@ def test_the_objective_reads_no_test_accuracy(plan, monkeypatch, tmp_path):
     real = runner.evaluate
 
     def blind(learner: Any, loader: Any) -> Any:
-        accuracy, loss, correct = real(learner, loader)
-        return (0.0, 99.0, correct & False) if len(loader) == 50 else (accuracy, loss, correct)
+        return (0.0, 99.0) if len(loader) == 50 else real(learner, loader)
 
     monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / "elsewhere"))
     monkeypatch.setattr(runner, "evaluate", blind)
