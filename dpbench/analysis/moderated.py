@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy import optimize
 from scipy.special import digamma, polygamma
 
+from dpbench.analysis import stats
+
 Key = TypeVar("Key", bound=Hashable)
 Floats: TypeAlias = NDArray[np.float64]
 Spread: TypeAlias = tuple[float, float]  # a variance, and its degrees of freedom
@@ -35,18 +37,23 @@ def spreads(rows: Mapping[Key, pd.DataFrame]) -> dict[Key, Spread]:
     several = {key: runs for key, runs in rows.items() if len(runs) > 1 and runs["step"].max() > 0}
     if len(several) < FEWEST:
         return {}
-    steps, means, variances, counts = (
-        np.array([float(of(runs)) for runs in several.values()])
-        for of in (
-            lambda runs: runs["step"].max(),
-            lambda runs: runs["accuracy"].mean(),
-            lambda runs: runs["accuracy"].var(ddof=1),
-            len,
-        )
-    )
+    of_rows = [
+        (runs["step"].max(), runs["accuracy"].mean(), runs["accuracy"].var(ddof=1), len(runs))
+        for runs in several.values()
+    ]
+    steps, means, variances, counts = np.array(of_rows, dtype=float).T
     expected = np.maximum(means, steps) * np.maximum(100 - means, steps) * steps  # times 1 / 100, which is no matter
     found, freedom = moderate(np.maximum(variances, steps**2 / 12), counts - 1, expected)
     return dict(zip(several, zip(found.tolist(), freedom.tolist(), strict=True), strict=True))
+
+
+def difference(
+    values: pd.Series, reference: pd.Series, step: float, spreads: tuple[Spread | None, Spread | None]
+) -> stats.Difference:
+    """The paired difference of two rows, with the error that their spreads tell where both are known."""
+    pair = stats.paired_difference(values, reference, step=step)
+    mine, other = spreads
+    return pair if mine is None or other is None else stats.with_spreads(pair, [mine, other])
 
 
 def moderate(variances: Floats, freedom: Floats, expected: Floats) -> tuple[Floats, Floats]:

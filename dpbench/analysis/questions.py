@@ -144,9 +144,9 @@ def answer(question: Question, board: Board) -> Answer:
             said = trouble.get(row) or f"{question.reference}: {trouble[reference]}"
             cells[row] = Cell(row[2], part, column, trouble=said)
         elif row in values and reference in values:
-            differences[row] = stats.paired_difference(values[row], values[reference], step=steps[row])
-            if row in spreads and reference in spreads:
-                differences[row] = stats.with_spreads(differences[row], [spreads[row], spreads[reference]])
+            differences[row] = moderated.difference(
+                values[row], values[reference], steps[row], (spreads.get(row), spreads.get(reference))
+            )
     compared = stats.compare(differences)
     for row in differences:
         found = compared.loc[[row]].iloc[0]  # a list, lest pandas takes the row for two axes

@@ -89,10 +89,9 @@ def table(
             elif row in rows and at in references:
                 step = float(rows[row]["step"].max())
                 names[control, row] = name
-                pair = stats.paired_difference(rows[row]["accuracy"], references[at]["accuracy"], step=step)
-                if row in spreads and at in spreads:
-                    pair = stats.with_spreads(pair, [spreads[row], spreads[at]])
-                differences[control, row] = pair
+                differences[control, row] = moderated.difference(
+                    rows[row]["accuracy"], references[at]["accuracy"], step, (spreads.get(row), spreads.get(at))
+                )
     compared = stats.compare(differences, names, delta)
     found = pd.DataFrame(index=pd.MultiIndex.from_tuples(list(planned), names=ROW))
     for control in (*CONTROLS, AT_COST):

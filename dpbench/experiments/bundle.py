@@ -32,7 +32,8 @@ OWN = ("grid.json", "environment.json")  # beside the list of all members, MANIF
 SOURCE = 2**20  # bytes of a file of source
 MEMBERS = 500_000  # of a bundle
 RATIO = 100  # how many times larger than packed a member may be; results are some 10 times larger
-_RUN = re.compile(r"runs/([0-9a-f]{16})/(result\.json|selections\.npz|predictions\.npz|done)")
+BUNDLED = [name for name in FILES if name != "traceback.txt"]  # which tells of this machine's folders
+_RUN = re.compile(rf"runs/([0-9a-f]{{16}})/({'|'.join(map(re.escape, BUNDLED))})")
 _SOURCE = re.compile(r"source/([\w.:-]+(?:/[\w.:-]+)?)/([0-9a-f]{16})/\d+-([\w.-]+)")
 
 
@@ -69,7 +70,7 @@ def write(grid: str, output: Path) -> Written:
             add("grid.json", grids.manifest_path(grid).read_bytes())
             add("environment.json", json.dumps(account.environment(), indent=1).encode())
             for key in sorted(found):
-                for name in FILES.keys() - {"traceback.txt"}:  # which tells of this machine's folders
+                for name in BUNDLED:
                     file = store.run_folder(key) / name
                     if file.is_file():
                         add(f"runs/{key}/{name}", file.read_bytes())
@@ -138,12 +139,9 @@ class Bundle:
                 found.setdefault((match[1], match[2]), []).append(name)
         return found
 
-    def has_source(self, key: str, digest: str) -> bool:
-        """Whether the source that it gives is that of the digest; ValueError."""
-        names = self.sources()[key, digest]
-        return (
-            source.digest_of((name.rpartition("/")[2].partition("-")[2], self.read(name)) for name in names) == digest
-        )
+    def digest_of(self, names: list[str]) -> str:
+        """The digest of the source in these members; ValueError."""
+        return source.digest_of((name.rpartition("/")[2].partition("-")[2], self.read(name)) for name in names)
 
 
 @contextmanager

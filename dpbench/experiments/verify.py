@@ -108,9 +108,9 @@ def verify(
 def _altered(bundle: Bundle, found: Verified) -> set[tuple[str, str]]:
     """The plug-ins whose source in the bundle is not that which the runs' hashes are of."""
     altered = set()
-    for key, digest in bundle.sources():
+    for (key, digest), members in bundle.sources().items():
         try:
-            if not bundle.has_source(key, digest):
+            if bundle.digest_of(members) != digest:
                 raise ValueError("the bundle's code is not that which its runs were made by")
         except (*store.BAD, MemoryError) as error:
             altered.add((key, digest))

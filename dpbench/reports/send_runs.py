@@ -31,9 +31,8 @@ def send_runs(
 
     Each has a picture of the samples that it used most and least, in a grid of at most MOST_PICTURES runs.
     """
-    results = sorted(
-        results, key=lambda one: str(one["spec"]["dataset"])
-    )  # the pictures need the data of one at a time
+    # by dataset, since the pictures need its data
+    results = sorted(results, key=lambda one: str(one["spec"]["dataset"]))
     several = several_of(result["spec"] for result in results)
     note = f"The runs of the grid `{grid}`."
     experiment = tracker.experiment(grid, RUN_COLUMNS, "metrics.`accuracy`", False, note)

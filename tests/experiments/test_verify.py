@@ -127,7 +127,7 @@ def test_a_bundle_has_the_source_of_all(file: Path) -> None:
     with bundle.opened(file) as opened:
         named = {key for key, _ in opened.sources()}
         assert named == {"methods/full", "methods/uniform", "datasets/synthetic", "models/mlp"}
-        assert all(opened.has_source(*key) for key in opened.sources())
+        assert all(opened.digest_of(members) == digest for (_, digest), members in opened.sources().items())
 
 
 def test_the_digest_of_given_files_is_that_of_the_module() -> None:
