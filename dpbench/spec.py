@@ -86,6 +86,12 @@ class RunSpec(Strict):
     budget: Budget = Budget()
     probe: Probe = Probe()
     data: str = ""
+    shifts: bool = False  # whether the trained model is also tested on corrupted images
+
+    @model_serializer(mode="wrap")
+    def _hashed_as_before(self, dump: Any) -> dict[str, Any]:
+        """Leave shifts out where there are none, so that runs from before keep their names."""
+        return {name: value for name, value in dump(self).items() if name != "shifts" or value}
 
     @property
     def row(self) -> Row:
@@ -189,6 +195,7 @@ class Grid(Strict):
     recipe_by_model: Changes = {}  # after those by dataset
     budget: Budget = Budget()
     probe: Probe = Probe()
+    shifts: bool = False  # whether trained models are also tested on corrupted images
     # trials that chose a method's parameters, as `dpbench tune` does
     tuned: dict[str, Annotated[int, Field(ge=1)]] = {}
 
@@ -239,8 +246,10 @@ class Grid(Strict):
     def recipe_of(self, dataset: str, model: str, method: str) -> Recipe:
         """The recipe of a cell; UsageError where the method cannot be trained so on the dataset."""
         recipe = self.changed_recipe(dataset, model)
-        chosen = catalog.load_method(method)
-        why = recipe.unfit(catalog.load_dataset(dataset).kind, chosen)
+        chosen, kind = catalog.load_method(method), catalog.load_dataset(dataset).kind
+        why = recipe.unfit(kind, chosen)
+        if why is None and self.shifts and kind != "images":
+            why = f"shifts is for images, not for {kind}"
         proxy = chosen.beside.get("proxy_model")
         if why is None and proxy and not catalog.fits(dataset, proxy):
             why = f"the proxy's model {proxy} does not take its kind of samples"
@@ -275,6 +284,7 @@ class Grid(Strict):
                 budget=self.budget,
                 probe=self.probe,
                 data=(data or {}).get(dataset, ""),
+                shifts=self.shifts,
             )
             for dataset, model in self.pairs()
             for method, keep in self.rows()

@@ -23,6 +23,7 @@ from dpbench.data import Data
 from dpbench.experiments import controls, standins
 from dpbench.method import PruningMethod, Task
 from dpbench.recipe import Recipe
+from dpbench.shifts import STRENGTHS
 from dpbench.signals import RECORD_SIGNALS
 from dpbench.spec import Grid, RunSpec
 from dpbench.training import ledger as ledgers
@@ -198,7 +199,9 @@ def _work(spec: RunSpec, size: Size, speed: Speed) -> _Work:
         epochs = budget.seconds / (n * one)
         backward, forward = share * n * epochs, n * epochs if measures else 0.0
     probes = math.ceil(epochs / spec.probe.every) if spec.probe.every else 0
-    return _Work(epochs, backward, forward, epochs * (size.validation + size.test), probes * min(spec.probe.samples, n))
+    shifted = sum(map(len, STRENGTHS.values())) if spec.shifts else 0
+    tested = epochs * (size.validation + size.test) + shifted * size.test
+    return _Work(epochs, backward, forward, tested, probes * min(spec.probe.samples, n))
 
 
 def _add(part: Part, work: _Work, speed: Speed) -> None:

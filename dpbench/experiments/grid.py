@@ -107,8 +107,8 @@ def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
 def _fits(spec: RunSpec, grid: Grid, data: dict[str, str]) -> bool:
     """Whether a run was made with the grid's present settings, and of the present data of its dataset."""
     same_data = data.get(spec.dataset, spec.data) == spec.data
-    settings = (grid.changed_recipe(spec.dataset, spec.model), grid.budget, grid.probe)
-    return same_data and (spec.recipe, spec.budget, spec.probe) == settings
+    settings = (grid.changed_recipe(spec.dataset, spec.model), grid.budget, grid.probe, grid.shifts)
+    return same_data and (spec.recipe, spec.budget, spec.probe, spec.shifts) == settings
 
 
 def list_controls(name: str, plan: Callable[[Manifest], dict[str, RunSpec]]) -> dict[str, RunSpec]:

@@ -20,7 +20,7 @@ from dpbench import store
 from dpbench.analysis import ranks, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.board import Board
-from dpbench.reports import pareto_figure
+from dpbench.reports import pareto_figure, shift_figure
 from dpbench.reports.panels import COLOURS, LETTER, Part, axes_of, legend, marks_of, shape_of, styles_of, with_panels
 
 RC = {
@@ -54,6 +54,8 @@ def figures(board: Board, wanted: Collection[str] = ()) -> dict[str, Figure]:
             suffix = "" if len(groups) == 1 else f"-{_safe(dataset)}-{_safe(model)}"
             for name, draw in FIGURES.items():
                 if (wanted and name not in wanted) or (name == "pareto_time" and board.times_reason):
+                    continue
+                if name == "shifted" and not shift_figure.measured(part):
                     continue
                 figure = draw(part)
                 some = len(part.panels) < len(part.keeps) and len(figure.axes) > 1
@@ -287,6 +289,7 @@ FIGURES: dict[str, Draw] = {
     "pareto": pareto_figure.cost,
     "pareto_time": pareto_figure.time,
     "accuracy_keep": accuracy_against_keep,
+    "shifted": shift_figure.shifted,
     "jaccard": jaccard,
     "gradient_cosine": gradient_cosine,
     "gradient_norm_ratio": gradient_norm_ratio,
@@ -299,6 +302,7 @@ TITLES = {
     "pareto": "Accuracy against realised cost",
     "pareto_time": "Accuracy against wall time",
     "accuracy_keep": "Accuracy and its 95 % interval",
+    "shifted": "Accuracy on corrupted test images",
     "jaccard": "How stable the selections are",
     "gradient_cosine": "Direction of the selection's gradient",
     "gradient_norm_ratio": "Size of the selection's gradient",

@@ -250,6 +250,31 @@ MEASURES = (  # in the order in which wide tables show them
         derive=lambda result: derived.diagnostics(result).get("calibration_error"),
     ),
     Measure(
+        "accuracy_shifted",
+        "shifted accuracy",
+        "accuracy on corrupted test images after the last epoch, for grids with `shifts: true`: the mean over noise, "
+        "blur, contrast and JPEG, each at three strengths, with the same corrupted images for every run",
+        unit="%",
+        digits=2,
+        better="up",
+        column="shifted",
+    ),
+    *(
+        Measure(f"accuracy_{name}", label, meaning, unit="%", digits=2, better="up")
+        for name, label, meaning in (
+            ("shifted_noise", "under noise", "the part of `accuracy_shifted` under Gaussian noise"),
+            ("shifted_blur", "under blur", "the part of `accuracy_shifted` under a Gaussian blur"),
+            ("shifted_contrast", "under low contrast", "the part of `accuracy_shifted` under a lowered contrast"),
+            ("shifted_jpeg", "under JPEG", "the part of `accuracy_shifted` under JPEG compression"),
+            (
+                "cifar_c",
+                "CIFAR-C",
+                "accuracy on CIFAR-C after the last epoch, the mean over its 15 corruptions at 5 strengths, where "
+                "`shifts` is on and the data root has its files",
+            ),
+        )
+    ),
+    Measure(
         "accuracy_best_epoch",
         "best epoch",
         "the best epoch's accuracy on the test set; recorded because papers report it, never used for ranking",

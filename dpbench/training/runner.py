@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TypeAlias
 
 import torch
 from filelock import Timeout
 from torch import Tensor
 
-from dpbench import catalog, isolation, store
+from dpbench import catalog, isolation, shifts, store
 from dpbench.data import Data
 from dpbench.errors import Diverged, MethodFailed
 from dpbench.method import PruningMethod, Signals, Task
@@ -164,6 +165,7 @@ class _Run:
         self.validation, self.test = (
             split.loader(train, recipe, device, augment=False) for split in (self.data.validation, self.data.test)
         )
+        self.shifted = shifts.tests(spec.dataset, self.test, data_root) if spec.shifts else {}
         picked = recipe.batch_size * self.driver.pool  # what `pick` is shown at once
         parts = probes.draw(
             self.n, spec.probe.samples, picked if self.driver.picks else 1, generator(spec.seed, "probe")
@@ -202,10 +204,19 @@ class _Run:
             "kind": self.method.kind(),
             "hyperparameters": self.method.hyperparameters(),
             "samples": {"train": self.n, "validation": len(self.data.validation), "test": len(self.data.test)},
-            "metrics": metrics,
+            "metrics": metrics | self._shifted(),
             "epochs": self.records,
             "diagnostics": account.diagnostics(self.selections, self.data, self.recipe.epochs, predictions),
         }
+
+    def _shifted(self) -> dict[str, float]:
+        """The mean accuracy of each set of corrupted tests, and the mean over the kinds of our own."""
+        found = {
+            name: fmean(evaluate(self.learner, loader)[0] for loader in loaders)
+            for name, loaders in self.shifted.items()
+        }
+        own = [value for name, value in found.items() if name.startswith("accuracy_shifted")]
+        return found | ({"accuracy_shifted": fmean(own)} if own else {})
 
     def diverged(self) -> str | None:
         """Why the training, which has reached its end, counts as diverged."""

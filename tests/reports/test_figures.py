@@ -33,7 +33,19 @@ def line(figure: Figure, label: str, panel: int = 0) -> tuple[list[float], list[
 
 def test_there_is_one_of_each(drawn: dict[str, Figure]) -> None:
     assert set(figures.FIGURES) == set(figures.TITLES)
-    assert set(drawn) == set(figures.FIGURES) - {"pareto_time"}, "which needs a quiet machine"
+    assert set(figures.FIGURES) - set(drawn) == {"pareto_time", "shifted"}, "a quiet machine and shifts: true"
+
+
+def test_shifted_accuracy_stands_at_clean_accuracy_with_full_trainings_loss_as_a_line() -> None:
+    rows = {("full", 1.0): around(0.95), ("a", 0.5): around(0.9), ("b", 0.5): around(0.92)}
+    board = make(rows, {"full": {"accuracy_shifted": 0.75}, "a": {"accuracy_shifted": 0.6}})
+    figure = figures.figures(board, ["shifted"])["shifted"]
+    assert line(figure, "a") == ([pytest.approx(90.0)], [pytest.approx(60.0)])
+    assert line(figure, "full") == ([pytest.approx(95.0)], [pytest.approx(75.0)])
+    assert "b" not in figure.axes[0].get_legend_handles_labels()[1], "it was not measured"
+    drop = next(drawn for drawn in figure.axes[0].get_lines() if drawn.get_label() == "lost as much as full training")
+    assert (drop.get_xy1(), drop.get_slope()) == ((pytest.approx(95.0), pytest.approx(75.0)), 1)
+    assert figure.axes[0].get_xlim()[1] <= 100
 
 
 def test_accuracy_at_each_keep(drawn: dict[str, Figure]) -> None:
