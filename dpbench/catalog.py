@@ -64,7 +64,7 @@ def label(name: str, params: dict[str, Any]) -> str:
 def names(kind: str) -> list[str]:
     """The names of all "methods", "datasets" or "models", or of the built-in "grids", sorted."""
     if kind == "grids":
-        return sorted(file.stem for file in places.LEADERBOARDS.glob("*.yaml"))
+        return sorted(file.stem for file in places.LEADERBOARDS.glob("*.yaml") if not file.stem.endswith(".claims"))
     return sorted(_modules(kind) | _installed(kind).keys())
 
 

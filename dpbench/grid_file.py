@@ -38,9 +38,7 @@ def read_grid(text: str, where: str, name: str) -> Grid:
     try:
         grid = Grid.model_validate({"name": name} | content)
     except ValidationError as error:
-        told = [_explain(where, node, problem) for problem in error.errors()[:FAULTS]]
-        more = error.error_count() - FAULTS
-        raise UsageError(*told, *[f"{where}: and {more} more faults"] * (more > 0)) from None
+        raise UsageError(*explained(error, where, node, Grid)) from None
     for field, there in (("recipe_by_dataset", grid.datasets), ("recipe_by_model", grid.models)):
         for other in getattr(grid, field).keys() - {*there, *(catalog.parse(text)[0] for text in there)}:
             raise UsageError(f"{where}: {field} names {brief(other)}, which is not in the grid: {', '.join(there)}")
@@ -62,11 +60,17 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return [key for key in model.model_fields if key != "name"]
 
 
-def _explain(where: str, node: Any, problem: Any) -> str:
+def explained(error: ValidationError, where: str, node: Any, model: type[BaseModel]) -> list[str]:
+    """One line for each of the first faults of a file that should hold a model, or a list of models."""
+    told = [_explain(where, node, problem, model) for problem in error.errors()[:FAULTS]]
+    more = error.error_count() - FAULTS
+    return told + [f"{where}: and {more} more faults"] * (more > 0)
+
+
+def _explain(where: str, node: Any, problem: Any, model: type[BaseModel]) -> str:
     """One line for one validation error: file:line: key: what is wrong and what is allowed."""
     location = problem["loc"]
     line = 1
-    model: type[BaseModel] = Grid
     for part in location:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from dpbench import __version__, store
-from dpbench.analysis import gallery, overlap, verdicts
+from dpbench import __version__, claims, store
+from dpbench.analysis import gallery, outcomes, overlap, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.fairness import Finding, lint
 from dpbench.analysis.gallery import Gallery
+from dpbench.analysis.outcomes import Outcome
 from dpbench.analysis.overlap import Overlap
 from dpbench.analysis.ranks import MIN_DATASETS, MIN_METHODS
+from dpbench.claims import Registered
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
 from dpbench.places import LEADERBOARDS
@@ -33,6 +35,7 @@ class Board:
     """A grid, its cells and results by hash, who selects the same samples, and the results of controls at cost.
 
     `data_root` is where the datasets' files are, for pictures of samples; checked-in boards bring theirs in `pictures`.
+    Of the `registered` files of claims the last one counts.
     """
 
     grid: Grid
@@ -43,6 +46,12 @@ class Board:
     controls: dict[str, RunResult] = field(default_factory=dict)
     data_root: Path | None = None
     pictures: Gallery | None = None
+    registered: tuple[Registered, ...] = ()
+
+    @cached_property
+    def outcomes(self) -> list[Outcome]:
+        """What the results say of the claims."""
+        return outcomes.outcomes(self)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -109,20 +118,29 @@ class Board:
 def load(name: str, data_root: Path | None = None) -> Board:
     """The board of a grid that was run here, else the one that is checked in."""
     try:
-        grid, cells, controls = grids.read_manifest(name)
+        grid, cells, controls, registered = grids.read_manifest(name)
     except UsageError:
         if not packed(name).is_file():
             raise
         return load_checked_in(name)
     made = grids.results(cells)
     alike = overlap.cached(made.values(), store.home() / "overlap" / f"{name}.json")
-    return Board(grid, cells, made, alike, controls=grids.results(controls), data_root=data_root)
+    at_cost = grids.results(controls)
+    claimed = registered or _unregistered(name)
+    return Board(grid, cells, made, alike, controls=at_cost, data_root=data_root, registered=claimed)
+
+
+def _unregistered(grid: str) -> tuple[Registered, ...]:
+    """The claims about a built-in grid that was run without them: they come after the fact."""
+    text = claims.of_file(grid)
+    return () if text is None else (Registered(date=None, text=text),)
 
 
 def load_checked_in(name: str) -> Board:
     """The board of a grid that comes with dpbench, whatever was run here."""
     try:
-        return unpack(packed(name).read_bytes())
+        board = unpack(packed(name).read_bytes())
+        return board if board.registered else replace(board, registered=_unregistered(name))
     except (*store.BAD, OSError, zlib.error) as error:
         why = store.brief(error)
         raise UsageError(
@@ -148,6 +166,8 @@ def pack(board: Board, pictures: bool = False) -> bytes:
         "controls": board.controls,
         "overlap": overlap.written(board.overlap),
     }
+    if registered := [one.model_dump() for one in board.registered if one.date is not None]:
+        content["claims"] = registered
     return results.pack(content | ({"pictures": board.gallery.model_dump(mode="json")} if pictures else {}))
 
 
@@ -162,4 +182,5 @@ def unpack(packed: bytes) -> Board:
         checked_in=True,
         controls=content["controls"],
         pictures=Gallery.model_validate(content["pictures"]) if "pictures" in content else None,
+        registered=tuple(Registered.model_validate(one) for one in content.get("claims", [])),
     )

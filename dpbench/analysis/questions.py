@@ -13,14 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import kendalltau
 
 from dpbench import catalog, plain_yaml
-from dpbench.analysis import moderated, stats, verdicts
+from dpbench.analysis import measured, stats
 from dpbench.analysis.board import Board
 from dpbench.experiments import controls
 from dpbench.places import LEADERBOARDS
-from dpbench.spec import Row, RunSpec, row_of
-from dpbench.training import derived
-from dpbench.training.measures import MEASURES
-from dpbench.training.results import RunResult, is_finished
+from dpbench.spec import Row, RunSpec
 
 MIN_ORDERED = 4  # methods of which two orders are compared: of three, no order can be told from chance
 
@@ -126,10 +123,8 @@ def questions() -> dict[str, Question]:
 
 def answer(question: Question, board: Board) -> Answer:
     """Compare the rows of a board as a question asks. A row with seeds that diverged or failed is not compared."""
-    values, steps = _values(question.measure, [*board.results.values(), *board.controls.values()])
-    trouble = verdicts.broken([*board.results.values(), *board.controls.values()])
-    frames = {row: pd.DataFrame({"accuracy": values[row], "step": steps[row]}) for row in values if row not in trouble}
-    spreads = moderated.spreads(frames)
+    found = measured.measure(question.measure, [*board.results.values(), *board.controls.values()])
+    values, trouble = found.values, found.trouble
     at_cost = controls.keeps(board.cells, board.results) if question.at_cost else {}
     differences: dict[Row, stats.Difference] = {}
     cells: dict[Row, Cell] = {}
@@ -143,16 +138,14 @@ def answer(question: Question, board: Board) -> Answer:
         if row in trouble or reference in trouble:
             said = trouble.get(row) or f"{question.reference}: {trouble[reference]}"
             cells[row] = Cell(row[2], part, column, trouble=said)
-        elif row in values and reference in values:
-            differences[row] = moderated.difference(
-                values[row], values[reference], steps[row], (spreads.get(row), spreads.get(reference))
-            )
+        elif difference := found.difference(row, reference):
+            differences[row] = difference
     compared = stats.compare(differences)
     for row in differences:
-        found = compared.loc[[row]].iloc[0]  # a list, lest pandas takes the row for two axes
-        word = found["verdict"].split(" ")[0]
+        line = compared.loc[[row]].iloc[0]  # a list, lest pandas takes the row for two axes
+        word = line["verdict"].split(" ")[0]
         cells[row] = replace(
-            cells[row], word="" if word == "no" else word, mean=found["mean"], half_width=found["half_width"]
+            cells[row], word="" if word == "no" else word, mean=line["mean"], half_width=line["half_width"]
         )
     whole = {row: float(of_row.mean()) for row, of_row in values.items() if row in cells and row not in trouble}
     orders = _orders(question, whole) if question.transfer else []
@@ -184,20 +177,6 @@ def _place(question: Question, row: Row) -> tuple[float | str, str]:
     return share, catalog.label(name, params)
 
 
-def _values(measure: str, results: list[RunResult]) -> tuple[dict[Row, pd.Series], dict[Row, float]]:
-    """A measure of each row's finished runs by seed, in points, and the spacing of its possible values."""
-    [one] = [one for one in MEASURES if one.name == measure]
-    found: dict[Row, dict[int, float]] = {}
-    steps: dict[Row, float] = {}
-    for result in results:
-        value = one.of(result) if is_finished(result) else None
-        if value is not None:
-            row = row_of(result["spec"])
-            found.setdefault(row, {})[result["spec"]["seed"]] = one.factor * value
-            steps[row] = _step(measure, result)
-    return {row: pd.Series(by_seed) for row, by_seed in found.items()}, steps
-
-
 def _equal(values: Mapping[Row, pd.Series | None]) -> list[list[str]]:
     """The groups of two methods or more that have equal values of every seed in every row."""
     found: dict[str, list[tuple[str, str, float, tuple[object, ...]]]] = {}
@@ -209,13 +188,6 @@ def _equal(values: Mapping[Row, pd.Series | None]) -> list[list[str]]:
     for method, lines in found.items():
         groups.setdefault(tuple(sorted(lines)), []).append(method)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _step(measure: str, result: RunResult) -> float:
-    """One test sample in points; in one class, a sample of a class of average size. 0 where it is not recorded."""
-    tested = result.get("samples", {}).get("test")
-    classes = len(derived.diagnostics(result).get("kept_per_class") or []) if measure == "accuracy_worst_class" else 1
-    return 100 * classes / tested if tested else 0.0
 
 
 def _orders(question: Question, means: Mapping[Row, float]) -> list[Order]:

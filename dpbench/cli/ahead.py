@@ -111,12 +111,12 @@ def cell(grid: Grid, key: str, threads: int, device: torch.device, data_root: Pa
 PLUGINS = ("DPBENCH_PATH", "DPBENCH_DEEPCORE")  # where plug-ins lie
 
 
-def list_commands(grid: Grid, data_root: Path | None) -> None:
+def list_commands(grid: Grid, data_root: Path | None, claims: str | None) -> None:
     """Print a command for each cell that is not done: this one's, with the cell in the place of --list-commands."""
     from dpbench import store
     from dpbench.experiments import cells
 
-    found, count = cells.listed(grid, data_root)
+    found, count = cells.listed(grid, data_root, claims)
     given = [text for text in sys.argv[1:] if text != "--list-commands"]
     start = f"cd {shlex.quote(os.getcwd())} && "  # where relative paths lead on
     known = {"DPBENCH_HOME": str(store.home())} | {key: os.environ[key] for key in PLUGINS if key in os.environ}

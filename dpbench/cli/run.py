@@ -121,9 +121,11 @@ def run(
     - `dpbench run --method my_method.py --method uniform --keep 0.3 --keep 0.5 --seeds 3 --name mine`
     - `dpbench run --from subset.npz --method uniform --seeds 3`
     """
+    from dpbench import claims
     from dpbench.analysis import board as boards
     from dpbench.experiments import grid as grids
     from dpbench.experiments import unchanged
+    from dpbench.grid_file import load_grid
     from dpbench.reports import screen, send, tracking
 
     other = [given for given in (dry_run, smoke, list_commands, cell) if given]
@@ -139,6 +141,7 @@ def run(
         tracking.check(tracking_uri)
         asked_name, cells = known
     else:
+        claimed = claims.read(grid, load_grid(grid)) if grid else None
         asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
         on = _device(device)
         single_threaded(threads)
@@ -151,9 +154,10 @@ def run(
         if cell:
             return ahead.cell(asked, cell, threads, on, data_root, timeout)
         if list_commands:
-            return ahead.list_commands(asked, data_root)
+            return ahead.list_commands(asked, data_root, claimed)
         data = None if files else unchanged.data(asked.datasets, data_root)
-        asked_name, cells = asked.name, list(grids.run_grid(asked, err, jobs, threads, on, data_root, timeout))
+        made = grids.run_grid(asked, err, jobs, threads, on, data_root, timeout, claims=claimed)
+        asked_name, cells = asked.name, list(made)
         unchanged.remember(command, asked_name, cells, data)
     board = boards.load(asked_name, data_root)
     out.print(screen.screen(board, out.width, wanted))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def listed(grid: Grid, data_root: Path | None) -> tuple[list[str], int]:
-    """Write the grid's manifest; return the cells whose commands have something to do, and how many cells there are.
+def listed(grid: Grid, data_root: Path | None, claims: str | None = None) -> tuple[list[str], int]:
+    """Write the manifest, with the claims; return the cells whose commands have something to do, and how many are.
 
     The commands of a row's seeds are as many as its cells; the one that ends last runs the row's controls, too. Where
     only these are missing, the first seed's command is listed again.
@@ -30,7 +30,7 @@ def listed(grid: Grid, data_root: Path | None) -> tuple[list[str], int]:
     cells = {spec.hash: spec for spec in grid.runs(loading.fingerprints(grid.datasets, data_root))}
     for method in {spec.method for spec in cells.values()}:
         catalog.load_method(method).ready()
-    manifest = grids.write_manifest(grid, cells)
+    manifest = grids.write_manifest(grid, cells, claims)
     todo = [key for key in cells if not is_done(key)]
     waiting = {cells[key].row for key in todo}
     first = {spec.row: key for key, spec in reversed(cells.items())}  # the first seed's cell of each row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from dpbench import catalog, store
+from dpbench.claims import Registered, register
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import controls
 from dpbench.experiments.executors import run_all
@@ -65,17 +67,19 @@ def do(job: Job) -> Any:
 
 
 class Manifest(NamedTuple):
-    """A grid, its cells, and the controls at realised cost that it was given beside them, by hash."""
+    """A grid, its cells, and the controls at realised cost that it was given beside them, by hash; and its claims."""
 
     grid: Grid
     cells: dict[str, RunSpec]
     controls: dict[str, RunSpec]
+    claims: tuple[Registered, ...] = ()  # the last one counts
 
     def save(self) -> None:
         """Write it where `read_manifest` reads it."""
         parts = {"cells": self.cells, "controls": self.controls}
         content = {name: {key: spec.model_dump() for key, spec in part.items()} for name, part in parts.items()}
-        store.write_json(manifest_path(self.grid.name), {"grid": self.grid.model_dump()} | content)
+        registered = {"claims": [one.model_dump() for one in self.claims]} if self.claims else {}
+        store.write_json(manifest_path(self.grid.name), {"grid": self.grid.model_dump()} | content | registered)
 
 
 M = TypeVar("M", Manifest, Manifest | None)
@@ -86,8 +90,8 @@ def manifest_path(name: str) -> Path:
     return store.home() / "grids" / f"{name}.json"
 
 
-def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
-    """List the grid's cells by hash, and return the manifest with all of them.
+def write_manifest(grid: Grid, cells: dict[str, RunSpec], claims: str | None = None) -> Manifest:
+    """List the grid's cells by hash, register the text of its claims, and return the manifest with all of them.
 
     Cells of earlier commands stay in the grid (methods that were added, other seeds) while recipe and data are the same
     and no new cell takes their place, as one with a changed source does.
@@ -96,10 +100,10 @@ def write_manifest(grid: Grid, cells: dict[str, RunSpec]) -> Manifest:
     data = {spec.dataset: spec.data for spec in specs}
 
     def listed(old: Manifest | None) -> Manifest:
-        parts = (old.cells, old.controls) if old else ({}, {})
+        parts, known = ((old.cells, old.controls), old.claims) if old else (({}, {}), ())
         fitting, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid, data)} for part in parts)
         kept = {key: spec for key, spec in fitting.items() if spec not in specs}
-        return Manifest(grid, cells | kept, controls_)
+        return Manifest(grid, cells | kept, controls_, register(known, claims, time.time()))
 
     return _change(grid.name, find_manifest, listed)
 
@@ -159,7 +163,8 @@ def read_manifest(name: str) -> Manifest:
 def parse_manifest(content: dict[str, Any]) -> Manifest:
     """Validate what `Manifest.save` wrote, without runs that are written as another version does; ValueError."""
     grid = Grid.model_validate(content["grid"])
-    return Manifest(grid, _runs(content["cells"]), _runs(content.get("controls", {})))
+    claims = tuple(Registered.model_validate(one) for one in content.get("claims", []))
+    return Manifest(grid, _runs(content["cells"]), _runs(content.get("controls", {})), claims)
 
 
 def _runs(part: dict[str, Any]) -> dict[str, RunSpec]:
@@ -195,13 +200,9 @@ def results(cells: dict[str, RunSpec]) -> dict[str, RunResult]:
 
 def default_jobs(device: torch.device) -> int:
     """One worker a core; one where they would share a GPU."""
-    return (
-        1
-        if device.type == "cuda"
-        else len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    if device.type == "cuda":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_grid(
@@ -213,9 +214,11 @@ def run_grid(
     data_root: Path | None = None,
     cell_timeout_s: float = CELL_TIMEOUT_S,
     executor: Executor | None = None,
+    claims: str | None = None,
 ) -> dict[str, RunSpec]:
     """Run the grid's cells that are not done, then the controls at realised cost; return both, by hash.
 
+    The text of its `claims` is registered before anything is run.
     `executor` does the work; `run_all`, the default, in processes of this machine. Results lie in the runs' folders.
     Ctrl-C stops the workers and is raised again: what is finished is kept, and the same command goes on from the
     checkpoints.
@@ -225,7 +228,7 @@ def run_grid(
     cells = {spec.hash: spec for spec in grid.runs(loading.fingerprints(grid.datasets, data_root))}
     for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
-    write_manifest(grid, cells)
+    write_manifest(grid, cells, claims)
     more = partial(list_controls, grid.name, all_controls)
     return run_cells(grid.name, cells, more, console, jobs, threads, device, data_root, cell_timeout_s, executor)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dpbench import store
+from dpbench import claims, store
 from dpbench.errors import UsageError, one_line
 from dpbench.experiments import bundle
 from dpbench.experiments import grid as grids
@@ -143,9 +143,9 @@ def _join(manifest: grids.Manifest, merged: Merged) -> None:
     cells, controls = (_own(theirs.name, part, merged) for part in (manifest.cells, manifest.controls))
     mine = grids.find_manifest(theirs.name)
     if mine is None or not mine.cells:
-        grids.Manifest(theirs, cells, controls).save()
+        grids.Manifest(theirs, cells, controls, manifest.claims).save()
         return
-    ours, old, ours_controls = mine
+    ours, old, ours_controls, ours_claims = mine
     settings = ("recipe", "budget", "probe")
     changed = [name for name in settings if getattr(ours, name) != getattr(theirs, name)]
     if changed:
@@ -169,7 +169,7 @@ def _join(manifest: grids.Manifest, merged: Merged) -> None:
     }
     others = {"seeds": max(ours.seeds, theirs.seeds), "tuned": theirs.tuned | ours.tuned}
     both = ours.model_copy(update=lists | others)
-    grids.Manifest(both, old, ours_controls | controls).save()
+    grids.Manifest(both, old, ours_controls | controls, claims.merged(ours_claims, manifest.claims)).save()
 
 
 def _own(grid: str, cells: dict[str, RunSpec], merged: Merged) -> dict[str, RunSpec]:

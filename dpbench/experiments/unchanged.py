@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dpbench import catalog, places, plain_yaml, source, store
+from dpbench import catalog, claims, places, plain_yaml, source, store
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import grid as grids
 from dpbench.training.results import final
@@ -28,11 +28,11 @@ Stamps = dict[str, list[int] | None]
 
 
 def command(grid: str | None, **options: Any) -> str:
-    """Name a command by its options, its grid's content, where it is given, and all code."""
+    """Name a command by its options, its grid's content and claims, where a file is given, and all code."""
     content = None
     if grid and grid.endswith((".yaml", ".yml")):
         with suppress(UsageError):  # told where it is read
-            content = plain_yaml.read(Path(grid))
+            content = [plain_yaml.read(Path(grid)), claims.of_file(grid)]
     surroundings = [os.getcwd(), sys.version, *map(version, READERS), *map(os.environ.get, VARIABLES)]
     named = [grid, content, options, surroundings, source.everything()]
     return hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from dpbench.analysis import published, verdicts
 from dpbench.analysis.board import Board
 from dpbench.analysis.fairness import Finding
 from dpbench.analysis.table import Line, csv, records
-from dpbench.reports import html
+from dpbench.reports import claimed, html
 from dpbench.reports.columns import difference, named, number
 
 LEGEND = (
@@ -74,6 +74,9 @@ def markdown(board: Board) -> str:
     if len(at_cost := at_cost_cells(board.table)) > 1:
         parts.append(f"**{AT_COST}**\n\n{_pipes(at_cost[0], at_cost[1:])}")
     parts.append(f"{LEGEND}. Cost is (forward + 2 backward) / (3 n epochs). Accuracies have their own 95 % intervals.")
+    if board.outcomes:
+        header, *lines = claimed.cells(board)
+        parts.append(f"**Claims**\n\n{_pipes(header, lines)}\n\n{claimed.note(board)}.")
     if board.findings:
         parts.append("\n".join(f"- {md(line)}" for line in finding_lines(board.findings)))
     parts.append(across_markdown(board))

@@ -16,7 +16,7 @@ import pandas as pd
 from dpbench.analysis import gallery, pareto, published, verdicts
 from dpbench.analysis.board import Board
 from dpbench.analysis.table import KEYS, broken, records
-from dpbench.reports import summary
+from dpbench.reports import claimed, summary
 from dpbench.training import derived
 from dpbench.training.measures import MEASURES, Measure
 from dpbench.training.results import RunResult
@@ -86,6 +86,7 @@ def _data(board: Board) -> dict[str, Any]:
             {"badge": f.badge, "text": f.text, "row": None if f.row is None else position[f.row]}
             for f in board.findings
         ],
+        "claims": {"lines": claimed.cells(board)[1:], "note": claimed.note(board)},
         "across": _records(board.across),
         "across_reason": board.across_reason,
         "times_reason": board.times_reason,

@@ -16,7 +16,7 @@ from dpbench import catalog
 from dpbench.analysis.board import Board
 from dpbench.analysis.table import Line, records
 from dpbench.experiments.controls import EXEMPT
-from dpbench.reports import formats, summary
+from dpbench.reports import claimed, formats, summary
 from dpbench.reports.columns import BY_NAME, COLUMNS, IMPORTANT, Column, named, ordered
 
 LINES = 40  # of a screen that can be read at once
@@ -61,7 +61,7 @@ def screen(board: Board, width: int, wanted: Wanted = Wanted()) -> Group:
             shown += [Text()] * (i > 0) + [table]
     if not board.across.empty and not wanted.columns:
         shown.append(formats.table("over datasets", formats.across_cells(board)))
-    return Group(*said, *shown, *_notes(board, hidden, width, wanted))
+    return Group(*said, *shown, claimed.screen(board), *_notes(board, hidden, width, wanted))
 
 
 def _marked(line: str) -> Text:

@@ -229,7 +229,7 @@ def test_a_grid_of_options(tracked_home: Path, dpbench: Callable[..., Said], mon
     data = "synthetic[n=100,d=16,classes=4]"
     options = ("--dataset", data, "--model", "mlp", "--keep", 0.25, "--seeds", 2)
     assert dpbench("run", "--method", "uniform", "--method", "orderdp", "--name", "mine", *options).code == 0
-    grid, cells, _ = grids.read_manifest("mine")
+    grid, cells, *_ = grids.read_manifest("mine")
     assert (grid.datasets, grid.models, grid.keep, grid.seeds) == ([data], ["mlp"], [0.25], 2)
     assert {(spec.method, spec.keep, spec.seed) for spec in cells.values()} == {
         (method, 0.25, seed) for method in ("uniform", "orderdp") for seed in range(2)

@@ -202,7 +202,7 @@ def test_proxies_go_first_are_merged_and_only_missing_cells_run(home: Path, monk
     shutil.rmtree(store.run_folder(gone))
     assert grids.run_grid(grid, quiet(), device=torch.device("cpu")) == cells
     assert [spec.hash for spec in ran] == [gone]
-    read, listed, at_cost = grids.read_manifest("small")
+    read, listed, at_cost, _ = grids.read_manifest("small")
     assert (read, listed | at_cost) == (grid, cells)
     assert at_cost == {spec.hash: spec for spec in added}
     mean = np.mean(

@@ -1,0 +1,57 @@
+"""A measure of each row's finished runs by seed, and how two rows differ in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dpbench.analysis import moderated, stats, verdicts
+from dpbench.spec import Row, row_of
+from dpbench.training import derived
+from dpbench.training.measures import MEASURES
+from dpbench.training.results import RunResult, is_finished
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure by row and seed, in points; the spacing of its values; rows with seeds that diverged or failed, why."""
+
+    values: dict[Row, pd.Series]
+    steps: dict[Row, float]
+    trouble: dict[Row, str]
+    spreads: dict[Row, moderated.Spread]
+
+    def difference(self, row: Row, reference: Row) -> stats.Difference | None:
+        """The paired difference of two rows; None where one has no run, or has seeds that diverged or failed."""
+        both = (row, reference)
+        if any(one in self.trouble or one not in self.values for one in both):
+            return None
+        spreads = self.spreads.get(row), self.spreads.get(reference)
+        return moderated.difference(self.values[row], self.values[reference], self.steps[row], spreads)
+
+
+def measure(name: str, results: Iterable[RunResult]) -> Measured:
+    """Gather a measure from runs."""
+    results = list(results)
+    [one] = [one for one in MEASURES if one.name == name]
+    found: dict[Row, dict[int, float]] = {}
+    steps: dict[Row, float] = {}
+    for result in results:
+        value = one.of(result) if is_finished(result) else None
+        if value is not None:
+            row = row_of(result["spec"])
+            found.setdefault(row, {})[result["spec"]["seed"]] = one.factor * value
+            steps[row] = _step(name, result)
+    values = {row: pd.Series(by_seed) for row, by_seed in found.items()}
+    trouble = verdicts.broken(results)
+    frames = {row: pd.DataFrame({"accuracy": values[row], "step": steps[row]}) for row in values if row not in trouble}
+    return Measured(values, steps, trouble, moderated.spreads(frames))
+
+
+def _step(measure: str, result: RunResult) -> float:
+    """One test sample in points; in one class, a sample of a class of average size. 0 where it is not recorded."""
+    tested = result.get("samples", {}).get("test")
+    classes = len(derived.diagnostics(result).get("kept_per_class") or []) if measure == "accuracy_worst_class" else 1
+    return 100 * classes / tested if tested else 0.0
