@@ -9,7 +9,7 @@ import pytest
 import typer
 from benchmarks import power
 
-from dpbench import catalog
+from dpbench import catalog, claims
 from dpbench.cli.app import Misused, app
 from dpbench.grid_file import read_grid
 from dpbench.reports import summary
@@ -63,7 +63,8 @@ def test_the_method_conforms(tmp_path: Path, unplug: None) -> None:
 
 
 def test_the_grid_is_a_grid() -> None:
-    [text] = re.findall(r"```yaml\n(.*?)```", TEXTS["grids.md"], re.S)
+    text, claimed = re.findall(r"```yaml\n(.*?)```", TEXTS["grids.md"], re.S)
+    assert [one.test for one in claims.parse(claimed, "grids.md")] == ["equivalent", "better", "order-predicts-order"]
     grid = read_grid(text, "docs/grids.md", "example")
     assert len(grid.runs()) == 5 * (1 + 2 * 4)
 

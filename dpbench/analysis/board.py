@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -158,7 +159,7 @@ def pack(board: Board, pictures: bool = False) -> bytes:
 
     With `pictures` it has those of the samples too, which are gathered from all runs' selections.
     """
-    content = {
+    content: dict[str, Any] = {
         "dpbench": __version__,
         "grid": board.grid.model_dump(),
         "cells": {key: spec.model_dump() for key, spec in board.cells.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from datetime import UTC, datetime
 
 from rich import box
@@ -50,6 +51,15 @@ def where(one: Outcome) -> str:
     return one.shown.why or f"{one.shown.where}{of}"
 
 
+def sentences(board: Board) -> list[str]:
+    """One sentence a claim."""
+    found = []
+    for one in board.outcomes:
+        shown = [value(one), f"at {level(one)}"] * (not math.isnan(one.shown.low)) + [where(one)]
+        found.append(f"Claim {verdict(one)}: {one.claim.text} ({', '.join(shown)}).")
+    return found
+
+
 def note(board: Board) -> str:
     """When the claims were registered, and with what confidence all of their intervals hold; empty without claims."""
     if not board.registered:
@@ -69,10 +79,17 @@ def _day(date: float) -> str:
     return datetime.fromtimestamp(date, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def in_short(board: Board) -> str:
+    """How many claims are held, refuted and open; empty without claims."""
+    counts = Counter(one.verdict for one in board.outcomes)
+    late = sum(one.after for one in board.outcomes)
+    after = f", {'all' if late == len(board.outcomes) else late} after the fact" if late else ""
+    told = ", ".join(f"{counts[word]} {word}" for word in ("held", "refuted", "open") if counts[word])
+    return f"Claims: {told}{after}" if told else ""
+
+
 def screen(board: Board) -> Group:
-    """A short table for a terminal of any width; nothing without claims."""
-    if not board.outcomes:
-        return Group()
+    """A table for a terminal of any width."""
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     view.add_column("verdict", width=VERDICT)
     view.add_column("claim", overflow="fold")

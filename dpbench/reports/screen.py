@@ -61,7 +61,7 @@ def screen(board: Board, width: int, wanted: Wanted = Wanted()) -> Group:
             shown += [Text()] * (i > 0) + [table]
     if not board.across.empty and not wanted.columns:
         shown.append(formats.table("over datasets", formats.across_cells(board)))
-    return Group(*said, *shown, claimed.screen(board), *_notes(board, hidden, width, wanted))
+    return Group(*said, *shown, *_notes(board, hidden, width, wanted))
 
 
 def _marked(line: str) -> Text:
@@ -152,6 +152,8 @@ def _notes(board: Board, hidden: int, width: int, wanted: Wanted) -> list[Any]:
     named = {catalog.parse(method)[0] for method in board.table["method"]} if width >= 80 else ()
     known_as = ", ".join(f"{name}: {meaning}" for name, meaning in CONTROLS.items() if name in named)
     notes += [Text(known_as, style="dim")] if known_as else []
+    if claims := claimed.in_short(board):
+        notes.append(claimed.screen(board) if wanted.notes else Text(f"{claims}: --notes"))
     if wanted.notes:
         if len(at_cost := formats.at_cost_cells(board.table)) > 1:
             notes.append(formats.table(formats.AT_COST.lower(), at_cost))

@@ -25,7 +25,7 @@ from dpbench.analysis.stats import ALPHA, MIN_SEEDS
 from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.places import LEADERBOARDS
-from dpbench.reports import answers
+from dpbench.reports import answers, claimed
 from dpbench.reports.columns import accuracy, named
 from dpbench.training.measures import MEASURES
 
@@ -39,8 +39,9 @@ COLOURS = 128  # of a picture
 
 
 def text(board: Board) -> str:
-    """All sentences as a markdown list: first one a keep that sums it up, then what is behind it."""
-    return "\n".join(f"- {sentence}" for sentence in [*headlines(board), *sentences(board)])
+    """All sentences as a markdown list: first one a keep that sums it up, then what is behind it, and the claims."""
+    found = [*headlines(board), *sentences(board), *claimed.sentences(board)]
+    return "\n".join(f"- {sentence}" for sentence in found)
 
 
 def headlines(board: Board) -> list[str]:

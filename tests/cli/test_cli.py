@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import GRID
 
 from dpbench import __version__, catalog, places, store
 from dpbench.cli import app, complete
@@ -495,6 +496,16 @@ def check_line(said: Said, code: int, message: str) -> None:
 )  # fmt: skip
 def test_mistakes(tracked_home: Path, dpbench: Callable[..., Said], arguments: str, message: str) -> None:
     check_line(dpbench(*arguments.split()), 2, message)
+    assert not (tracked_home / "runs").exists()
+
+
+def test_mistakes_in_claims(tracked_home: Path, dpbench: Callable[..., Said], tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text(GRID)
+    text = "- {text: Good, test: better, methods: [orderdp], against: uniform}"
+    (tmp_path / "wrong.claims.yaml").write_text(text)
+    check_line(
+        dpbench("run", tmp_path / "wrong.yaml"), 2, "wrong.claims.yaml: claim 1: orderdp is not in the grid wrong"
+    )
     assert not (tracked_home / "runs").exists()
 
 

@@ -30,8 +30,8 @@ if (data.findings.length) {
   }
   get("findings").append(...[...joined.values()].map(f => h("li", {}, badge(f.badge, ""), f.where.length ? h("b", {}, f.where.slice(0, 8).join(", ") + (f.where.length > 8 ? ` and ${f.where.length - 8} more` : "") + ". ") : "", f.text)));
 } else get("findings").append(h("li", {}, "Nothing departs from the protocol: equal seeds, no missing or failed run, equal schedules, no selection on test data."));
-if (data.claims.lines.length) simpleTable("claims", "Claims", data.claims.note + ".", [["Verdict", 1], ["Claim", 1], ["Difference"], ["Level"], ["Where", 1]],
-  data.claims.lines.map(([verdict, ...rest]) => [badge(verdict, verdict.startsWith("held") ? "better" : verdict.startsWith("refuted") ? "worse" : ""), ...rest]));
+if (data.claims.lines.length) get("claims").append(h("h2", {}, "Claims"), h("p", {class: "soft"}, data.claims.note + "."), h("ul", {}, data.claims.lines.map(([verdict, text, ...shown]) =>
+  h("li", {}, badge(verdict, verdict.startsWith("held") ? "better" : verdict.startsWith("refuted") ? "worse" : ""), " ", text + ": ", h("span", {class: "soft"}, shown.filter(x => x !== "-").join(", "))))));
 simpleTable("across", "Over datasets", data.across_reason, [["Method", 1], ["Model", 1], ["Keep"], ["Mean rank"], ["IQM %"], ["Beats random"]],
   data.across.map(a => [a.method, a.model, String(a.keep), `${fixed(a.rank, 2)} (${fixed(a.rank_low, 2)} to ${fixed(a.rank_high, 2)})`, `${fixed(a.iqm, 2)} (${fixed(a.iqm_low, 2)} to ${fixed(a.iqm_high, 2)})`, fixed(a.beats_random, 2)]));
 simpleTable("published", "Published figures", data.published.length
