@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from dpbench import __version__, claims, store
-from dpbench.analysis import gallery, outcomes, overlap, verdicts
+from dpbench.analysis import cached, flips, gallery, outcomes, overlap, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.fairness import Finding, lint
 from dpbench.analysis.gallery import Gallery
@@ -23,7 +23,7 @@ from dpbench.claims import Registered
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
 from dpbench.places import LEADERBOARDS
-from dpbench.spec import Grid, RunSpec
+from dpbench.spec import Grid, Row, RunSpec
 from dpbench.training import results
 from dpbench.training.results import RunResult, is_finished
 
@@ -35,8 +35,9 @@ QUIET = 0.9  # the share of its time that a run must have had a CPU, lest it cou
 class Board:
     """A grid, its cells and results by hash, who selects the same samples, and the results of controls at cost.
 
-    `data_root` is where the datasets' files are, for pictures of samples; checked-in boards bring theirs in `pictures`.
-    Of the `registered` files of claims the last one counts.
+    `flips` are those of each row's test predictions, empty where these were not kept. `data_root` is where the
+    datasets' files are, for pictures of samples; checked-in boards bring theirs in `pictures`. Of the `registered`
+    files of claims the last one counts.
     """
 
     grid: Grid
@@ -48,6 +49,7 @@ class Board:
     data_root: Path | None = None
     pictures: Gallery | None = None
     registered: tuple[Registered, ...] = ()
+    flips: dict[Row, float] = field(default_factory=dict)
 
     @cached_property
     def outcomes(self) -> list[Outcome]:
@@ -57,7 +59,7 @@ class Board:
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row a dataset, model, method and keep."""
-        return tables.table(self.cells, self.results, self.grid.delta, self.overlap, self.controls)
+        return tables.table(self.cells, self.results, self.grid.delta, self.overlap, self.controls, self.flips)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -124,11 +126,21 @@ def load(name: str, data_root: Path | None = None) -> Board:
         if not packed(name).is_file():
             raise
         return load_checked_in(name)
-    made = grids.results(cells)
-    alike = overlap.cached(made.values(), store.home() / "overlap" / f"{name}.json")
-    at_cost = grids.results(controls)
+    made, at_cost = grids.results(cells), grids.results(controls)
+    home, every = store.home(), [*made.values(), *at_cost.values()]
+    alike = cached.of_runs(
+        overlap.of_results,
+        made.values(),
+        "selections.npz",
+        home / "overlap" / f"{name}.json",
+        overlap.written,
+        overlap.read,
+    )
+    flipped = cached.of_runs(
+        flips.of_results, every, "predictions.npz", home / "flips" / f"{name}.json", flips.written, flips.read
+    )
     claimed = registered or _unregistered(name)
-    return Board(grid, cells, made, alike, controls=at_cost, data_root=data_root, registered=claimed)
+    return Board(grid, cells, made, alike, controls=at_cost, data_root=data_root, registered=claimed, flips=flipped)
 
 
 def _unregistered(grid: str) -> tuple[Registered, ...]:
@@ -169,6 +181,7 @@ def pack(board: Board, pictures: bool = False) -> bytes:
     }
     if registered := [one.model_dump() for one in board.registered if one.date is not None]:
         content["claims"] = registered
+    content |= {"flips": flips.written(board.flips)} if board.flips else {}
     return results.pack(content | ({"pictures": board.gallery.model_dump(mode="json")} if pictures else {}))
 
 
@@ -184,4 +197,5 @@ def unpack(packed: bytes) -> Board:
         controls=content["controls"],
         pictures=Gallery.model_validate(content["pictures"]) if "pictures" in content else None,
         registered=tuple(Registered.model_validate(one) for one in content.get("claims", [])),
+        flips=flips.read(content.get("flips", [])),
     )

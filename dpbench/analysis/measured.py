@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -32,8 +32,8 @@ class Measured:
         return moderated.difference(self.values[row], self.values[reference], self.steps[row], spreads)
 
 
-def measure(name: str, results: Iterable[RunResult]) -> Measured:
-    """Gather a measure from runs."""
+def measure(name: str, results: Iterable[RunResult], flips: Mapping[Row, float] | None = None) -> Measured:
+    """Gather a measure from runs; `flips` are those of their test predictions, which tell how an accuracy varies."""
     results = list(results)
     [one] = [one for one in MEASURES if one.name == name]
     found: dict[Row, dict[int, float]] = {}
@@ -47,7 +47,7 @@ def measure(name: str, results: Iterable[RunResult]) -> Measured:
     values = {row: pd.Series(by_seed) for row, by_seed in found.items()}
     trouble = verdicts.broken(results)
     frames = {row: pd.DataFrame({"accuracy": values[row], "step": steps[row]}) for row in values if row not in trouble}
-    return Measured(values, steps, trouble, moderated.spreads(frames))
+    return Measured(values, steps, trouble, moderated.spreads(frames, flips if name == "accuracy" else None))
 
 
 def _step(measure: str, result: RunResult) -> float:

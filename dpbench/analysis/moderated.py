@@ -1,9 +1,11 @@
 """The variance of each row over its few seeds, drawn towards what all rows of a board say.
 
 The moderated t of Smyth (2004) with a trend (Law et al. 2014), made cautious. The true variance of a row is taken to
-vary about s0^2(x), where log s0^2 is linear in x, the log of the binomial variance of its accuracy. The line, and how
-much rows vary about it (as d0 / chi2(d0) does), are estimated from all rows. A variance on d degrees of freedom then
-becomes (d0 s0^2 + d s^2) / (d0 + d) on d0 + d. Where rows vary much about the line d0 is small, and little changes.
+vary about s0^2(x), where log s0^2 is linear in x, the log of the variance that its accuracy would have if the test
+samples on which its seeds disagree flipped independently (`flips`); without predictions, that of its binomial variance,
+which tells less. The line, and how much rows vary about it (as d0 / chi2(d0) does), are estimated from all rows. A
+variance on d degrees of freedom then becomes (d0 s0^2 + d s^2) / (d0 + d) on d0 + d. Where rows vary much about the
+line d0 is small, and little changes.
 
 It is done by row, not by comparison: comparisons with one control share its noise, and their variances are not many.
 """
@@ -29,10 +31,11 @@ FEWEST = 20  # rows of which the line can be told
 MOST = 1e4  # degrees of freedom
 
 
-def spreads(rows: Mapping[Key, pd.DataFrame]) -> dict[Key, Spread]:
+def spreads(rows: Mapping[Key, pd.DataFrame], flips: Mapping[Key, float] | None = None) -> dict[Key, Spread]:
     """The spread of each row's `accuracy` (in points) over its seeds; empty where there are fewer than 20 such rows.
 
-    `step` is the spacing of the accuracies, below which no standard deviation is told from that of rounding.
+    `step` is the spacing of the accuracies, below which no standard deviation is told from that of rounding. `flips`
+    are those of the rows' predictions; they are used where all rows have theirs.
     """
     several = {key: runs for key, runs in rows.items() if len(runs) > 1 and runs["step"].max() > 0}
     if len(several) < FEWEST:
@@ -42,7 +45,10 @@ def spreads(rows: Mapping[Key, pd.DataFrame]) -> dict[Key, Spread]:
         for runs in several.values()
     ]
     steps, means, variances, counts = np.array(of_rows, dtype=float).T
-    expected = np.maximum(means, steps) * np.maximum(100 - means, steps) * steps  # times 1 / 100, which is no matter
+    if flips and flips.keys() >= several.keys():
+        expected = np.maximum([flips[key] for key in several], 1 / 12) * steps**2
+    else:  # the binomial variance, times 1 / 100, which is no matter
+        expected = np.maximum(means, steps) * np.maximum(100 - means, steps) * steps
     found, freedom = moderate(np.maximum(variances, steps**2 / 12), counts - 1, expected)
     return dict(zip(several, zip(found.tolist(), freedom.tolist(), strict=True), strict=True))
 

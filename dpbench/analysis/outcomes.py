@@ -64,7 +64,7 @@ def outcomes(board: Board) -> list[Outcome]:
         return []
     claims, date = board.registered[-1].claims, board.registered[-1].date
     results = [*board.results.values(), *board.controls.values()]
-    found = {name: measured.measure(name, results) for name in {claim.measure for claim in claims}}
+    found = {name: measured.measure(name, results, board.flips) for name in {claim.measure for claim in claims}}
     began: dict[Row, float] = {}
     for result in results:
         row = row_of(result["spec"])

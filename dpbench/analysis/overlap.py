@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpbench import source, store
-from dpbench.errors import RunFailed
 from dpbench.selections import Selections
 from dpbench.spec import Row, row_of
 from dpbench.training.results import RunResult, is_finished, read_selections
@@ -45,23 +39,6 @@ def of_results(results: Iterable[RunResult]) -> Overlap:
             index, chance = (x[np.triu_indices_from(x, 1)].mean() for x in _between(list(runs.values())))
             seeds[row] = (float(index), float(chance))
     return Overlap(seeds, _methods(masks))
-
-
-def cached(results: Iterable[RunResult], path: Path) -> Overlap:
-    """As `of_results`; what was found is kept in `path` for as long as the runs and their selections are the same."""
-    results = list(results)
-    state = [(r["hash"], r["status"], store.stamp(store.run_folder(r["hash"]) / "selections.npz")) for r in results]
-    key = hashlib.sha256(repr([source.everything(), *state]).encode()).hexdigest()
-    found = store.read_json(path, partial(_read, key=key))
-    if found is None:
-        found = of_results(results)
-        with suppress(RunFailed, OSError):  # it is made again
-            store.write_json(path, {"key": key, **written(found)})
-    return found
-
-
-def _read(content: dict[str, Any], key: str) -> Overlap | None:
-    return read(content) if content["key"] == key else None
 
 
 def written(overlap: Overlap) -> dict[str, Any]:

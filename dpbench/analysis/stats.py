@@ -77,6 +77,14 @@ def with_spreads(difference: Difference, spreads: Sequence[tuple[float, float]],
     return _difference(difference.mean, difference.n, math.sqrt(sum(parts)), freedom, level)
 
 
+def widened(difference: Difference, variance: float, freedom: float, level: float = 0.95) -> Difference:
+    """The same difference with another source of error, independent of its own; the degrees of freedom are Welch's."""
+    parts = [(difference.error**2, difference.freedom), (variance, freedom)]
+    total = sum(part for part, _ in parts)
+    together = total**2 / sum(part**2 / d for part, d in parts) if total else difference.freedom
+    return _difference(difference.mean, difference.n, math.sqrt(total), together, level)
+
+
 def _difference(mean: float, n: int, error: float, freedom: float, level: float) -> Difference:
     p = 2 * float(stats.t.sf(abs(_t(mean, error)), freedom))
     return Difference(mean, _half_width(error, freedom, level), p, n, error, freedom)

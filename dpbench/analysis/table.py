@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,13 +29,14 @@ def table(
     delta: float = 0.5,
     overlap: Overlap | None = None,
     at_cost: dict[str, RunResult] | None = None,
+    flips: Mapping[Row, float] | None = None,
 ) -> pd.DataFrame:
     """One row a dataset, model, method and keep, ranked by mean accuracy within dataset, model and keep.
 
     `seeds` counts the finished runs, over which its means are, `diverged`, `failed` and `missing` the others. A row
     with seeds that diverged or failed ranks below all that are whole; a row without a finished run has no rank.
     `delta` is the margin, in points, within which a row may be called equivalent to full training; `at_cost` are the
-    results of controls at realised cost, which have no row of their own.
+    results of controls at realised cost, which have no row of their own, `flips` those of the rows' test predictions.
     """
     overlap = overlaps.of_results(results.values()) if overlap is None else overlap
     groups: dict[Row, list[str]] = {}
@@ -47,7 +48,7 @@ def table(
     frame.insert(0, "rank", _ranks(frame, whole))
     keeps = controls.keeps(cells, results)
     frame["control_keep"] = [keeps.get(row, np.nan) for row in frame[KEYS].itertuples(index=False, name=None)]
-    frame = frame.join(verdicts.table(results.values(), delta, (at_cost or {}).values(), keeps), on=KEYS)
+    frame = frame.join(verdicts.table(results.values(), delta, (at_cost or {}).values(), keeps, flips), on=KEYS)
     texts = [*(f"verdict_{control}" for control in (*verdicts.CONTROLS, verdicts.AT_COST)), "equivalence_full"]
     frame[texts] = frame[texts].astype(object).fillna("")
     frame = _add_costs(frame, groups, results)

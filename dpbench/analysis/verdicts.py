@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -61,20 +61,22 @@ def table(
     delta: float,
     at_cost: Iterable[RunResult] = (),
     keeps: dict[Row, float] | None = None,
+    flips: Mapping[Row, float] | None = None,
 ) -> pd.DataFrame:
     """Return one line a row of the leaderboard, indexed by ROW: difference to each control, verdicts, rank interval.
 
     `at_cost` are results of random per epoch, as `results`, and `keeps` says at which share of them a row has its
     control at realised cost. Differences are in accuracy points. All comparisons of all rows with all controls are one
     family, `stats.compare`: at most 5 % of boards carry any false verdict. In a board of 20 rows and more the spread of
-    each over its seeds is drawn towards that of the others (`moderated`). A row with seeds that diverged or failed
-    says so in place of its verdicts, and so do those whose control has such.
+    each over its seeds is drawn towards that of the others, by the `flips` of their test predictions where these are
+    known (`moderated`). A row with seeds that diverged or failed says so in place of its verdicts, and so do those
+    whose control has such.
     """
     results, at_cost = list(results), list(at_cost)
     runs = runs_frame(results)
     spent = runs_frame([*results, *at_cost]).drop_duplicates([*ROW, "seed"])  # a row may be another's control
     rows, references = _by_row(runs), _by_row(spent)
-    spreads = moderated.spreads(references)
+    spreads = moderated.spreads(references, flips)
     trouble = broken([*results, *at_cost])
     planned = dict.fromkeys(row_of(result["spec"]) for result in results)
     differences: dict[tuple[str, Row], stats.Difference] = {}

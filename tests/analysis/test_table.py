@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from dpbench import source, store
 from dpbench.analysis import board as boards
-from dpbench.analysis import gallery, overlap, published, verdicts
+from dpbench.analysis import cached, gallery, overlap, published, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.board import Board
 from dpbench.cli.app import app
@@ -671,24 +671,28 @@ def test_overlap_is_kept_until_a_run_changes(tmp_path: Path, monkeypatch: pytest
     found = overlap.Overlap({("d", "m", "a", 0.3): (0.5, float("nan"))}, pd.DataFrame(
         [["d", "m", 0.3, "a", "b", 0.25, 0.1]], columns=[*overlap.PAIR, "jaccard", "chance"]
     ))  # fmt: skip
-    monkeypatch.setattr(overlap, "of_results", lambda results: asked.append(1) or found)
     results, path = list(board.results.values()), tmp_path / "o.json"
+
+    def kept(of: list[Any]) -> overlap.Overlap:
+        find = lambda results: asked.append(1) or found  # noqa: E731
+        return cached.of_runs(find, of, "selections.npz", path, overlap.written, overlap.read)
+
     for _ in range(2):
-        again = overlap.cached(results, path)
+        again = kept(results)
         assert again.seeds[("d", "m", "a", 0.3)][0] == 0.5
         assert np.isnan(again.seeds[("d", "m", "a", 0.3)][1])
         pd.testing.assert_frame_equal(again.methods, found.methods)
     assert len(asked) == 1
-    overlap.cached(results[1:], path)
+    kept(results[1:])
     assert len(asked) == 2
     path.write_text("{}")
-    overlap.cached(results, path)
+    kept(results)
     assert len(asked) == 3, "a damaged file is made again"
-    overlap.cached(results[::-1], path)
+    kept(results[::-1])
     assert len(asked) == 4, "rows and pairs stand in the order of the runs"
     store.write(store.run_folder(results[0]["hash"]) / "selections.npz", lambda file: file.write_text("a"))
-    overlap.cached(results[::-1], path)
+    kept(results[::-1])
     assert len(asked) == 5
     monkeypatch.setattr(source, "everything", lambda: "other code")
-    overlap.cached(results[::-1], path)
+    kept(results[::-1])
     assert len(asked) == 6
