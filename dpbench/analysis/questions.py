@@ -17,7 +17,7 @@ from dpbench.analysis import measured, stats
 from dpbench.analysis.board import Board
 from dpbench.experiments import controls
 from dpbench.places import LEADERBOARDS
-from dpbench.spec import Row, RunSpec
+from dpbench.spec import Row, RunSpec, canonical
 
 MIN_ORDERED = 4  # methods of which two orders are compared: of three, no order can be told from chance
 
@@ -123,6 +123,7 @@ def questions() -> dict[str, Question]:
 
 def answer(question: Question, board: Board) -> Answer:
     """Compare the rows of a board as a question asks. A row with seeds that diverged or failed is not compared."""
+    question = _of_board(question, board)
     found = measured.measure(question.measure, [*board.results.values(), *board.controls.values()], board.flips)
     values, trouble = found.values, found.trouble
     at_cost = controls.keeps(board.cells, board.results) if question.at_cost else {}
@@ -153,9 +154,21 @@ def answer(question: Question, board: Board) -> Answer:
     return Answer(question, list(cells.values()), own, orders, _equal({row: values.get(row) for row in asked}))
 
 
+def _of_board(question: Question, board: Board) -> Question:
+    """The question with each row as the board names it."""
+    there = {spec.method for spec in board.cells.values()}
+
+    def named(text: str) -> str:
+        return text if text in there else canonical(text)
+
+    fields = {name: tuple(map(named, getattr(question, name))) for name in ("rows", "about")}
+    return question.model_copy(update=fields | {"reference": named(question.reference)})
+
+
 def _asked(question: Question, board: Board) -> list[RunSpec]:
     """The cells of a board that a question compares."""
-    rows = question.rows or tuple(m for m in board.grid.methods if m not in ("full", question.reference))
+    methods = dict.fromkeys(spec.method for spec in board.cells.values())
+    rows = question.rows or tuple(m for m in methods if m not in ("full", question.reference))
     order = {method: i for i, method in enumerate(rows)}
     found = [spec for spec in board.cells.values() if spec.method in order]
     datasets = list(dict.fromkeys(spec.dataset for spec in board.cells.values()))

@@ -58,25 +58,25 @@ def smoke(
 ) -> Iterator[tuple[int, Tried, str | None]]:
     """Try every cell of the grids once; yield how many there are, what was tried, and why it failed or None.
 
-    A dataset whose files are absent is read from others that are made. A large model is tried in the first cell of its
-    dataset in each grid; the other cells have the smallest model of its kind. What several grids try alike is tried
-    once.
+    A dataset whose files are absent is read from others that are made. A large model is tried in a grid's first cell
+    with samples of its shape; the other cells have the smallest model of their kind. What several grids try alike is
+    tried once. On a CPU all is in single precision: many emulate the others.
     """
     with TemporaryDirectory(prefix="dpbench-smoke-") as scratch, store.moved_home(Path(scratch) / "home"), small():
         places: dict[str, standins.Read] = {}
         cells: dict[str, Tried] = {}
-        built: set[tuple[str, str, str]] = set()  # grids' datasets and models that have been in a cell
+        built: set[tuple[Any, ...]] = set()  # grids' models and the shapes of samples that they have had in a cell
         for grid in grids:
             for spec in _cells(grid):
                 if spec.dataset not in places:
                     folder = Path(scratch) / f"data-{len(places)}"
                     places[spec.dataset] = standins.read(spec.dataset, data_root, folder, MADE)
                 text, root, data, _ = places[spec.dataset]
-                again = (grid.name, spec.dataset, spec.model) in built
-                built.add((grid.name, spec.dataset, spec.model))
+                again = (grid.name, spec.model, data.shape) in built
+                built.add((grid.name, spec.model, data.shape))
                 title = f"{grid.name}: {spec.dataset} {spec.model} {spec.method} keep={spec.keep:g}"
                 changed = {"dataset": text, "data": data.fingerprint, "budget": budget(spec.budget)}
-                changed |= {"recipe": recipe(spec.recipe)}
+                changed |= {"recipe": recipe(spec.recipe, device)}
                 if again and spec.recipe.layer_decay is None and _size(spec.model, data.shape, data.classes) > LARGE:
                     changed["model"] = catalog.FIRST.get(catalog.load_dataset(text).kind, spec.model)
                 spec = spec.model_copy(update=changed)
@@ -157,7 +157,7 @@ def _stride(source: Source) -> int:
     return max(1, side // (STEM if side >= STEM else SMALL))
 
 
-def recipe(given: Recipe) -> Recipe:
+def recipe(given: Recipe, device: torch.device) -> Recipe:
     """The recipe with few epochs of small batches and a gentle rate, not compiled."""
     changed = {
         "epochs": min(given.epochs, EPOCHS),
@@ -170,8 +170,9 @@ def recipe(given: Recipe) -> Recipe:
         "batch_size_at": tuple((keep, min(size, BATCH // 2)) for keep, size in given.batch_size_at),
         "accumulate": min(given.accumulate, 2),
         "compile": False,
+        "precision": "fp32" if device.type == "cpu" else given.precision,
     }
-    return Recipe.model_validate(given.model_dump() | changed)
+    return given.changed(changed)
 
 
 def budget(given: Budget) -> Budget:

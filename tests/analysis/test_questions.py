@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from synthetic_board import around, costing, joined, make
 
-from dpbench.analysis import questions
+from dpbench.analysis import board, questions
 from dpbench.analysis.questions import Question
-from dpbench.grid_file import load_grid
 from dpbench.reports import summary
+from dpbench.spec import canonical
 from dpbench.training.measures import MEASURES
 
 NAMES = sorted(questions.questions())
@@ -33,9 +33,10 @@ def asked(**changes: Any) -> Question:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_declared_question_fits_its_grid_and_stands_on_the_page(name: str) -> None:
     one = questions.questions()[name]
-    methods = load_grid(one.grid).methods
-    assert {one.reference, *one.rows, *one.about} <= set(methods)
-    assert set(one.about) <= set(one.rows or methods) - {"full", one.reference}
+    methods = {spec.method for spec in board.load_checked_in(one.grid).cells.values()}
+    rows, about = set(map(canonical, one.rows)), set(map(canonical, one.about))
+    assert {one.reference, *rows, *about} <= methods
+    assert about <= (rows or methods) - {"full", one.reference}
     assert [measure.better for measure in MEASURES if measure.name == one.measure] == ["up"]
     page = (summary.ROOT / "docs/workloads.md").read_text(encoding="utf-8")
     assert page.count(f"<!-- answer:{name} -->") == 1
@@ -74,6 +75,13 @@ def test_a_row_with_another_cost_is_compared_at_its_cost() -> None:
     dear, cheap = questions.answer(asked(at_cost=True), board).cells
     assert (dear.at_cost, dear.word, cheap.at_cost, cheap.word) == (True, "worse", False, "better")
     assert [cell.word for cell in questions.answer(asked(), board).cells] == ["better", "better"]
+
+
+def test_a_row_may_name_its_parameters_in_any_order() -> None:
+    name = "orderdp[trim=0.2,floor=0.5]"
+    there = make(REFERENCE | {(name, 0.3): around(0.92, noise=0.1)})
+    [cell] = questions.answer(asked(rows=["orderdp[floor=0.5,trim=0.2]"]), there).cells
+    assert (cell.method, cell.word) == (name, "better")
 
 
 def test_another_measure_than_accuracy_is_compared_in_points() -> None:

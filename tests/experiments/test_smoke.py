@@ -65,5 +65,5 @@ def test_images_are_coarse_and_the_recipe_is_short(tmp_path: Path) -> None:
     assert made
     assert root == tmp_path / "made"
     assert (data.shape, data.classes) == ((3, 8, 8), 10)
-    short = smoke.recipe(small("uniform").recipe)
+    short = smoke.recipe(small("uniform").recipe, CPU)
     assert (short.epochs, short.batch_size, short.compile) == (2, 16, False)

@@ -127,11 +127,11 @@ def test_orders_are_told_alike_only_where_they_are() -> None:
 def test_what_is_not_compared_and_what_is_equal_is_told() -> None:
     rows = {
         ("orderdp", 0.5): around(0.9),
-        ("orderdp[trim=0.2]", 0.5): around(0.9),
+        ("orderdp[unseen=3.0,trim=0.2]", 0.5): around(0.9),
         ("ccs", 0.5): [*around(0.9, seeds=4), ("diverged", "NaN")],
     }
     said = answers.told(asked("noise_mended", make(rows, datasets=("letters",))))
-    assert "had no effect: `orderdp[trim=0.2]` and `orderdp`." in said[1]
+    assert "had no effect: `orderdp[unseen=3.0,trim=0.2]` and `orderdp`." in said[1]
     assert said[2].endswith("(1 comparison); not compared, since seeds diverged or failed: `ccs` on 1 dataset.")
     assert "| `ccs` | 1 of 5 seeds diverged |" in said[3]
     two = make({key: values[:2] for key, values in rows.items() if key[0] != "ccs"}, datasets=("letters",))
