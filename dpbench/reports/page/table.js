@@ -55,6 +55,7 @@ const COLUMNS = [  // `usual` ones are shown at the start
   column("cost_with_proxy", {usual: true, show: row => [h("span", {}, fixed(row.cost_with_proxy, 2)), known(row.cost) && row.cost_with_proxy - row.cost > .005 ? h("small", {}, `${fixed(row.cost, 2)} without`) : ""]}),
   column("time_total_s", {usual: true, help: data.measures.time_total_s.help + (data.times_reason ? `; ${data.times_reason}` : ""), show: row => [h("span", {}, fixed(row.time_total_s, 1)), known(row.speedup) && row.method !== "full" && !data.times_reason ? h("small", {title: `full training's time over its; by its cost it would be ${fixed(row.speedup_ideal, 1)}`}, row.speedup >= 1 ? `${fixed(row.speedup, 1)}× faster` : `${fixed(1 / row.speedup, 1)}× slower`) : ""]}),
   {key: "seeds", label: "Seeds", usual: true, down: true, show: row => [row.diverged + row.failed + row.missing ? `${row.seeds} of ${row.runs.length}` : String(row.seeds)]},
+  data.columns.includes("status") && {key: "status", label: "Status", usual: true, left: true, help: "own: made here; self-reported: from a bundle; verified: from a bundle of which a run of this row was made again here and agreed; contradicted: one did not agree", show: row => [row.status]},
   {key: "difference_uniform_epoch", label: "To random per epoch", down: true, show: row => against(row, "uniform_epoch")},
   {key: "difference_uniform", label: "To static random", down: true, show: row => against(row, "uniform")},
   rows.some(row => known(row.control_keep)) && {key: "difference_control", label: "At its cost", down: true, show: atCost},
