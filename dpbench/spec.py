@@ -24,6 +24,7 @@ from dpbench import beside, catalog, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 from dpbench.recipe import MOST, Changes, Recipe, Strict, named
+from dpbench.tuned import Tuned, listed
 
 CELLS = 100_000  # of a grid
 NAME = 120  # bytes of a grid's name, which becomes part of file names
@@ -196,8 +197,7 @@ class Grid(Strict):
     budget: Budget = Budget()
     probe: Probe = Probe()
     shifts: bool = False  # whether trained models are also tested on corrupted images
-    # trials that chose a method's parameters, as `dpbench tune` does
-    tuned: dict[str, Annotated[int, Field(ge=1)]] = {}
+    tuned: Annotated[list[Tuned], BeforeValidator(listed)] = []  # what `dpbench tune` found for rows
 
     @model_validator(mode="before")
     @classmethod
@@ -222,13 +222,25 @@ class Grid(Strict):
             counts = "{} datasets x {} models x {} methods x {} keeps x {} seeds".format(*parts)
             raise ValueError(f"{counts} are {math.prod(parts):,} cells; a grid has at most {CELLS:,}")
         for dataset, model in itertools.product(self.datasets, self.models):
-            self.changed_recipe(dataset, model)
+            recipe = self.changed_recipe(dataset, model)
+            for one in self.tuned:
+                recipe.changed(one.recipe)
         return self
 
     def changed_recipe(self, dataset: str, model: str) -> Recipe:
         """The recipe with what is changed for a dataset and a model; ValueError where it does not go together."""
         recipe = self.recipe.changed_for(dataset, "recipe_by_dataset", self.recipe_by_dataset)
         return recipe.changed_for(model, "recipe_by_model", self.recipe_by_model)
+
+    def recipe_at(self, row: Row) -> Recipe:
+        """The recipe of a row, with what tuning found for it."""
+        recipe, found = self.changed_recipe(*row[:2]), self.tuning(row)
+        return recipe.changed(found.recipe) if found else recipe
+
+    def tuning(self, row: Row) -> Tuned | None:
+        """What tuning found for a row, which has the parameters that were chosen; None where it was not tuned."""
+        dataset, model, method, keep = row
+        return next((one for one in self.tuned if one.becomes == method and one.at(dataset, model, keep)), None)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Each dataset with each model that takes its kind; UsageError for one that is left alone."""
@@ -271,26 +283,31 @@ class Grid(Strict):
     def runs(self, data: Mapping[str, str] | None = None) -> list[RunSpec]:
         """Every cell, seed by seed, so that an interrupted grid has whole seeds; a fixed keep makes one row.
 
-        `data` has the fingerprint of each dataset's samples; without it the cells are not to be run.
+        `data` has the fingerprint of each dataset's samples; without it the cells are not to be run. UsageError where
+        tuning gives two methods of the grid one name.
         """
-        first = [
-            RunSpec(
+        first: dict[Row, RunSpec] = {}
+        for (dataset, model), (method, keep) in itertools.product(self.pairs(), self.rows()):
+            here = (one for one in self.tuned if one.method == method and one.at(dataset, model, keep))
+            found = next(here, None)
+            method = found.becomes if found else method
+            recipe = self.recipe_of(dataset, model, method)
+            spec = RunSpec(
                 dataset=dataset,
                 model=model,
                 method=method,
                 keep=keep,
                 seed=0,
-                recipe=self.recipe_of(dataset, model, method),
+                recipe=recipe.changed(found.recipe) if found else recipe,
                 budget=self.budget,
                 probe=self.probe,
                 data=(data or {}).get(dataset, ""),
                 shifts=self.shifts,
             )
-            for dataset, model in self.pairs()
-            for method, keep in self.rows()
-        ]
-        every = (spec.model_copy(update={"seed": seed}) for seed in range(self.seeds) for spec in first)
-        return list(dict.fromkeys(every))
+            if first.setdefault(spec.row, spec) != spec:
+                raise UsageError(f"{self.name}: two of the grid's methods are tuned to {method} at keep {keep:g}")
+        every = (spec.model_copy(update={"seed": seed}) for seed in range(self.seeds) for spec in first.values())
+        return list(every)
 
 
 def _follow(method: str, shape: str) -> str:

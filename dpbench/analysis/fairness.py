@@ -13,7 +13,7 @@ from dpbench.analysis import table as tables
 from dpbench.analysis.stats import MIN_SEEDS
 from dpbench.errors import UsageError
 from dpbench.experiments.controls import EXEMPT, OFF_COST
-from dpbench.spec import Row, RunSpec, row_of
+from dpbench.spec import Grid, Row, RunSpec, row_of
 from dpbench.training.results import RunResult, is_finished
 
 if TYPE_CHECKING:
@@ -31,12 +31,10 @@ class Finding:
     row: Row | None = None
 
 
-def lint(
-    cells: dict[str, RunSpec], results: dict[str, RunResult], table: pd.DataFrame, tuned: dict[str, int]
-) -> list[Finding]:
+def lint(cells: dict[str, RunSpec], results: dict[str, RunResult], table: pd.DataFrame, grid: Grid) -> list[Finding]:
     """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order.
 
-    `tuned` tells by how many trials the parameters of a method were chosen.
+    The grid tells by how many trials the parameters of a row were chosen, and its recipe where that was tuned.
     """
     planned: dict[Row, set[int]] = {}
     of_group: dict[tuple[str, str, float], set[int]] = {}
@@ -47,17 +45,19 @@ def lint(
         if is_finished(results.get(key)):
             finished.setdefault(spec.row, []).append(results[key])
     found = list(_of_grid(table, [result for part in finished.values() for result in part]))
+    of_all = any(one.recipe for one in grid.tuned)  # then those of methods without parameters count, too
     trials = {
-        row[2]: tuned.get(row[2], 0)
+        row: one.trials if (one := grid.tuning(row)) else 0
         for row, runs in finished.items()
-        if runs[0].get("hyperparameters") and _tunable(row[2])
+        if of_all or (runs[0].get("hyperparameters") and _tunable(row[2]))
     }
     for line in tables.records(table):
         row = row_of(line)
         texts = [*_of_runs(line, planned[row], of_group[_group(row)]), *_of_method(line, finished.get(row, []))]
-        if len(set(trials.values())) > 1 and row[2] in trials:
-            text = f"Its parameters were chosen by {trials[row[2]]} trials; in this grid that goes from "
-            texts.append(("unequal tuning", f"{text}{min(trials.values())} to {max(trials.values())}."))
+        if len(set(trials.values())) > 1 and row in trials:
+            what = "Its recipe was" if of_all else "Its parameters were"
+            text = f"{what} chosen by {trials[row]} trials; in this grid that goes from {min(trials.values())}"
+            texts.append(("unequal tuning", f"{text} to {max(trials.values())}."))
         found += [Finding(badge, text, row) for badge, text in texts]
     return found
 

@@ -15,9 +15,10 @@ from dpbench.analysis.overlap import Overlap
 from dpbench.analysis.stats import mean_interval, pareto_front
 from dpbench.errors import UsageError
 from dpbench.experiments import controls
-from dpbench.spec import Row, RunSpec
+from dpbench.spec import Grid, Row, RunSpec
 from dpbench.training import derived, measures
 from dpbench.training.results import RunResult, is_finished
+from dpbench.tuned import track
 
 KEYS = ["dataset", "model", "method", "keep"]
 Line: TypeAlias = dict[str, Any]  # of the board's table, by column
@@ -30,6 +31,7 @@ def table(
     overlap: Overlap | None = None,
     at_cost: dict[str, RunResult] | None = None,
     flips: Mapping[Row, float] | None = None,
+    grid: Grid | None = None,
 ) -> pd.DataFrame:
     """One row a dataset, model, method and keep, ranked by mean accuracy within dataset, model and keep.
 
@@ -37,6 +39,7 @@ def table(
     with seeds that diverged or failed ranks below all that are whole; a row without a finished run has no rank.
     `delta` is the margin, in points, within which a row may be called equivalent to full training; `at_cost` are the
     results of controls at realised cost, which have no row of their own, `flips` those of the rows' test predictions.
+    `grid` knows what tuning found for a row.
     """
     overlap = overlaps.of_results(results.values()) if overlap is None else overlap
     groups: dict[Row, list[str]] = {}
@@ -52,7 +55,24 @@ def table(
     texts = [*(f"verdict_{control}" for control in (*verdicts.CONTROLS, verdicts.AT_COST)), "equivalence_full"]
     frame[texts] = frame[texts].astype(object).fillna("")
     frame = _add_costs(frame, groups, results)
+    frame = frame.join(pd.DataFrame([_settings(cells[keys[0]], grid) for keys in groups.values()], frame.index))
     return frame.sort_values(["dataset", "model", "keep", "rank", "method"], kind="stable").reset_index(drop=True)
+
+
+def _settings(spec: RunSpec, grid: Grid | None) -> Line:
+    """The track of a row, the values of the recipe that tuning may change, and what it found beside them."""
+    found = grid.tuning(spec.row) if grid else None
+    low, high = (found.rates if found else None) or (np.nan, np.nan)
+    return {
+        "track": track([found]),
+        "lr": spec.recipe.lr,
+        "weight_decay": spec.recipe.weight_decay,
+        "lr_low": low,
+        "lr_high": high,
+        "stability": high / low,
+        "tuning_trials": found.trials if found else 0,
+        "tuning_samples": found.spent if found else 0,
+    }
 
 
 def is_broken(frame: pd.DataFrame) -> pd.Series:

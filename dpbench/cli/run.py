@@ -26,6 +26,7 @@ from dpbench.errors import RunFailed, UsageError, check_keep
 if TYPE_CHECKING:
     import torch
 
+    from dpbench.reports.screen import Wanted
     from dpbench.spec import Grid
 
 MUCH = 1e8  # bytes of proxy records that are worth a line
@@ -54,7 +55,7 @@ def run(
         typer.Option(
             "--from",
             help="A subset to train on, as another method: a file of `dpbench subset`, or a list of positions among "
-            "the dataset's own training samples, .npy, .npz, .pt, .pkl or text.",
+            "the dataset's own training samples, .npy, .pt or text.",
         ),
     ] = None,
     dataset: Annotated[
@@ -122,11 +123,10 @@ def run(
     - `dpbench run --from subset.npz --method uniform --seeds 3`
     """
     from dpbench import claims
-    from dpbench.analysis import board as boards
     from dpbench.experiments import grid as grids
     from dpbench.experiments import unchanged
     from dpbench.grid_file import load_grid
-    from dpbench.reports import screen, send, tracking
+    from dpbench.reports import tracking
 
     other = [given for given in (dry_run, smoke, list_commands, cell) if given]
     if len(other) > 1:
@@ -159,9 +159,19 @@ def run(
         made = grids.run_grid(asked, err, jobs, threads, on, data_root, timeout, claims=claimed)
         asked_name, cells = asked.name, list(made)
         unchanged.remember(command, asked_name, cells, data)
-    board = boards.load(asked_name, data_root)
+    show(asked_name, cells, wanted, tracking_uri, data_root, ran=not known)
+
+
+def show(
+    name: str, cells: list[str], wanted: Wanted, tracking_uri: str | None, data_root: Path | None, ran: bool = True
+) -> None:
+    """Print the board of a grid that has these cells, and send it; RunFailed if some of them failed."""
+    from dpbench.analysis import board as boards
+    from dpbench.reports import screen, send
+
+    board = boards.load(name, data_root)
     out.print(screen.screen(board, out.width, wanted))
-    if not known:
+    if ran:
         _tell_of_records()
     results = board.results | board.controls
     failed = [key for key in cells if (one := results.get(key)) and one["status"] == "FAILED"]

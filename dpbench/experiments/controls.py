@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from dpbench import catalog
+from dpbench.recipe import Recipe
 from dpbench.spec import Row, RunSpec
 from dpbench.training import derived
 from dpbench.training.results import RunResult, is_finished
@@ -38,11 +39,21 @@ def keeps(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[Row,
 
 
 def plan(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[str, RunSpec]:
-    """Return the runs of these controls by hash: one for each finished seed, shared by rows of equal cost."""
+    """Return the runs of these controls by hash: one for each finished seed, shared by rows of equal cost.
+
+    Each has the recipe of random per epoch at the nearest keep, which in a tuned grid is the one that was tuned for it.
+    """
     shares = keeps(cells, results)
-    found = [
-        spec.model_copy(update={"method": METHOD, "keep": shares[spec.row]})
-        for key, spec in cells.items()
-        if spec.row in shares and is_finished(results.get(key))
-    ]
-    return {spec.hash: spec for spec in dict.fromkeys(found)}
+    recipes: dict[tuple[str, str], dict[float, Recipe]] = {}
+    for spec in cells.values():
+        if spec.method == METHOD:
+            recipes.setdefault(spec.row[:2], {})[spec.keep] = spec.recipe
+
+    def control(spec: RunSpec) -> RunSpec:
+        share, known = shares[spec.row], recipes.get(spec.row[:2], {})
+        nearest = min(known, key=lambda keep: (abs(keep - share), keep), default=None)
+        recipe = spec.recipe if nearest is None else known[nearest]
+        return spec.model_copy(update={"method": METHOD, "keep": share, "recipe": recipe})
+
+    chosen = [spec for key, spec in cells.items() if spec.row in shares and is_finished(results.get(key))]
+    return {spec.hash: spec for spec in dict.fromkeys(map(control, chosen))}

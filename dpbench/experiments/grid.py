@@ -6,7 +6,7 @@ import difflib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import controls
 from dpbench.experiments.executors import run_all
 from dpbench.experiments.progress import Running
+from dpbench.recipe import Recipe
 from dpbench.spec import Grid, RunSpec
 from dpbench.training.results import RunResult, is_done, read_result
 
@@ -93,26 +94,28 @@ def manifest_path(name: str) -> Path:
 def write_manifest(grid: Grid, cells: dict[str, RunSpec], claims: str | None = None) -> Manifest:
     """List the grid's cells by hash, register the text of its claims, and return the manifest with all of them.
 
-    Cells of earlier commands stay in the grid (methods that were added, other seeds) while recipe and data are the same
-    and no new cell takes their place, as one with a changed source does.
+    Cells of earlier commands stay in the grid (methods that were added, other seeds) while recipe, data and what tuning
+    found are the same and no new cell takes their place, as one with a changed source does.
     """
     specs = set(cells.values())
     data = {spec.dataset: spec.data for spec in specs}
 
     def listed(old: Manifest | None) -> Manifest:
-        parts, known = ((old.cells, old.controls), old.claims) if old else (({}, {}), ())
-        fitting, controls_ = ({key: spec for key, spec in part.items() if _fits(spec, grid, data)} for part in parts)
-        kept = {key: spec for key, spec in fitting.items() if spec not in specs}
-        return Manifest(grid, cells | kept, controls_, register(known, claims, time.time()))
+        before, beside = (old.cells, old.controls) if old and old.grid.tuned == grid.tuned else ({}, {})
+        recipes = {spec.recipe for spec in specs}  # one of which a control at realised cost has
+        kept = {key: spec for key, spec in before.items() if spec not in specs and _fits(spec, grid, data)}
+        controls_ = {key: spec for key, spec in beside.items() if _fits(spec, grid, data, recipes)}
+        return Manifest(grid, cells | kept, controls_, register(old.claims if old else (), claims, time.time()))
 
     return _change(grid.name, find_manifest, listed)
 
 
-def _fits(spec: RunSpec, grid: Grid, data: dict[str, str]) -> bool:
-    """Whether a run was made with the grid's present settings, and of the present data of its dataset."""
+def _fits(spec: RunSpec, grid: Grid, data: dict[str, str], recipes: Collection[Recipe] = ()) -> bool:
+    """Whether a run was made with the grid's present settings, or one of the recipes, and of its dataset's data."""
     same_data = data.get(spec.dataset, spec.data) == spec.data
-    settings = (grid.changed_recipe(spec.dataset, spec.model), grid.budget, grid.probe, grid.shifts)
-    return same_data and (spec.recipe, spec.budget, spec.probe, spec.shifts) == settings
+    same_recipe = spec.recipe == grid.recipe_at(spec.row) or spec.recipe in recipes
+    settings = (grid.budget, grid.probe, grid.shifts)
+    return same_data and same_recipe and (spec.budget, spec.probe, spec.shifts) == settings
 
 
 def list_controls(name: str, plan: Callable[[Manifest], dict[str, RunSpec]]) -> dict[str, RunSpec]:

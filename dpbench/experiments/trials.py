@@ -18,6 +18,7 @@ from dpbench.errors import UsageError, redact
 from dpbench.experiments.plan import SEED, Plan
 from dpbench.training import account
 
+AT_DEFAULT = "at default"  # of a trial that stands in line from the beginning: the names of what alone it is asked
 HEARTBEAT_S = 30  # of a trial in a database; one silent for four times as long has died
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -83,6 +84,22 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
     return [t for t in ended(study) if t.state != TrialState.PRUNED]
 
 
+def best(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial, of equal ones that of the lowest rate, which is the most stable one.
+
+    With two objectives it is the Pareto front, most accurate first. Empty if no trial is complete.
+    """
+    if not any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
+        return []
+    order = sorted(study.best_trials, key=lambda t: (-t.values[0], t.user_attrs["recipe"].get("lr", 0), t.number))
+    return order[: None if len(study.directions) > 1 else 1]
+
+
+def spent(study: optuna.Study) -> int:
+    """The samples that its trials sent backward, the pruned and the failed ones included."""
+    return sum(t.user_attrs.get("samples_backward", 0) for t in ended(study))
+
+
 def mend(path: Path) -> None:
     """Cut off the line that a killed process left half written."""
     with _lock(path):
@@ -100,8 +117,10 @@ def fail_orphans(study: optuna.Study, nameless: bool) -> None:
         where = trial.user_attrs.get("worker")
         if (where is None and nameless) or (where and where[0] == platform.node() and not _alive(where[1])):
             study.tell(trial.number, state=TrialState.FAIL)
-            if params := trial.system_attrs.get("fixed_params", {}) | trial.params:  # fixed: it stood in line before
-                study.enqueue_trial(params)
+            first = {AT_DEFAULT: trial.user_attrs[AT_DEFAULT]} if AT_DEFAULT in trial.user_attrs else {}
+            params = trial.system_attrs.get("fixed_params", {}) | trial.params  # fixed: it stood in line before
+            if params or first:
+                study.enqueue_trial(params, first)
 
 
 def _alive(pid: int) -> bool:

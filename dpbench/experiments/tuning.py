@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +23,18 @@ import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial, TrialState
 
-from dpbench import catalog, store
+from dpbench import store
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments.executors import run_all
-from dpbench.experiments.plan import SEED, Plan
-from dpbench.experiments.trials import counted, fail_orphans, journal, mend, open_study
+from dpbench.experiments.ladder import dearest, first_trials
+from dpbench.experiments.plan import KEEP, SEED, Plan, of_recipe, rounded
+from dpbench.experiments.trials import AT_DEFAULT, counted, fail_orphans, journal, mend, open_study
 from dpbench.rng import derive
 from dpbench.spec import RunSpec
 from dpbench.training import derived, runner
 from dpbench.training.results import EpochRecord, RunResult, is_done
 
-KEEP = FloatDistribution(0.05, 1.0)  # where two objectives search it
 TRIES = 3  # the last of them is not pruned, so that every place of the budget ends with a complete trial
-DIGITS = 4  # of a real parameter: enough for any effect, and readable
 
 
 class _Stop(BaseException):
@@ -73,10 +72,13 @@ def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[flo
     """Mean validation accuracy over the trial's seeds, and mean cost if there are two objectives."""
     trial.set_user_attr("worker", [platform.node(), os.getpid()])
     _check_budget(trial, plan)
-    keep = _suggest(trial, "keep", KEEP) if plan.two_objectives else plan.keep
-    params = {name: _suggest(trial, name, where) for name, where in plan.space(keep).items()}
-    trial.set_user_attr("method", plan.text(params))
-    trial.set_user_attr("keep", keep)
+    given = trial.user_attrs.get(AT_DEFAULT)
+    keep = _suggest(trial, "keep", KEEP, given) if plan.two_objectives else plan.keep
+    space = {name: where for name, where in plan.space(keep).items() if given is None or name in given}
+    params = {name: _suggest(trial, name, where, given) for name, where in space.items()}
+    prune = prune and given is None
+    for name, value in (("method", plan.text(params)), ("recipe", of_recipe(params)), ("keep", keep)):
+        trial.set_user_attr(name, value)
     results: list[RunResult] = []
     spent = 0
     reported = 0
@@ -112,6 +114,9 @@ def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[flo
     ):
         trial.set_user_attr(name, values)
     accuracy = mean(result["metrics"].get("accuracy_validation") for result in results)
+    if not plan.two_objectives and given is None and mean(costs) > (most := dearest(trial.study)):
+        trial.set_user_attr("reason", f"it costs {mean(costs):.2f} of full training, more than {most:.2f}")
+        return 0.0
     return (accuracy, mean(costs)) if plan.two_objectives else accuracy
 
 
@@ -123,14 +128,15 @@ def _check_budget(trial: Trial, plan: Plan) -> None:
         raise RunFailed("the budget of trials is spent")
 
 
-def _suggest(trial: Trial, name: str, where: BaseDistribution) -> Any:
+def _suggest(trial: Trial, name: str, where: BaseDistribution, given: list[str] | None) -> Any:
+    """A value where it is searched, with few digits unless it is among the `given` ones of the trial."""
     if isinstance(where, CategoricalDistribution):
         return trial.suggest_categorical(name, where.choices)
     if isinstance(where, IntDistribution):
         return trial.suggest_int(name, where.low, where.high, log=where.log)
     assert isinstance(where, FloatDistribution)
     value = trial.suggest_float(name, where.low, where.high, log=where.log)
-    return min(max(float(f"{value:.{DIGITS}g}"), where.low), where.high)
+    return value if given is not None else min(max(rounded(value), where.low), where.high)
 
 
 def _run(spec: RunSpec, plan: Plan, watch: runner.OnEpoch) -> RunResult:
@@ -153,42 +159,36 @@ def mean(values: Iterable[float | None]) -> float:
 # The whole
 
 
-def tune(plan: Plan, jobs: int) -> Iterator[optuna.Study]:
-    """Carry the study to its number of trials; yield it first and after each trial."""
+def tune(plans: Sequence[Plan], jobs: int) -> Iterator[tuple[Plan, optuna.Study]]:
+    """Carry the studies to their numbers of trials, one after the other; yield each first and after each trial."""
     with ExitStack() as held:
-        try:
-            held.enter_context(store.locked(plan.folder / "lock", timeout=0))
-        except filelock.Timeout:
-            raise UsageError(f"the study {plan.name} is being tuned on this machine; --jobs adds workers") from None
-        path = journal(plan)
-        held.enter_context(store.told(path or plan.folder))
-        if path is not None:
-            mend(path)
-        study = open_study(plan)
-        fail_orphans(study, nameless=path is not None)
-        default = {name: getattr(catalog.load_method(plan.method), name) for name in plan.space(plan.keep)}
-        if plan.two_objectives:
-            default["keep"] = plan.keep
-        if not study.get_trials(deepcopy=False) and _inside(default, plan):
-            study.enqueue_trial({name: value for name, value in default.items() if value is not None})
-        study.set_user_attr("method", plan.method)
-        yield study
-        first = len(counted(study))
-        work = [Job(plan, slot) for slot in range(first, plan.trials)]
-        for _, outcome in run_all(do, work, min(jobs, max(1, len(work)))):
+        begun = {plan.name: (plan, _begin(plan, held)) for plan in plans}
+        yield from begun.values()
+        work = [Job(plan, slot) for plan, study in begun.values() for slot in range(len(counted(study)), plan.trials)]
+        for job, outcome in run_all(do, work, min(jobs, max(1, len(work)))):
             if isinstance(outcome, Exception) and not isinstance(outcome, RunFailed):
                 raise outcome  # no trial's fault; a worker that died is RunFailed, and the others go on
-            yield study
-        fail_orphans(study, nameless=path is not None)
+            yield begun[job.plan.name]
+        for plan, study in begun.values():
+            fail_orphans(study, nameless=journal(plan) is not None)
 
 
-def _inside(params: dict[str, Any], plan: Plan) -> bool:
-    """Whether the configuration lies in the searched space; None is a default that the method works out itself."""
-    space = plan.space(plan.keep) | {"keep": KEEP}
-
-    def fits(value: Any, where: Any) -> bool:
-        return (
-            value in where.choices if isinstance(where, CategoricalDistribution) else where.low <= value <= where.high
-        )
-
-    return all(value is None or fits(value, space[name]) for name, value in params.items())
+def _begin(plan: Plan, held: ExitStack) -> optuna.Study:
+    """Open the study and hold it, with its first trials in line."""
+    try:
+        held.enter_context(store.locked(plan.folder / "lock", timeout=0))
+    except filelock.Timeout:
+        raise UsageError(f"the study {plan.name} is being tuned on this machine; --jobs adds workers") from None
+    path = journal(plan)
+    held.enter_context(store.told(path or plan.folder))
+    if path is not None:
+        mend(path)
+    study = open_study(plan)
+    fail_orphans(study, nameless=path is not None)
+    whole = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL or "reason" in t.user_attrs]
+    known = [t.system_attrs.get("fixed_params") for t in whole]
+    for params in first_trials(plan):
+        if params not in known:
+            study.enqueue_trial(params, {AT_DEFAULT: list(params)})
+    study.set_user_attr("method", plan.method)
+    return study

@@ -83,7 +83,8 @@ def _number(name: str, header: str, form: str, low: bool = False) -> Column:
 
 
 def _measure(one: Measure) -> Column:
-    return Column(one.column, one.header, lambda row: one.shown(row[one.name]), one.name, one.better == "down")
+    cell = CELLS.get(one.name) or (lambda row: one.shown(row[one.name]))
+    return Column(one.column, one.header, cell, one.name, one.better == "down")
 
 
 def _to(name: str, header: str, control: str) -> Column:
@@ -95,6 +96,15 @@ def _ranks(row: Line) -> str:
     return "-" if _none(low) else f"{low:g} to {high:g}"
 
 
+def _rates(row: Line) -> str:
+    return "-" if _none(row["lr_low"]) else f"{row['lr_low']:g} to {row['lr_high']:g}"
+
+
+CELLS: dict[str, Callable[[Line], str]] = {  # of measures whose number alone says too little, or that need few digits
+    "lr": lambda row: f"{row['lr']:g}",
+    "weight_decay": lambda row: f"{row['weight_decay']:g}",
+    "stability": _rates,
+}
 COLUMNS = (  # in the order in which they stand
     _number("rank", "#", "d", low=True),
     Column("method", "method", lambda row: row["method"], "method", low=True),
@@ -107,15 +117,10 @@ COLUMNS = (  # in the order in which they stand
     Column("ranks", "rank interval", _ranks, "rank_high", low=True),
     *(_measure(one) for one in MEASURES if one.column),
     Column("seeds", "seeds", seeds, "seeds"),
-    Column("status", "status", lambda row: row.get("status", "own"), "status"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
-IMPORTANT = ("method", "rank", "keep", "accuracy", "status", "cost_with_proxy", "to_full", "to_random", "seeds", "time")
-
-
-def telling(columns: Iterable[Column], rows: list[Line]) -> list[Column]:
-    """Those of the columns that tell something: a status only where some rows are not our own."""
-    return [column for column in columns if column.name != "status" or any("status" in row for row in rows)]
+IMPORTANT = ("method", "rank", "keep", "accuracy", "cost_with_proxy", "to_full", "to_random", "seeds", "time")
+OF_TUNING = ("lr", "weight_decay", "stability")  # shown where rows differ in them
 
 
 def named(names: Iterable[str]) -> list[Column]:
@@ -126,12 +131,23 @@ def named(names: Iterable[str]) -> list[Column]:
     return [BY_NAME[name] for name in dict.fromkeys(names)]
 
 
+def important(rows: list[Line]) -> list[Column]:
+    """The columns that a table shows at first, the most important ones first."""
+    tuned = differing(rows)
+    return named([*IMPORTANT[:-2], *tuned[:1], IMPORTANT[-2], *tuned[1:], IMPORTANT[-1]])
+
+
+def differing(rows: list[Line]) -> list[str]:
+    """Those of the columns of tuning in which the rows differ."""
+    return [name for name in OF_TUNING if len({BY_NAME[name].cell(row) for row in rows} - {"-"}) > 1]
+
+
 def ordered(rows: list[Line], by: str) -> list[Line]:
     """The rows sorted by a column, the best first, or by "-NAME" the worst; what has no value comes last."""
     [column] = named([by.removeprefix("-")])
 
     def value(row: Line) -> Any:
-        return row[f"difference_{random_control(row)}"] if column.name == "to_random" else row.get(column.field)
+        return row[f"difference_{random_control(row)}"] if column.name == "to_random" else row[column.field]
 
     known = sorted((row for row in rows if not _none(value(row))), key=value, reverse=not column.low)
     return (known[::-1] if by.startswith("-") else known) + [row for row in rows if _none(value(row))]

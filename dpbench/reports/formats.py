@@ -15,7 +15,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.fairness import Finding
 from dpbench.analysis.table import Line, csv, records
 from dpbench.reports import claimed, html
-from dpbench.reports.columns import difference, named, number, telling
+from dpbench.reports.columns import difference, differing, named, number
 
 LEGEND = (
     "▲ better, ▼ worse, ≈ not separable: differences are paired and in points; their 95 % intervals hold all at once"
@@ -31,7 +31,7 @@ SHOWN: tuple[str, ...] = (
     "cost_with_proxy",
     "time",
 )
-SHOWN += ("jaccard", "chance", "cosine", "seeds", "status")  # the columns of markdown and LaTeX
+SHOWN += ("jaccard", "chance", "cosine", "seeds")  # the columns of markdown and LaTeX
 AT_COST = "Against random per epoch at the realised cost"
 LEFT = {"dataset", "model", "method"}  # columns of names
 
@@ -73,6 +73,7 @@ def markdown(board: Board) -> str:
     ]
     if len(at_cost := at_cost_cells(board.table)) > 1:
         parts.append(f"**{AT_COST}**\n\n{_pipes(at_cost[0], at_cost[1:])}")
+    parts.append(f"Track: {board.track}.")
     parts.append(f"{LEGEND}. Cost is (forward + 2 backward) / (3 n epochs). Accuracies have their own 95 % intervals.")
     if board.outcomes:
         header, *lines = claimed.cells(board)
@@ -211,5 +212,5 @@ def table(title: str, lines: list[list[str]], ends: list[bool] | None = None) ->
 def cells(frame: pd.DataFrame) -> list[list[str]]:
     """Header and rows as short text."""
     rows = records(frame)
-    columns = telling(named(SHOWN), rows)
+    columns = named([*SHOWN, *differing(rows)])
     return [[column.header for column in columns], *([c.cell(row) for c in columns] for row in rows)]

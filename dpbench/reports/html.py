@@ -68,6 +68,7 @@ def _data(board: Board) -> dict[str, Any]:
     return {
         "name": board.grid.name,
         "description": board.grid.description,
+        "track": board.track,
         "delta": board.grid.delta,
         "seeds": max((len({run[0] for run in part}) for part in runs), default=0),
         "headlines": [

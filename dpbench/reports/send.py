@@ -119,6 +119,7 @@ def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files
     several = several_of(rows)
     visible = [*(f"params.`{name}`" for name in several), *COLUMNS]
     experiment = tracker.experiment(f"{board.grid.name} leaderboard", visible, "metrics.`order`", True)
+    tracker.client.set_experiment_tag(experiment, "dpbench.track", board.track)
     finished = {place: board.finished(*place) for place in {(row["dataset"], row["model"]) for row in rows}}
     there, keys, changed = tracker.runs(experiment, "dpbench.row"), [], 0
     now = int(time.time() * 1000)
@@ -183,6 +184,7 @@ def _texts(row: Line) -> dict[str, str]:
         "accuracy": columns.accuracy(row),
         "to random": columns.difference(row, "uniform"),
         "at its cost": columns.difference(row, verdicts.AT_COST),
+        "track": row["track"],
     }
     verdict = ("verdict_uniform", f"verdict_{verdicts.AT_COST}", "verdict_full", "equivalence_full")
     return texts | {name: row[name] for name in verdict if row[name]}

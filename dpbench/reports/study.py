@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from rich.table import Table
 
 from dpbench import catalog, store
 from dpbench.errors import Untracked
-from dpbench.experiments.plan import SEED, Plan, slug
-from dpbench.experiments.trials import counted, ended
+from dpbench.experiments.ladder import rates_that_work
+from dpbench.experiments.plan import SEED, Plan, of_recipe, slug
+from dpbench.experiments.trials import best, counted, ended, spent
 from dpbench.experiments.tuning import mean, tune
 from dpbench.reports.tracking import Tracker
 from dpbench.spec import canonical
+from dpbench.tuned import Tuned
 
 
 @dataclass(frozen=True)
@@ -34,33 +36,40 @@ class Outcome:
     grids: list[Path]
 
 
-def run(plans: Iterable[Plan], jobs: int, tracking_uri: str | None, console: Console) -> list[Outcome]:
-    """Carry out the studies one after the other; write and send what each gives. MLflow's failure is a warning."""
-    outcomes = []
-    for plan in plans:
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as progress:
-            bar = progress.add_task(plan.name, total=plan.trials)
-            for study in tune(plan, jobs):
-                progress.update(bar, completed=len(counted(study)))
-        grids = write_grids(plan, study)
-        with console.status("drawing, and sending to MLflow"):
-            files = [*figures(plan, study), *grids]
-            try:
-                publish(plan, study, Tracker(tracking_uri), files)
-            except Untracked as error:
-                text = f"warning: {error}; the same command sends the study again"
-                console.print(text, style="yellow", markup=False, soft_wrap=True)
-        outcomes.append(Outcome(summary(plan, study), grids))
-    return outcomes
+def run(plan: Plan, jobs: int, tracking_uri: str | None, console: Console) -> Outcome:
+    """Carry out a study; write and send what it gives. MLflow's failure is a warning."""
+    study = carry_out([plan], jobs, plan.name, console)[plan.name]
+    grids = write_grids(plan, study)
+    with console.status("drawing, and sending to MLflow"):
+        files = [*figures(plan, study), *grids]
+        try:
+            publish(plan, study, Tracker(tracking_uri), files)
+        except Untracked as error:
+            text = f"warning: {error}; the same command sends the study again"
+            console.print(text, style="yellow", markup=False, soft_wrap=True)
+    return Outcome(summary(plan, study), grids)
 
 
-def table(outcomes: Iterable[Outcome]) -> Table:
+def carry_out(plans: Sequence[Plan], jobs: int, title: str, console: Console) -> dict[str, optuna.Study]:
+    """Carry out the studies and return them by name; one bar shows the trials of all."""
+    studies: dict[str, optuna.Study] = {}
+    done: dict[str, int] = {}
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as progress:
+        bar = progress.add_task(title, total=sum(plan.trials for plan in plans))
+        for plan, study in tune(plans, jobs):
+            studies[plan.name], done[plan.name] = study, len(counted(study))
+            row = f", {plan.method} keep={plan.keep:g}" if len(plans) > 1 else ""
+            progress.update(bar, completed=sum(done.values()), description=escape(title + row))
+    return studies
+
+
+def table(summaries: Iterable[dict[str, Any]]) -> Table:
     """The studies side by side, for the terminal."""
     view = Table(title="Tuned on the validation samples", box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("study of", "trials", "+ pruned", "failed", "backward", "time s", "default %", "best %"):
         view.add_column(name, justify="left" if name == "study of" else "right")
     view.add_column("best configuration", overflow="fold")
-    for found in (outcome.summary for outcome in outcomes):
+    for found in summaries:
         shares = [
             f"{100 * value:.2f}" if value is not None else "-"
             for value in (found["default"], found["accuracy_validation"])
@@ -71,16 +80,11 @@ def table(outcomes: Iterable[Outcome]) -> Table:
     return view
 
 
-def best(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial; with two objectives the Pareto front, most accurate first. Empty if none is complete."""
-    if not any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
-        return []
-    return sorted(study.best_trials, key=lambda t: (-t.values[0], t.number))[: None if len(study.directions) > 1 else 1]
-
-
 def default_trial(plan: Plan, study: optuna.Study) -> FrozenTrial | None:
     """The complete trial of the configuration that is tuned, as it was given."""
     done = (t for t in counted(study) if t.state == TrialState.COMPLETE and t.user_attrs["keep"] == plan.keep)
+    own = of_recipe(plan.default)
+    done = (t for t in done if t.user_attrs["recipe"] == own)
     return next((t for t in done if canonical(t.user_attrs["method"]) == canonical(plan.text({}))), None)
 
 
@@ -97,6 +101,13 @@ def write_grids(plan: Plan, study: optuna.Study) -> list[Path]:
         path = plan.folder / ("best.yaml" if place == 1 else f"pareto-{place}.yaml")
         methods = ["full", "uniform", "uniform_epoch", plan.text({}), trial.user_attrs["method"]]
         unique = {canonical(text): text for text in reversed(methods)}
+        found = Tuned(
+            method=canonical(trial.user_attrs["method"]),
+            recipe=trial.user_attrs["recipe"],
+            trials=len(counted(study)),
+            spent=spent(study),
+            rates=rates_that_work(study),
+        )
         grid = plan.grid.model_copy(
             update={
                 "name": plan.name if place == 1 else f"{plan.name}-{place}",
@@ -105,7 +116,7 @@ def write_grids(plan: Plan, study: optuna.Study) -> list[Path]:
                 "models": [catalog.elsewhere("models", plan.model)],
                 "methods": list(reversed(unique.values())),
                 "keep": [trial.user_attrs["keep"]],
-                "tuned": {canonical(trial.user_attrs["method"]): len(counted(study))},
+                "tuned": [found],
             }
         )
         text = yaml.safe_dump(grid.model_dump(exclude_none=True), sort_keys=False, width=1000)
@@ -208,10 +219,16 @@ def summary(plan: Plan, study: optuna.Study) -> dict[str, Any]:
         "trials": len(counted(study)),
         "pruned": states.count(TrialState.PRUNED),
         "failed": states.count(TrialState.FAIL),
-        "samples_backward": sum(t.user_attrs.get("samples_backward", 0) for t in trials),
+        "samples_backward": spent(study),
         "seconds": sum(t.duration.total_seconds() for t in trials if t.duration),
         "default": default.values[0] if default else None,
         "accuracy_validation": chosen[0].values[0] if chosen else None,
-        "reason": next((t.user_attrs["reason"] for t in trials if "reason" in t.user_attrs), ""),
-        "best": f"{chosen[0].user_attrs['method']} keep={chosen[0].user_attrs['keep']:g}" if chosen else None,
+        "reason": next((t.user_attrs["reason"] for t in trials if t.state == TrialState.FAIL), ""),  # of a failed one
+        "best": _configuration(chosen[0]) if chosen else None,
     }
+
+
+def _configuration(trial: FrozenTrial) -> str:
+    own = trial.user_attrs
+    values = [f"{name}={value:g}" for name, value in own["recipe"].items()]
+    return " ".join([canonical(own["method"]), f"keep={own['keep']:g}", *values])

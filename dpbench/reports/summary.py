@@ -25,7 +25,7 @@ from dpbench.analysis.stats import ALPHA, MIN_SEEDS
 from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.places import LEADERBOARDS
-from dpbench.reports import answers, claimed
+from dpbench.reports import answers, claimed, tracks
 from dpbench.reports.columns import accuracy, named
 from dpbench.training.measures import MEASURES
 
@@ -331,6 +331,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {  # what stands in a block of each ki
     "results": lambda grid: _wrapped(boards.load_checked_in(grid)),
     "figure4": lambda grid: f"\n{_fill(decompositions(grid))}\n",
     "answer": lambda question: _paragraphs(answers.paragraphs(question)),
+    "tracks": lambda grid: _paragraphs(tracks.paragraphs(grid)),
     "measures": lambda _: _measures(),
 }
 

@@ -304,6 +304,33 @@ MEASURES = (  # in the order in which wide tables show them
         of_row=True,
     ),
     Measure(
+        "lr",
+        "rate",
+        "the recipe's learning rate, which the tuned track searches for each row",
+        digits=4,
+        column="lr",
+        of_row=True,
+    ),
+    Measure(
+        "weight_decay",
+        "weight decay",
+        "the recipe's weight decay, which may be searched, too",
+        digits=6,
+        column="weight_decay",
+        of_row=True,
+    ),
+    Measure(
+        "stability",
+        "rates that work",
+        "how many times the lowest rate that works the highest one is (`lr_low`, `lr_high`): of the rates with which "
+        "each row's tuning begins, at default parameters, those around the best one with none between that is a point "
+        "of validation accuracy worse; known on the tuned track",
+        digits=1,
+        better="up",
+        column="stability",
+        of_row=True,
+    ),
+    Measure(
         "never_used",
         "never used",
         "number of training samples that no epoch used",

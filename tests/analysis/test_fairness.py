@@ -10,6 +10,7 @@ from synthetic_board import around, costing, make
 
 from dpbench.analysis.board import Board
 from dpbench.analysis.fairness import Finding
+from dpbench.grid_file import change_grid
 
 CONTROLS = {("full", 1.0): around(0.9), ("uniform", 0.5): around(0.9)}
 
@@ -158,7 +159,7 @@ def test_unequal_tuning(tuned: dict[str, int], marked: dict[str, str]) -> None:
         has = {"uniform": {"balanced": False}, "orderdp": {"explore": 0.8}, "infobatch": {"delta": 0.8}}
         has["subset[id=x-1]"] = {"id": "x-1"}  # nothing to tune
         result["hyperparameters"] = has.get(result["spec"]["method"], {})
-    found = replace(board, grid=board.grid.model_copy(update={"tuned": tuned})).findings
+    found = replace(board, grid=change_grid(board.grid, {"tuned": tuned})).findings
     found = [f for f in found if f.badge != "chosen elsewhere"]
     assert {f.badge for f in found} == ({"unequal tuning"} if marked else set())
     assert {f.row[2] for f in found if f.row} == marked.keys()

@@ -10,7 +10,7 @@ const done = rows.reduce((total, row) => total + row.seeds, 0), all = rows.reduc
 document.title = `${data.name}: dpbench leaderboard`;
 get("title").textContent = data.name;
 get("about").textContent = data.description;
-get("facts").textContent = `${done} of ${all} runs, ${data.seeds} paired seed${data.seeds === 1 ? "" : "s"}; accuracy is after the last epoch, mean ± 95 % interval.`;
+get("facts").textContent = `Track: ${data.track}. ${done} of ${all} runs, ${data.seeds} paired seed${data.seeds === 1 ? "" : "s"}; accuracy is after the last epoch, mean ± 95 % interval.`;
 const FEW = 4;
 const headline = line => {
   const row = rows.find(row => row.method === line.text.split("`")[1] && WHERE.slice(0, 3).every(key => row[key] === line[key]));

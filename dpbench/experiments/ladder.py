@@ -1,0 +1,66 @@
+"""The first trials of a study: the same learning rates for every method, at its default parameters.
+
+None of them is pruned, so that they show to the end over what range of rates a method works.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from dpbench.experiments.plan import KEEP, RATE, Plan, inside, rounded
+from dpbench.experiments.trials import AT_DEFAULT, counted
+
+RUNGS = (1.0, 0.3, 3.0, 0.1, 10.0)  # of the recipe's rate, which is the first
+WITHIN = 0.01  # of the best rung's accuracy lie those of the rates that work
+DEARER = 0.02  # of full training's cost is the most that a trial may cost above those
+
+
+def first_trials(plan: Plan) -> list[dict[str, Any]]:
+    """The configurations to begin with: the default one, or a ladder of them where the rate is searched.
+
+    A default outside of its range, or that the method works out itself, is in none: it is left as it is.
+    """
+    space = plan.space(plan.keep) | ({"keep": KEEP} if plan.two_objectives else {})
+    default = {name: value for name, value in plan.default.items() if name in space and inside(value, space[name])}
+    if RATE not in space:
+        return [default]
+    low, rate = space[RATE].low, plan.default[RATE]  # type: ignore[attr-defined]
+    rates = dict.fromkeys(rate if rung == 1 else max(rounded(rate * rung), low) for rung in RUNGS)
+    return [default | {RATE: one} for one in list(rates)[: plan.trials]]
+
+
+def working(study: optuna.Study) -> list[FrozenTrial]:
+    """The ladder's trials at the rates that work: those around its best one, up to the first that is a point worse.
+
+    Empty where there is no ladder, or where all of it diverged.
+    """
+    done = (t for t in counted(study) if t.state == TrialState.COMPLETE)
+    ladder = sorted((t for t in done if RATE in t.user_attrs.get(AT_DEFAULT, ())), key=lambda t: t.params[RATE])
+    values = [trial.values[0] for trial in ladder]
+    if not any(values):
+        return []
+    low = high = values.index(max(values))
+    while low > 0 and values[low - 1] >= max(values) - WITHIN:
+        low -= 1
+    while high + 1 < len(values) and values[high + 1] >= max(values) - WITHIN:
+        high += 1
+    return ladder[low : high + 1]
+
+
+def rates_that_work(study: optuna.Study) -> tuple[float, float] | None:
+    """The lowest and the highest of them, if there are any."""
+    found = [trial.params[RATE] for trial in working(study)]
+    return (found[0], found[-1]) if found else None
+
+
+def dearest(study: optuna.Study) -> float:
+    """The cost above which a trial counts as the worst: its parameters would buy accuracy by pruning less.
+
+    Infinity without a ladder, and while none of it has ended well.
+    """
+    costs = [cost for trial in working(study) for cost in trial.user_attrs.get("cost", []) if cost is not None]
+    return max(costs) + DEARER if costs else math.inf
