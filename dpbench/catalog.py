@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from dpbench import places, plain_yaml, plugins
+from dpbench import places, plain_yaml, plugins, published_lists
 from dpbench.aliases import ALIASES
 from dpbench.errors import UsageError
 from dpbench.parameters import build, check_kind, items_of, unknown, value_of, written
@@ -62,7 +62,9 @@ def label(name: str, params: dict[str, Any]) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """The names of all "methods", "datasets" or "models", or of the built-in "grids", sorted."""
+    """The names of all "methods", "datasets" or "models", of the built-in "grids", or of known "subsets", sorted."""
+    if kind == "subsets":
+        return sorted(published_lists.lists())
     if kind == "grids":
         return sorted(file.stem for file in places.LEADERBOARDS.glob("*.yaml") if not file.stem.endswith(".claims"))
     return sorted(_modules(kind) | _installed(kind).keys())

@@ -22,8 +22,9 @@ from dpbench.analysis.ranks import MIN_DATASETS, MIN_METHODS
 from dpbench.claims import Registered
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
+from dpbench.experiments import history
 from dpbench.places import LEADERBOARDS
-from dpbench.spec import Grid, Row, RunSpec
+from dpbench.spec import Grid, Row, RunSpec, row_of
 from dpbench.training import results
 from dpbench.training.results import RunResult, is_finished
 from dpbench.tuned import track
@@ -38,7 +39,7 @@ class Board:
 
     `flips` are those of each row's test predictions, empty where these were not kept. `data_root` is where the
     datasets' files are, for pictures of samples; checked-in boards bring theirs in `pictures`. Of the `registered`
-    files of claims the last one counts.
+    files of claims the last one counts. `origins` tells of runs that came with a bundle.
     """
 
     grid: Grid
@@ -51,6 +52,7 @@ class Board:
     pictures: Gallery | None = None
     registered: tuple[Registered, ...] = ()
     flips: dict[Row, float] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def outcomes(self) -> list[Outcome]:
@@ -59,9 +61,16 @@ class Board:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row a dataset, model, method and keep."""
+        """One row a dataset, model, method and keep; with a status where some runs came with a bundle."""
         of_others = (self.overlap, self.controls, self.flips)
-        return tables.table(self.cells, self.results, self.grid.delta, *of_others, self.grid)
+        table = tables.table(self.cells, self.results, self.grid.delta, *of_others, self.grid)
+        if not self.origins:
+            return table
+        runs: dict[Row, list[str]] = {}
+        for key, spec in self.cells.items():
+            runs.setdefault(spec.row, []).append(key)
+        rows = [row_of(row) for row in tables.records(table)]
+        return table.assign(status=[history.status(runs[row], self.origins) for row in rows])
 
     @property
     def track(self) -> str:
@@ -146,8 +155,8 @@ def load(name: str, data_root: Path | None = None) -> Board:
     flipped = cached.of_runs(
         flips.of_results, every, "predictions.npz", home / "flips" / f"{name}.json", flips.written, flips.read
     )
-    claimed = registered or _unregistered(name)
-    return Board(grid, cells, made, alike, controls=at_cost, data_root=data_root, registered=claimed, flips=flipped)
+    board = Board(grid, cells, made, alike, controls=at_cost, data_root=data_root, flips=flipped)
+    return replace(board, registered=registered or _unregistered(name), origins=history.origins(made))
 
 
 def _unregistered(grid: str) -> tuple[Registered, ...]:
@@ -189,6 +198,7 @@ def pack(board: Board, pictures: bool = False) -> bytes:
     if registered := [one.model_dump() for one in board.registered if one.date is not None]:
         content["claims"] = registered
     content |= {"flips": flips.written(board.flips)} if board.flips else {}
+    content |= {"origins": board.origins} if board.origins else {}
     return results.pack(content | ({"pictures": board.gallery.model_dump(mode="json")} if pictures else {}))
 
 
@@ -205,4 +215,5 @@ def unpack(packed: bytes) -> Board:
         pictures=Gallery.model_validate(content["pictures"]) if "pictures" in content else None,
         registered=tuple(Registered.model_validate(one) for one in content.get("claims", [])),
         flips=flips.read(content.get("flips", [])),
+        origins=content.get("origins", {}),
     )

@@ -1,4 +1,4 @@
-"""`dpbench submit` and `dpbench verify`: results that others can check."""
+"""`dpbench submit`, `dpbench verify` and `dpbench log`: results that others can check, and what came of it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ def submit(
     It holds the grid, specs, results, predictions, selections, the source of methods, datasets and models, versions,
     and the sha256 of each part. Others check it by `dpbench verify FILE` and take it in by `dpbench merge FILE`.
     """
-    from dpbench.experiments import bundle
+    from dpbench.experiments import bundle, history
 
     check_writable("--output", output)
     written = bundle.write(grid, output)
+    if output.is_file():
+        history.add("submitted", grid=grid, file=str(output), sha256=history.sha256(output))
     out.print(f"{output}: {written.runs} runs, {size(output.stat().st_size)}", markup=False, soft_wrap=True)
     if written.missing:
         err.print(f"{written.missing} cells have no result yet and are not in it", style="yellow")
@@ -49,6 +51,7 @@ def verify(
     interval. The exit code is 1 unless all is sound and each run drawn agrees. No code of the bundle is run: runs of
     other code than what is installed here are named, and not made again.
     """
+    from dpbench.experiments import history
     from dpbench.experiments import verify as checks
 
     drawn_by = secrets.randbelow(2**31) if seed is None else seed
@@ -58,8 +61,22 @@ def verify(
     words = {True: "agrees", False: "DOES NOT AGREE", None: "not run again"}
     for verdict in found.verdicts:
         out.print(f"{verdict.title}: {words[verdict.agrees]}: {verdict.why}", markup=False, soft_wrap=True)
+    made = {verdict.run: verdict.agrees for verdict in found.verdicts if verdict.agrees is not None}
+    if made:
+        history.add("verified", file=str(file), sha256=history.sha256(file), runs=made)
     agreeing = sum(verdict.agrees is True for verdict in found.verdicts)
     told = f"{found.sound} sound runs; {agreeing} of {len(found.verdicts)} drawn by --seed {drawn_by} agree"
     if found.faults or agreeing < len(found.verdicts):
         raise RunFailed(f"{told}; {len(found.faults)} faults in the bundle")
     out.print(told)
+
+
+def log() -> None:
+    """Print the log of the results folder: bundles submitted, merged and verified, folders merged, boards packed.
+
+    It is `$DPBENCH_HOME/log.jsonl`, one line of JSON each, to which lines are only ever added.
+    """
+    from dpbench.experiments import history
+
+    for entry in history.entries():
+        out.print(history.words(entry), markup=False, soft_wrap=True)

@@ -22,6 +22,7 @@ class Listed(StrEnum):
     datasets = "datasets"
     models = "models"
     grids = "grids"
+    subsets = "subsets"
 
 
 class Kind(StrEnum):
@@ -33,7 +34,7 @@ class Kind(StrEnum):
 
 
 def list_(
-    what: Annotated[Listed, typer.Argument(metavar="KIND", help="methods, datasets, models or grids.")],
+    what: Annotated[Listed, typer.Argument(metavar="KIND", help="methods, datasets, models, grids or subsets.")],
     kind: Annotated[
         Kind | None, typer.Option("--kind", help="Only methods that choose once, by epoch or batch.")
     ] = None,
@@ -42,7 +43,7 @@ def list_(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all details.")] = False,
 ) -> None:
-    """List methods, datasets, models or grids, one line each; `dpbench show NAME` shows the rest.
+    """List methods, datasets, models, grids or published subsets, one line each; `dpbench show NAME` shows the rest.
 
     - `dpbench list methods --kind static --search margin`
     """
@@ -64,10 +65,12 @@ def list_(
 def show(
     name: Annotated[
         str,
-        typer.Argument(help="A method, dataset, model or grid; file.py, file.yaml.", autocompletion=complete.anything),
+        typer.Argument(
+            help="A method, dataset, model, grid, subset; file.py, file.yaml.", autocompletion=complete.anything
+        ),
     ],
 ) -> None:
-    """Show all about one method, dataset, model or grid: parameters, paper, cost, file.
+    """Show all about one method, dataset, model, grid or subset: parameters, paper, cost, file.
 
     - `dpbench show orderdp`
     - `dpbench show quick`

@@ -47,7 +47,7 @@ def _catalog(*kinds: str) -> Callable[[], Iterable[str]]:
 
 
 method, dataset, model, grid = (_offer(_catalog(kind)) for kind in ("methods", "datasets", "models", "grids"))
-anything = _offer(_catalog("methods", "datasets", "models", "grids"))  # what `dpbench show` knows
+anything = _offer(_catalog("methods", "datasets", "models", "grids", "subsets"))  # what `dpbench show` knows
 run_grid = _offer(_run_here)
 shown_grid = _offer(lambda: [*_run_here(), *_checked_in()])
 device = _offer(lambda: ["cpu", "cuda"])

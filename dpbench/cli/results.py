@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from enum import StrEnum
@@ -72,6 +73,7 @@ def leaderboard(
     """
     from dpbench import store
     from dpbench.analysis import board as boards
+    from dpbench.experiments import history
     from dpbench.reports import formats, screen, send, tracking
 
     wanted = wanted_columns(wide, columns, sort, every, notes)
@@ -88,6 +90,8 @@ def leaderboard(
         packed = boards.pack(board, pictures=True)
         assert output is not None
         store.write(output, lambda file: file.write_bytes(packed))
+        if not board.checked_in:
+            history.add("packed", grid=grid, file=str(output), sha256=hashlib.sha256(packed).hexdigest())
     elif form is not Format.table:
         text = formats.text(board, form.value)
         store.write(output, lambda file: file.write_text(text + "\n", encoding="utf-8")) if output else print(text)

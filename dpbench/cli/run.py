@@ -55,7 +55,7 @@ def run(
         typer.Option(
             "--from",
             help="A subset to train on, as another method: a file of `dpbench subset`, or a list of positions among "
-            "the dataset's own training samples, .npy, .pt or text.",
+            "the dataset's own training samples, .npy, .npz, .pt, .pkl or text.",
         ),
     ] = None,
     dataset: Annotated[

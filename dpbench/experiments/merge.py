@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dpbench import claims, store
 from dpbench.errors import UsageError, one_line
-from dpbench.experiments import bundle
+from dpbench.experiments import bundle, history
 from dpbench.experiments import grid as grids
 from dpbench.spec import RunSpec
 from dpbench.training.results import RunResult, check, check_predictions, check_selections, is_done, read_result
@@ -47,18 +47,33 @@ def merge(sources: list[Path]) -> Merged:
                 raise UsageError(f"{part} is a link; links are not followed")
     merged = Merged()
     for place in sources:
-        if place.is_file():
-            with bundle.opened(place) as found:
-                for key in found.runs():
-                    _merge_run(key, partial(found.run, key), merged)
-                _merge_grid(place.stem, found.manifest, merged)
-            continue
-        for run in sorted((place / "runs").iterdir()):
-            if store.HASH.fullmatch(run.name):
-                _merge_run(run.name, partial(_files, run), merged)
-        for path in sorted((place / "grids").glob("*.json")):
-            _merge_grid(path.stem, partial(_manifest, path), merged)
+        taken: dict[str, str] = {}
+        replaced = merged.completed
+        try:
+            if place.is_file():
+                with bundle.opened(place) as found:
+                    for key in found.runs():
+                        _merge_run(key, partial(found.run, key), merged, taken)
+                    _merge_grid(place.stem, found.manifest, merged)
+            else:
+                for run in sorted((place / "runs").iterdir()):
+                    if store.HASH.fullmatch(run.name):
+                        _merge_run(run.name, partial(_files, run), merged, taken)
+                for path in sorted((place / "grids").glob("*.json")):
+                    _merge_grid(path.stem, partial(_manifest, path), merged)
+        finally:  # what was taken before Ctrl-C is not our own either
+            if taken:
+                _log(place, taken, merged.completed - replaced)
     return merged
+
+
+def _log(place: Path, taken: dict[str, str], replaced: int) -> None:
+    told = {"file": str(place), "runs": taken, "replaced": replaced}
+    if place.is_file():
+        history.add("merged", sha256=history.sha256(place), **told)
+    else:
+        history.add("merged", **told)
+        history.take_over(place)
 
 
 def checked(files: dict[str, bytes], key: str) -> RunResult:
@@ -73,7 +88,7 @@ def checked(files: dict[str, bytes], key: str) -> RunResult:
     return result
 
 
-def _merge_run(key: str, read: Callable[[], dict[str, bytes]], merged: Merged) -> None:
+def _merge_run(key: str, read: Callable[[], dict[str, bytes]], merged: Merged, taken: dict[str, str]) -> None:
     """Take a run that is not here, or is not finished here; tell whether one that is agrees."""
     try:
         files = read()
@@ -99,6 +114,7 @@ def _merge_run(key: str, read: Callable[[], dict[str, bytes]], merged: Merged) -
     else:
         merged.completed += 1
     ours = store.run_folder(key)
+    taken[key] = history.digest(files["result.json"])
     for name, content in files.items():  # `done` is the last
         store.write(ours / name, lambda file: file.write_bytes(content))  # noqa: B023
     if "done" in files:

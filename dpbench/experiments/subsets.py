@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickletools
 import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpbench import catalog, isolation, store
+from dpbench import catalog, isolation, npz, published_lists, store
 from dpbench.data import Data
 from dpbench.errors import UsageError, check_keep
 from dpbench.method import Selection
@@ -58,14 +61,15 @@ def take_in(file: Path, dataset: str, data: Data) -> tuple[str, int]:
     """Copy a file's subset to $DPBENCH_HOME/subsets, named by its content.
 
     Return the method that trains on it, and how many of the file's samples are left out. The file is one of ours, of
-    one selection, or a list of positions among the dataset's own training samples: .npy, .pt with one tensor, or text
-    with one number a line. Of such a list, samples that are not trained on here, as those held out for validation, are
-    left out.
+    one selection, or a list of positions among the dataset's own training samples: .npy, .npz with one array, .pt with
+    one tensor, .pkl with a list, or text with one number a line. Of such a list, samples that are not trained on here,
+    as those held out for validation, are left out.
     """
     if not file.is_file():
         raise UsageError(f"--from {file}: no such file")
     try:
-        found, left_out = (Selections.read(file), 0) if file.suffix == ".npz" else _list(file, dataset, data)
+        ours = file.suffix == ".npz" and not _is_one_array(file)
+        found, left_out = (Selections.read(file), 0) if ours else _list(file, dataset, data)
     except ValueError as error:
         raise UsageError(f"--from {file}: {error}") from None
     made_for = found.config.get("dataset", dataset)
@@ -116,20 +120,54 @@ def _tensor(content: bytes, most: int) -> NDArray[Any]:
     return np.asarray(found.detach().numpy())
 
 
+def _is_one_array(file: Path) -> bool:
+    """Whether an .npz file has a single array, as no file of ours has."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return len(archive.infolist()) == 1
+    except npz.BAD:
+        return False
+
+
+def _array(content: bytes, most: int) -> NDArray[Any]:
+    """The one array of whole numbers of an .npz file."""
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        [member] = archive.infolist()
+    name = member.filename.removesuffix(".npy")
+    return npz.read(content, {name: (1, "iu")}, 8 * most + 2**16)[name]
+
+
+PICKLED = {"PROTO", "FRAME", "EMPTY_LIST", "MEMOIZE", "BINPUT", "LONG_BINPUT", "MARK", "APPEND", "APPENDS", "STOP"}
+NUMBERS = {"BININT", "BININT1", "BININT2"}
+
+
+def _pickled(content: bytes) -> NDArray[np.int64]:
+    """The numbers of one list that was pickled; its opcodes are read, and nothing is unpickled."""
+    found = [(opcode.name, value) for opcode, value, _ in pickletools.genops(content)]
+    names = Counter(name for name, _ in found)
+    if names["EMPTY_LIST"] != 1 or names.keys() - PICKLED - NUMBERS:
+        raise ValueError("it pickles something else than one list of whole numbers")
+    return np.array([value for name, value in found if name in NUMBERS], np.int64)
+
+
 def _list(file: Path, dataset: str, data: Data) -> tuple[Selections, int]:
     """Read a plain list of positions among the dataset's own training samples, and count those not trained on."""
     total = data.total
     readers: dict[str, Callable[[bytes], NDArray[Any]]]
     readers = {".npy": store.array, ".pt": partial(_tensor, most=total), ".pth": partial(_tensor, most=total)}
+    readers |= {".npz": partial(_array, most=total), ".pkl": _pickled, ".pickle": _pickled}
     reader = readers.get(file.suffix, _lines)
     try:
         content = store.bounded_file(file, LINE * total + 2**16)
         listed = reader(content)
-    except (ValueError, TypeError, zipfile.BadZipFile) as error:
+    except npz.BAD as error:
         form = "one position a line," if reader is _lines else "an array of"
         raise ValueError(f"{store.brief(error)}; it should hold {form} whole numbers") from None
     if listed.ndim != 1 or not np.issubdtype(listed.dtype, np.integer):
         raise ValueError(f"{listed.dtype} of shape {listed.shape}; a list of whole numbers is needed")
+    known = published_lists.of_sha256(hashlib.sha256(content).hexdigest())
+    if known and catalog.parse(dataset)[0] != known.dataset:
+        raise ValueError(f"it is {known.name}, a list of samples of {known.dataset}; this is {dataset}")
     if not len(listed) or listed.min() < 0 or listed.max() >= total:
         raise ValueError(f"positions are in 0..{total - 1}, the training samples of {dataset}")
     if len(np.unique(listed)) < len(listed):
@@ -138,5 +176,6 @@ def _list(file: Path, dataset: str, data: Data) -> tuple[Selections, int]:
     own, first = np.unique(data.positions.numpy(), return_index=True)  # an original comes before its copies
     where[torch.from_numpy(own)] = torch.from_numpy(first)
     rows: Tensor = where[torch.from_numpy(listed.astype(np.int64))]
-    found = Selections([rows[rows >= 0].sort().values], len(data.train), {"dataset": dataset}, data.positions)
+    config = {"dataset": dataset} | ({"method": known.name} if known else {})
+    found = Selections([rows[rows >= 0].sort().values], len(data.train), config, data.positions)
     return found, int((rows < 0).count_nonzero())

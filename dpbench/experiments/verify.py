@@ -35,6 +35,7 @@ THREADS = 64  # a stranger may ask for no more
 class Verdict:
     """Of a run, whether it agrees with the bundle, None where it was not run again; and why."""
 
+    run: str
     title: str
     agrees: bool | None
     why: str
@@ -90,7 +91,7 @@ def verify(
         for key in drawn:
             why = _foreign(specs[key], sound[key], altered)
             if why:
-                found.verdicts.append(Verdict(f"{specs[key].title} ({key})", None, why))
+                found.verdicts.append(Verdict(key, f"{specs[key].title} ({key})", None, why))
             else:
                 fit[key] = specs[key]
         with TemporaryDirectory(prefix="dpbench-verify-") as scratch, store.moved_home(Path(scratch)):
@@ -101,7 +102,7 @@ def verify(
             for key in fit:
                 peers = [one for one in sound.values() if specs[one["hash"]].row == specs[key].row]
                 agrees, why = _compared(bundle, sound[key], peers)
-                found.verdicts.append(Verdict(f"{specs[key].title} ({key})", agrees, why))
+                found.verdicts.append(Verdict(key, f"{specs[key].title} ({key})", agrees, why))
     return found
 
 

@@ -117,10 +117,16 @@ COLUMNS = (  # in the order in which they stand
     Column("ranks", "rank interval", _ranks, "rank_high", low=True),
     *(_measure(one) for one in MEASURES if one.column),
     Column("seeds", "seeds", seeds, "seeds"),
+    Column("status", "status", lambda row: row.get("status", "own"), "status"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
-IMPORTANT = ("method", "rank", "keep", "accuracy", "cost_with_proxy", "to_full", "to_random", "seeds", "time")
+IMPORTANT = ("method", "rank", "keep", "accuracy", "status", "cost_with_proxy", "to_full", "to_random", "seeds", "time")
 OF_TUNING = ("lr", "weight_decay", "stability")  # shown where rows differ in them
+
+
+def telling(columns: Iterable[Column], rows: list[Line]) -> list[Column]:
+    """Those of the columns that tell something: a status only where some rows are not our own."""
+    return [column for column in columns if column.name != "status" or any("status" in row for row in rows)]
 
 
 def named(names: Iterable[str]) -> list[Column]:
@@ -134,7 +140,8 @@ def named(names: Iterable[str]) -> list[Column]:
 def important(rows: list[Line]) -> list[Column]:
     """The columns that a table shows at first, the most important ones first."""
     tuned = differing(rows)
-    return named([*IMPORTANT[:-2], *tuned[:1], IMPORTANT[-2], *tuned[1:], IMPORTANT[-1]])
+    names = [*IMPORTANT[:-2], *tuned[:1], IMPORTANT[-2], *tuned[1:], IMPORTANT[-1]]
+    return telling(named(names), rows)
 
 
 def differing(rows: list[Line]) -> list[str]:
@@ -147,7 +154,7 @@ def ordered(rows: list[Line], by: str) -> list[Line]:
     [column] = named([by.removeprefix("-")])
 
     def value(row: Line) -> Any:
-        return row[f"difference_{random_control(row)}"] if column.name == "to_random" else row[column.field]
+        return row[f"difference_{random_control(row)}"] if column.name == "to_random" else row.get(column.field)
 
     known = sorted((row for row in rows if not _none(value(row))), key=value, reverse=not column.low)
     return (known[::-1] if by.startswith("-") else known) + [row for row in rows if _none(value(row))]

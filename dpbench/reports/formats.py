@@ -15,7 +15,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.fairness import Finding
 from dpbench.analysis.table import Line, csv, records
 from dpbench.reports import claimed, html
-from dpbench.reports.columns import difference, differing, named, number
+from dpbench.reports.columns import difference, differing, named, number, telling
 
 LEGEND = (
     "▲ better, ▼ worse, ≈ not separable: differences are paired and in points; their 95 % intervals hold all at once"
@@ -31,7 +31,7 @@ SHOWN: tuple[str, ...] = (
     "cost_with_proxy",
     "time",
 )
-SHOWN += ("jaccard", "chance", "cosine", "seeds")  # the columns of markdown and LaTeX
+SHOWN += ("jaccard", "chance", "cosine", "seeds", "status")  # the columns of markdown and LaTeX
 AT_COST = "Against random per epoch at the realised cost"
 LEFT = {"dataset", "model", "method"}  # columns of names
 
@@ -212,5 +212,5 @@ def table(title: str, lines: list[list[str]], ends: list[bool] | None = None) ->
 def cells(frame: pd.DataFrame) -> list[list[str]]:
     """Header and rows as short text."""
     rows = records(frame)
-    columns = named([*SHOWN, *differing(rows)])
+    columns = telling(named([*SHOWN, *differing(rows)]), rows)
     return [[column.header for column in columns], *([c.cell(row) for c in columns] for row in rows)]

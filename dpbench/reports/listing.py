@@ -1,4 +1,4 @@
-"""What there is: methods, datasets, models and grids with all that is known of them, for people and programs."""
+"""What there is: methods, datasets, models, grids and published subsets with all that is known of them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dpbench import aliases, catalog
+from dpbench import aliases, catalog, published_lists
 from dpbench.errors import UsageError
 from dpbench.places import LEADERBOARDS
 from dpbench.plain_yaml import brief
-
-if TYPE_CHECKING:
-    pass
 
 Row = dict[str, Any]
 DECIDES = {
@@ -33,6 +30,7 @@ LEADING = {  # columns of a list between name and summary; of what is a list its
     "datasets": (),
     "models": (),
     "grids": ("datasets", "methods", "keep", "seeds"),
+    "subsets": ("dataset", "size"),
 }
 MOST_NAME = 28  # characters of a name in a list
 READS = {  # the epochs of a proxy at which signals are recorded
@@ -90,7 +88,7 @@ def _told(row: Row) -> str:
 
 
 def show(text: str) -> Group:
-    """All that is known of a method, dataset, model or grid of that name; of each, where several have it."""
+    """All that is known of a method, dataset, model, grid or subset of that name; of each, where several have it."""
     found = [(kind, text) for kind in _DESCRIBE if _bare(kind, text) in catalog.names(kind)]
     if not found and (".py" in text or _bare("methods", text) in aliases.ALIASES):
         found = [("methods", catalog.resolve("methods", text))]
@@ -100,7 +98,7 @@ def show(text: str) -> Group:
         known = [*(name for kind in _DESCRIBE for name in catalog.names(kind)), *aliases.ALIASES]
         near = difflib.get_close_matches(text, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"dpbench list {' or '.join(_DESCRIBE)} shows what is"
-        raise UsageError(f"no method, dataset, model or grid is named {brief(text)}; {hint}")
+        raise UsageError(f"no method, dataset, model, grid or subset is named {brief(text)}; {hint}")
     return Group(*(_screen(kind, name) for kind, name in found))
 
 
@@ -267,6 +265,19 @@ def _grid_facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "try", f"dpbench run {row['name']}"
 
 
+def _subset(name: str) -> Row:
+    found = dataclasses.asdict(published_lists.lists()[name])
+    share = f"{found['size']:,} of {found['n']:,} samples of {found['dataset']}"
+    said = {"summary": f"sha256 {found['sha256'][:12]}, {found['paper']}"}
+    return found | said | {"description": f"A published list of {share}: {found['paper']}."}
+
+
+def _subset_facts(row: Row) -> Iterator[tuple[str, str]]:
+    yield "file", row["source"]
+    yield "sha256", row["sha256"]
+    yield "try", f"dpbench run --from {row['source'].rpartition('/')[2]} --dataset {row['dataset']} --method uniform"
+
+
 def _pairs(values: Row) -> str:
     return ", ".join(f"{key} {_plain(value)}" for key, value in values.items())
 
@@ -276,12 +287,14 @@ _DESCRIBE: dict[str, Callable[[str], Row]] = {
     "datasets": _dataset,
     "models": _model,
     "grids": _grid,
+    "subsets": _subset,
 }
 _FACTS: dict[str, Callable[[Row], Iterator[tuple[str, str]]]] = {
     "methods": _method_facts,
     "datasets": lambda row: iter([("file", row["file"])]),
     "models": lambda row: iter([("file", row["file"])]),
     "grids": _grid_facts,
+    "subsets": _subset_facts,
 }
 
 

@@ -17,7 +17,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.table import Line, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.reports import claimed, formats, summary
-from dpbench.reports.columns import BY_NAME, COLUMNS, Column, important, named, ordered
+from dpbench.reports.columns import BY_NAME, COLUMNS, Column, important, named, ordered, telling
 
 LINES = 40  # of a screen that can be read at once
 AROUND = 19  # of them that are no row: sentences, headers, notes and what to do next
@@ -44,7 +44,7 @@ class Wanted:
 
 
 def screen(board: Board, width: int, wanted: Wanted = Wanted()) -> Group:
-    """Sentences, one table a dataset and model, and at most three lines of notes."""
+    """Sentences, one table a dataset and model, and at most four lines of notes."""
     told = summary.headlines(board)
     more = f"{len(told) - SENTENCES} more such sentences: --notes" if len(told) > SENTENCES and not wanted.notes else ""
     said: list[Any] = [_marked(line) for line in (told if wanted.notes else told[:SENTENCES])]
@@ -93,7 +93,8 @@ def _tables(rows: list[Line], width: int, wanted: Wanted) -> list[Table]:
         chosen = _fitting(important(rows), rows, width)
         return [_table([column for column in COLUMNS if column in chosen], rows, width, wanted)]
     beside = [BY_NAME[name] for name in (BESIDE if wanted.wide else BESIDE[1:])]
-    waiting = [column for column in (named(wanted.columns) if wanted.columns else COLUMNS) if column not in beside]
+    asked = named(wanted.columns) if wanted.columns else telling(COLUMNS, rows)
+    waiting = [column for column in asked if column not in beside]
     tables: list[Table] = []
     while waiting or not tables:
         chosen = _fitting([*beside, *waiting], rows, width)

@@ -464,7 +464,7 @@ def check_line(said: Said, code: int, message: str) -> None:
         ("run --kep 1", "no such option: --kep (Possible options: --keep, --smoke); dpbench run --help lists what"),
         ("run --keep many", "invalid value for '--keep': "),
         ("run --keep", "option '--keep' requires an argument"),
-        ("list", "missing argument 'KIND'. Choose from: methods, datasets, models, grids; dpbench list --help"),
+        ("list", "missing argument 'KIND'. Choose from: methods, datasets, models, grids, subsets; dpbench list"),
         ("list all", "'all' is not one of 'methods', 'datasets', 'models', 'grids'"),
         ("nothing", "no such command 'nothing'; dpbench --help lists what is allowed"),
         ("run quick more", "got unexpected extra argument"),

@@ -169,6 +169,7 @@ def test_strangers_files_are_left_where_they_are(other: Path, monkeypatch: pytes
     assert merged.conflicts[0].startswith("grid broken: cannot be read")
     assert sorted(path.name for path in store.home().rglob("[!.]*") if path.is_file()) == [
         "done",
+        "log.jsonl",
         "made.json",
         "result.json",
     ]

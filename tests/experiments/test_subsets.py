@@ -1,7 +1,11 @@
 """Subsets as files: what a method chooses is what its run trains on, and a file trains like the method it came from."""
 
+import hashlib
+import pickle
+import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpbench import catalog, store
+from dpbench import catalog, published_lists, store
 from dpbench.errors import UsageError
 from dpbench.experiments import subsets
 from dpbench.selections import Selections
@@ -255,3 +259,69 @@ def test_a_tensor_packed_small_is_refused(tmp_path: Path, take: Any) -> None:
             packed.writestr(name, plain.read(name))
     with pytest.raises(UsageError, match="packed in a way"):
         take(tmp_path / "mine.pt")
+
+
+def test_a_pickled_list_and_one_array_of_another_project_are_read(tmp_path: Path, take: Any) -> None:
+    np.save(tmp_path / "mine.npy", [3, 1, 2])
+    method, _ = take(tmp_path / "mine.npy")
+    np.savez_compressed(tmp_path / "mine.npz", selected=np.array([3, 1, 2], np.uint8))
+    assert take(tmp_path / "mine.npz")[0] == method
+    for protocol in (1, 2, 5):
+        (tmp_path / "mine.pkl").write_bytes(pickle.dumps([3, 1, 2], protocol))
+        assert take(tmp_path / "mine.pkl")[0] == method
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(Runs()),
+        pickle.dumps([1, Runs()]),
+        pickle.dumps({"a": [1, 2]}),
+        pickle.dumps([[1], [2]]),
+        pickle.dumps([1.5]),
+        pickle.dumps([1, True]),
+        pickle.dumps(np.array([1, 2])),
+        pickle.dumps([1, 2])[:-1],
+        b"",
+    ],
+)
+def test_a_pickle_of_anything_else_is_refused_and_not_loaded(
+    tmp_path: Path, take: Any, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.pkl").write_bytes(content)
+    with pytest.raises(UsageError, match=r"--from .*mine\.pkl: "):
+        take(tmp_path / "mine.pkl")
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize(
+    "arrays", [{"a": np.arange(3), "b": np.arange(3)}, {"a": np.zeros(3)}, {"a": np.eye(2, dtype=int)}]
+)
+def test_an_archive_of_anything_else_is_refused(tmp_path: Path, take: Any, arrays: dict[str, Any]) -> None:
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(UsageError, match=r"--from .*mine\.npz: "):
+        take(tmp_path / "mine.npz")
+
+
+def test_a_published_list_is_known_by_its_content(
+    tmp_path: Path, take: Any, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = listed(tmp_path, np.arange(3))
+    sha256, dataset = hashlib.sha256(path.read_bytes()).hexdigest(), catalog.parse(spec().dataset)[0]
+    one = published_lists.List("theirs", dataset, 100, 3, sha256, "", "")
+    monkeypatch.setattr(published_lists, "lists", lambda: {"theirs": one})
+    assert take(path)[0].startswith("subset[id=theirs-")
+    monkeypatch.setattr(published_lists, "lists", lambda: {"theirs": replace(one, dataset="digits")})
+    with pytest.raises(UsageError, match="it is theirs, a list of samples of digits; this is synthetic"):
+        take(path)
+
+
+def test_published_lists_are_whole() -> None:
+    found = published_lists.lists().values()
+    assert len({one.sha256 for one in found}) == len(found) == 8
+    for one in found:
+        assert one.dataset in catalog.names("datasets")
+        assert 0 < one.size < one.n
+        assert re.fullmatch("[0-9a-f]{64}", one.sha256)
+        assert re.search(r"/blob/[0-9a-f]{40}/", one.source), "at a commit, so that it stays what it is"

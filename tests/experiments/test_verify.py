@@ -20,7 +20,7 @@ from rich.console import Console
 from dpbench import catalog, npz, source, store
 from dpbench.analysis import board as boards
 from dpbench.errors import UsageError
-from dpbench.experiments import bundle, verify
+from dpbench.experiments import bundle, history, verify
 from dpbench.experiments import grid as grids
 from dpbench.experiments.merge import merge
 from dpbench.predictions import ARRAYS
@@ -112,6 +112,7 @@ def test_merging_the_bundle_after_deleting_all_runs_gives_the_same_board(
     shutil.copytree(finished, home)
     before = boards.load("tiny")
     shutil.rmtree(home)
+    history.add("submitted", grid="tiny", file=str(file), sha256=history.sha256(file))  # as `dpbench submit` does
     assert vars(merge([file])) == {"added": 4, "completed": 0, "duplicates": 0, "conflicts": []}
     after = boards.load("tiny")
     assert after.table.equals(before.table)

@@ -58,6 +58,7 @@ const COLUMNS = [  // `usual` ones are shown at the start
   column("weight_decay", {usual: several("weight_decay"), show: row => [String(row.weight_decay)]}),
   column("stability", {usual: rows.some(row => known(row.stability)), show: row => known(row.stability) ? [h("span", {}, `${row.lr_low} to ${row.lr_high}`), h("small", {}, `× ${fixed(row.stability, 0)}`)] : ["–"]}),
   {key: "seeds", label: "Seeds", usual: true, down: true, show: row => [row.diverged + row.failed + row.missing ? `${row.seeds} of ${row.runs.length}` : String(row.seeds)]},
+  data.columns.includes("status") && {key: "status", label: "Status", usual: true, left: true, help: "own: made here; self-reported: from a bundle; verified: from a bundle of which a run of this row was made again here and agreed; contradicted: one did not agree", show: row => [row.status]},
   {key: "difference_uniform_epoch", label: "To random per epoch", down: true, show: row => against(row, "uniform_epoch")},
   {key: "difference_uniform", label: "To static random", down: true, show: row => against(row, "uniform")},
   rows.some(row => known(row.control_keep)) && {key: "difference_control", label: "At its cost", down: true, show: atCost},
