@@ -190,6 +190,8 @@ class Grid(Strict):
     keep_schedules: Annotated[list[beside.Scheduled], AfterValidator(_unique)] = []  # those that stand in `keep`
     proxy_model: str | None = None
     seeds: int = Field(ge=1)
+    # the numbers of seeds at which verdicts may be read, where seeds are added until rows are separated
+    looks: list[Annotated[int, Field(ge=3, le=MOST)]] = []
     delta: float = Field(0.5, gt=0)  # points of accuracy within which a row may be called equivalent to full training
     recipe: Annotated[Recipe, BeforeValidator(named)]
     recipe_by_dataset: Changes = {}
@@ -226,6 +228,24 @@ class Grid(Strict):
             for one in self.tuned:
                 recipe.changed(one.recipe)
         return self
+
+    @model_validator(mode="after")
+    def _rising(self) -> Grid:
+        if any(later <= earlier for earlier, later in itertools.pairwise(self.looks)):
+            raise ValueError("looks are numbers of seeds, each larger than the one before")
+        return self
+
+    def looked_at_as(self, old: Grid | None) -> Grid:
+        """The grid with the looks that were planned before; UsageError where it has others."""
+        if old is None or not old.looks or self.looks == old.looks:
+            return self
+        if self.looks:
+            before, now = (", ".join(map(str, grid.looks)) for grid in (old, self))
+            raise UsageError(
+                f"verdicts of {self.name} were planned to be read at {before} seeds, not at {now}: looks cannot be "
+                f"changed once runs were seen; take --max-seeds {old.looks[-1]}, or a grid of another name"
+            )
+        return self.model_copy(update={"looks": old.looks})
 
     def changed_recipe(self, dataset: str, model: str) -> Recipe:
         """The recipe with what is changed for a dataset and a model; ValueError where it does not go together."""

@@ -80,7 +80,7 @@ class Board:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One line a run of the rows that are whole."""
-        return verdicts.runs_frame(self.results.values())
+        return verdicts.runs_frame(self.results.values(), self.grid.looks)
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -90,7 +90,7 @@ class Board:
     @cached_property
     def across(self) -> pd.DataFrame:
         """The summary over datasets, empty for one dataset."""
-        return verdicts.across_datasets(self.runs)
+        return verdicts.across_datasets(verdicts.of_first_look(self.runs, self.grid.looks))
 
     @cached_property
     def gallery(self) -> Gallery:

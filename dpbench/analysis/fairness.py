@@ -34,7 +34,8 @@ class Finding:
 def lint(cells: dict[str, RunSpec], results: dict[str, RunResult], table: pd.DataFrame, grid: Grid) -> list[Finding]:
     """Return what departs from the protocol: first the grid's findings, then those of rows in the table's order.
 
-    The grid tells by how many trials the parameters of a row were chosen, and its recipe where that was tuned.
+    The grid tells by how many trials the parameters of a row were chosen, its recipe where that was tuned, and at how
+    many seeds a row may end.
     """
     planned: dict[Row, set[int]] = {}
     of_group: dict[tuple[str, str, float], set[int]] = {}
@@ -53,7 +54,8 @@ def lint(cells: dict[str, RunSpec], results: dict[str, RunResult], table: pd.Dat
     }
     for line in tables.records(table):
         row = row_of(line)
-        texts = [*_of_runs(line, planned[row], of_group[_group(row)]), *_of_method(line, finished.get(row, []))]
+        others = planned[row] if len(planned[row]) in grid.looks else of_group[_group(row)]
+        texts = [*_of_runs(line, planned[row], others), *_of_method(line, finished.get(row, []))]
         if len(set(trials.values())) > 1 and row in trials:
             what = "Its recipe was" if of_all else "Its parameters were"
             text = f"{what} chosen by {trials[row]} trials; in this grid that goes from {min(trials.values())}"

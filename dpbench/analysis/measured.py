@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -22,6 +22,7 @@ class Measured:
     steps: dict[Row, float]
     trouble: dict[Row, str]
     spreads: dict[Row, moderated.Spread]
+    share: float  # of ALPHA, at one look
 
     def difference(self, row: Row, reference: Row) -> stats.Difference | None:
         """The paired difference of two rows; None where one has no run, or has seeds that diverged or failed."""
@@ -29,11 +30,17 @@ class Measured:
         if any(one in self.trouble or one not in self.values for one in both):
             return None
         spreads = self.spreads.get(row), self.spreads.get(reference)
-        return moderated.difference(self.values[row], self.values[reference], self.steps[row], spreads)
+        found = moderated.difference(self.values[row], self.values[reference], self.steps[row], spreads)
+        return replace(found, share=self.share)
 
 
-def measure(name: str, results: Iterable[RunResult], flips: Mapping[Row, float] | None = None) -> Measured:
-    """Gather a measure from runs; `flips` are those of their test predictions, which tell how an accuracy varies."""
+def measure(
+    name: str, results: Iterable[RunResult], flips: Mapping[Row, float] | None = None, looks: Sequence[int] = ()
+) -> Measured:
+    """Gather a measure from runs; `flips` are those of their test predictions, which tell how an accuracy varies.
+
+    Of a grid with `looks` each row has its seeds up to the last one that is whole.
+    """
     results = list(results)
     [one] = [one for one in MEASURES if one.name == name]
     found: dict[Row, dict[int, float]] = {}
@@ -45,9 +52,13 @@ def measure(name: str, results: Iterable[RunResult], flips: Mapping[Row, float] 
             found.setdefault(row, {})[result["spec"]["seed"]] = one.factor * value
             steps[row] = _step(name, result)
     values = {row: pd.Series(by_seed) for row, by_seed in found.items()}
+    values = {row: of_row[stats.whole_looks(of_row.index, looks)] for row, of_row in values.items()}
+    values = {row: of_row for row, of_row in values.items() if len(of_row)}
     trouble = verdicts.broken(results)
     frames = {row: pd.DataFrame({"accuracy": values[row], "step": steps[row]}) for row in values if row not in trouble}
-    return Measured(values, steps, trouble, moderated.spreads(frames, flips if name == "accuracy" else None))
+    return Measured(
+        values, steps, trouble, moderated.spreads(frames, flips if name == "accuracy" else None), stats.share(looks)
+    )
 
 
 def _step(measure: str, result: RunResult) -> float:

@@ -64,7 +64,10 @@ def outcomes(board: Board) -> list[Outcome]:
         return []
     claims, date = board.registered[-1].claims, board.registered[-1].date
     results = [*board.results.values(), *board.controls.values()]
-    found = {name: measured.measure(name, results, board.flips) for name in {claim.measure for claim in claims}}
+    found = {
+        name: measured.measure(name, results, board.flips, board.grid.looks)
+        for name in {claim.measure for claim in claims}
+    }
     began: dict[Row, float] = {}
     for result in results:
         row = row_of(result["spec"])
@@ -164,7 +167,8 @@ def _difference(where: str, row: Row, reference: Row, found: Measured, level: fl
         return Comparison(where, why=f"{(row if row not in found.values else reference)[2]} has no run here")
     if difference.n < stats.MIN_SEEDS:
         return Comparison(where, difference.mean, why=stats.NO_VERDICT)
-    half = difference.error * float(scipy_stats.t.ppf((1 + level) / 2, difference.freedom))
+    within = 1 - (1 - level) * difference.share
+    half = difference.error * float(scipy_stats.t.ppf((1 + within) / 2, difference.freedom))
     return Comparison(where, difference.mean, difference.mean - half, difference.mean + half)
 
 

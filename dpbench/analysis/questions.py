@@ -124,7 +124,8 @@ def questions() -> dict[str, Question]:
 def answer(question: Question, board: Board) -> Answer:
     """Compare the rows of a board as a question asks. A row with seeds that diverged or failed is not compared."""
     question = _of_board(question, board)
-    found = measured.measure(question.measure, [*board.results.values(), *board.controls.values()], board.flips)
+    results = [*board.results.values(), *board.controls.values()]
+    found = measured.measure(question.measure, results, board.flips, board.grid.looks)
     values, trouble = found.values, found.trouble
     at_cost = controls.keeps(board.cells, board.results) if question.at_cost else {}
     differences: dict[Row, stats.Difference] = {}

@@ -10,7 +10,7 @@ the spread is below it, so no standard deviation is taken to be smaller than tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ Floats = NDArray[np.float64]
 class Difference:
     """A paired mean difference: interval is `mean` +- `half_width`, `p` two-sided, `n` pairs.
 
-    `error` is that of the mean, on `freedom` degrees of freedom.
+    `error` is that of the mean, on `freedom` degrees of freedom. `share` is the part of ALPHA that its verdict may
+    spend, where it is read at several looks.
     """
 
     mean: float
@@ -39,6 +40,7 @@ class Difference:
     n: int
     error: float
     freedom: float
+    share: float = 1.0
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95, step: float = 0.0) -> tuple[float, float]:
@@ -110,6 +112,25 @@ def equivalence(difference: Difference, delta: float) -> float:
     return float(stats.t.sf(_t(delta - abs(difference.mean), difference.error), difference.freedom))
 
 
+def share(looks: Sequence[int]) -> float:
+    """The share of ALPHA that each of the looks has at which verdicts are read; all of it where none are planned."""
+    return 1 / max(1, len(looks))
+
+
+def whole_looks(seeds: Iterable[int], looks: Sequence[int]) -> NDArray[np.bool_]:
+    """Which of a row's seeds (n,) belong to its last look of which all are there; all of them where none is planned.
+
+    So verdicts are read at the planned numbers of seeds and at no others, whenever a board is shown.
+    """
+    given = np.asarray(list(seeds), dtype=int)
+    if not looks:
+        return np.ones(len(given), dtype=bool)
+    there = set(given.tolist())
+    whole = [look for look in looks if there.issuperset(range(look))]
+    below: NDArray[np.bool_] = given < (whole[-1] if whole else 0)
+    return below
+
+
 def compare(
     differences: Mapping[Any, Difference], reference: str | Mapping[Any, str] = "random", delta: float | None = None
 ) -> pd.DataFrame:
@@ -119,17 +140,21 @@ def compare(
     (mean +- half_width, Bonferroni) hold their true difference at the same time. "better" and "worse" are said where
     the interval leaves out 0, "equivalent" where it lies within +-delta: at most 5 % of boards carry any false
     verdict of any kind. `p` and `equivalence_p` are corrected likewise: below 0.05 exactly where the verdict is given.
+    Where verdicts are read at several looks, each comparison has its `share` of the 5 % at each of them, and the
+    promise holds for all looks together, however they decide who gets more seeds.
     `reference` is the name, of all or by comparison, in the words of the verdict.
     """
     found = list(differences.values())
     names = [reference if isinstance(reference, str) else reference[key] for key in differences]
     family = sum(d.n >= MIN_SEEDS for d in found)  # a row that gets no verdict must not cost the others power
-    half = [_half_width(d.error, d.freedom, 1 - ALPHA / family) if d.n >= MIN_SEEDS else math.nan for d in found]
+    half = [
+        _half_width(d.error, d.freedom, 1 - ALPHA * d.share / family) if d.n >= MIN_SEEDS else math.nan for d in found
+    ]
     table = pd.DataFrame(
         {
             "mean": [d.mean for d in found],
             "half_width": half,
-            "p": [_corrected(d.p, d.n, family) for d in found],
+            "p": [_corrected(d.p, d, family) for d in found],
             "n": [d.n for d in found],
             "verdict": [verdict(d, width, name) for d, width, name in zip(found, half, names, strict=True)],
         },
@@ -137,16 +162,16 @@ def compare(
     )
     if delta is not None:
         # both one-sided tests at half the level: what the two-sided interval within +-delta says
-        table["equivalence_p"] = [_corrected(2 * equivalence(d, delta), d.n, family) for d in found]
+        table["equivalence_p"] = [_corrected(2 * equivalence(d, delta), d, family) for d in found]
         table["equivalence"] = [
             equivalence_verdict(d, width, delta, name) for d, width, name in zip(found, half, names, strict=True)
         ]
     return table
 
 
-def _corrected(p: float, n: int, family: int) -> float:
+def _corrected(p: float, difference: Difference, family: int) -> float:
     """Bonferroni's p value; NaN without a verdict."""
-    return min(1.0, p * family) if n >= MIN_SEEDS else math.nan
+    return min(1.0, p * family / difference.share) if difference.n >= MIN_SEEDS else math.nan
 
 
 def verdict(difference: Difference, half_width: float, reference: str = "random") -> str:

@@ -39,7 +39,7 @@ def table(
     with seeds that diverged or failed ranks below all that are whole; a row without a finished run has no rank.
     `delta` is the margin, in points, within which a row may be called equivalent to full training; `at_cost` are the
     results of controls at realised cost, which have no row of their own, `flips` those of the rows' test predictions.
-    `grid` knows what tuning found for a row.
+    `grid` knows what tuning found for a row, and the numbers of seeds at which verdicts are read.
     """
     overlap = overlaps.of_results(results.values()) if overlap is None else overlap
     groups: dict[Row, list[str]] = {}
@@ -51,7 +51,8 @@ def table(
     frame.insert(0, "rank", _ranks(frame, whole))
     keeps = controls.keeps(cells, results)
     frame["control_keep"] = [keeps.get(row, np.nan) for row in frame[KEYS].itertuples(index=False, name=None)]
-    frame = frame.join(verdicts.table(results.values(), delta, (at_cost or {}).values(), keeps, flips), on=KEYS)
+    looks = grid.looks if grid else ()
+    frame = frame.join(verdicts.table(results.values(), delta, (at_cost or {}).values(), keeps, flips, looks), on=KEYS)
     texts = [*(f"verdict_{control}" for control in (*verdicts.CONTROLS, verdicts.AT_COST)), "equivalence_full"]
     frame[texts] = frame[texts].astype(object).fillna("")
     frame = _add_costs(frame, groups, results)

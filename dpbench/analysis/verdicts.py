@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -38,10 +39,11 @@ def broken_text(diverged: int, failed: int, total: int) -> str:
     return ", ".join(part.format("" if i else of) for i, part in enumerate(parts))
 
 
-def runs_frame(results: Iterable[RunResult]) -> pd.DataFrame:
+def runs_frame(results: Iterable[RunResult], looks: Sequence[int] = ()) -> pd.DataFrame:
     """One line a run of each row that is whole: ROW, seed, hash, accuracy in points, and `step`, their spacing.
 
     A row with seeds that diverged or failed has no line, so that no comparison is made by the seeds that are left.
+    Of a grid with `looks` each row has its seeds up to the last one that is whole.
     """
     results = list(results)
     left_out = broken(results)
@@ -53,7 +55,84 @@ def runs_frame(results: Iterable[RunResult]) -> pd.DataFrame:
             line = dict(zip(ROW, row, strict=True)) | {"seed": result["spec"]["seed"], "hash": result["hash"]}
             accuracy = 100 * result["metrics"]["accuracy"]
             lines.append(line | {"accuracy": accuracy, "step": 100 / tested if tested else 0.0})
-    return pd.DataFrame(lines, columns=[*ROW, "seed", "hash", "accuracy", "step"])
+    frame = pd.DataFrame(lines, columns=[*ROW, "seed", "hash", "accuracy", "step"])
+    if not looks or frame.empty:
+        return frame
+    return frame[frame.groupby(ROW)["seed"].transform(stats.whole_looks, looks=looks)]
+
+
+def looks_text(looks: Sequence[int]) -> str:
+    """How verdicts are read of a grid whose seeds were added while some were open; empty for others."""
+    if len(looks) < 2:
+        return ""
+    *first, last = map(str, looks)
+    return (
+        f"Seeds were added where a verdict was open: verdicts are read at {', '.join(first)} and {last} seeds, at each "
+        f"with 1/{len(looks)} of the 5 %. Ranks and what is said over datasets are of the first {looks[0]} seeds."
+    )
+
+
+def of_first_look(runs: pd.DataFrame, looks: Sequence[int]) -> pd.DataFrame:
+    """The runs of the seeds that all rows were to have whatever was found; all runs where no looks are planned."""
+    return runs[runs["seed"] < looks[0]] if looks else runs
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The comparisons of a board: of a control and a row each difference, and what `stats.compare` says of it.
+
+    `said` is what is said in place of a verdict, `references` with which row each one is compared, `runs` those used.
+    """
+
+    lines: pd.DataFrame
+    said: dict[tuple[str, Row], str]
+    references: dict[tuple[str, Row], Row]
+    runs: pd.DataFrame
+
+
+def compared(
+    results: Iterable[RunResult],
+    delta: float,
+    at_cost: Iterable[RunResult] = (),
+    keeps: dict[Row, float] | None = None,
+    flips: Mapping[Row, float] | None = None,
+    looks: Sequence[int] = (),
+) -> Compared:
+    """Compare each row with its controls, as `table` says."""
+    results, at_cost = list(results), list(at_cost)
+    runs = runs_frame(results, looks)
+    spent = runs_frame([*results, *at_cost], looks).drop_duplicates([*ROW, "seed"])  # a row may be another's control
+    rows, references = _by_row(runs), _by_row(spent)
+    spreads = moderated.spreads(references, flips)
+    trouble = broken([*results, *at_cost])
+    differences: dict[tuple[str, Row], stats.Difference] = {}
+    names, said, used = {}, {}, {}
+    for control, name in [*CONTROLS.items(), (AT_COST, f"{CONTROLS['uniform']} at its cost")]:
+        for row in dict.fromkeys(row_of(result["spec"]) for result in results):
+            at = _reference(control, row, keeps or {})
+            if at is None or at == row or (control, row[2]) == ("uniform_epoch", "uniform"):  # said the other way round
+                continue
+            if row in trouble or at in trouble:
+                said[control, row] = trouble.get(row) or f"{name}: {trouble[at]}"
+            elif row in rows and at in references:
+                step = float(rows[row]["step"].max())
+                names[control, row], used[control, row] = name, at
+                difference = moderated.difference(
+                    rows[row]["accuracy"], references[at]["accuracy"], step, (spreads.get(row), spreads.get(at))
+                )
+                differences[control, row] = replace(difference, share=stats.share(looks))
+    return Compared(stats.compare(differences, names, delta), said, used, runs)
+
+
+def open_rows(found: Compared, delta: float, among: Container[Row]) -> tuple[set[Row], int]:
+    """The rows of open comparisons of the rows `among`, their controls too, and how many comparisons these are.
+
+    A comparison is closed where the two differ, or where they are shown to differ by less than `delta`.
+    """
+    lines = found.lines
+    undecided = (lines["mean"].abs() <= lines["half_width"]) & (lines["mean"].abs() + lines["half_width"] >= delta)
+    pairs = [(row, found.references[control, row]) for control, row in lines.index[undecided] if row in among]
+    return {row for pair in pairs for row in pair}, len(pairs)
 
 
 def table(
@@ -62,6 +141,7 @@ def table(
     at_cost: Iterable[RunResult] = (),
     keeps: dict[Row, float] | None = None,
     flips: Mapping[Row, float] | None = None,
+    looks: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Return one line a row of the leaderboard, indexed by ROW: difference to each control, verdicts, rank interval.
 
@@ -70,45 +150,26 @@ def table(
     family, `stats.compare`: at most 5 % of boards carry any false verdict. In a board of 20 rows and more the spread of
     each over its seeds is drawn towards that of the others, by the `flips` of their test predictions where these are
     known (`moderated`). A row with seeds that diverged or failed says so in place of its verdicts, and so do those
-    whose control has such.
+    whose control has such. With `looks`, verdicts are read at these numbers of seeds, and each has its part of the 5 %.
     """
-    results, at_cost = list(results), list(at_cost)
-    runs = runs_frame(results)
-    spent = runs_frame([*results, *at_cost]).drop_duplicates([*ROW, "seed"])  # a row may be another's control
-    rows, references = _by_row(runs), _by_row(spent)
-    spreads = moderated.spreads(references, flips)
-    trouble = broken([*results, *at_cost])
+    results = list(results)
+    every = compared(results, delta, at_cost, keeps, flips, looks)
     planned = dict.fromkeys(row_of(result["spec"]) for result in results)
-    differences: dict[tuple[str, Row], stats.Difference] = {}
-    names, said = {}, {}
-    for control, name in [*CONTROLS.items(), (AT_COST, f"{CONTROLS['uniform']} at its cost")]:
-        for row in planned:
-            at = _reference(control, row, keeps or {})
-            if at is None or at == row or (control, row[2]) == ("uniform_epoch", "uniform"):  # said the other way round
-                continue
-            if row in trouble or at in trouble:
-                said[control, row] = trouble.get(row) or f"{name}: {trouble[at]}"
-            elif row in rows and at in references:
-                step = float(rows[row]["step"].max())
-                names[control, row] = name
-                differences[control, row] = moderated.difference(
-                    rows[row]["accuracy"], references[at]["accuracy"], step, (spreads.get(row), spreads.get(at))
-                )
-    compared = stats.compare(differences, names, delta)
     found = pd.DataFrame(index=pd.MultiIndex.from_tuples(list(planned), names=ROW))
     for control in (*CONTROLS, AT_COST):
-        of_control = [key for key in differences if key[0] == control]
-        part = compared.loc[of_control].set_axis(_rows_index(row for _, row in of_control))
+        of_control = [key for key in every.lines.index if key[0] == control]
+        part = every.lines.loc[of_control].set_axis(_rows_index(row for _, row in of_control))
         found[f"difference_{control}"] = part["mean"]
         found[f"difference_{control}_ci95"] = part["half_width"]
         found[f"difference_{control}_p"] = part["p"]
-        texts = part["verdict"].to_dict() | {row: text for (name, row), text in said.items() if name == control}
+        instead = {row: text for (name, row), text in every.said.items() if name == control}
+        texts = part["verdict"].to_dict() | instead
         found[f"verdict_{control}"] = [texts.get(row, "") for row in planned]
         if control == "full":
             found["equivalence_full_p"] = part["equivalence_p"]
-            equal = part["equivalence"].to_dict() | {row: text for (name, row), text in said.items() if name == control}
+            equal = part["equivalence"].to_dict() | instead
             found["equivalence_full"] = [equal.get(row, "") for row in planned]
-    return found.join(_rank_intervals(runs))
+    return found.join(_rank_intervals(of_first_look(every.runs, looks)))
 
 
 def _reference(control: str, row: Row, keeps: dict[Row, float]) -> Row | None:

@@ -179,17 +179,31 @@ def compare(
             autocompletion=complete.shown_grid,
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write to this CSV file in how many seeds each test sample is right."),
+    ] = None,
 ) -> None:
-    """Compare two methods of a grid head to head: every measure, the paired difference, how alike they select."""
+    """Compare two methods of a grid head to head: every measure, the paired difference, how alike they select.
+
+    Where the runs' predictions are here: also the difference for new test samples, McNemar's test, and the test samples
+    that one gets wrong and the other right.
+    """
+    from dpbench import store
     from dpbench.analysis import board as boards
     from dpbench.experiments import grid as grids
     from dpbench.reports import comparison
 
+    if output:
+        check_writable("--output", output)
     name = grid or grids.last()
     board = boards.load(name)
     a, b = (comparison.named(board, method) for method in (a, b))
     err.print(f"grid {name}" + (", from the results that come with dpbench" if board.checked_in else ""), style="dim")
     out.print(comparison.screen(board, a, b))
+    if output:
+        text = comparison.csv(board, a, b)
+        store.write(output, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
 def merge(

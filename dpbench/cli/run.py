@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,6 +103,18 @@ def run(
     list_commands: Annotated[
         bool, typer.Option("--list-commands", help="Run nothing: print one command for each cell that is not done.")
     ] = False,
+    until_separated: Annotated[
+        bool,
+        typer.Option(
+            "--until-separated",
+            help="Add seeds to rows that are neither separated from a control nor shown to be like it: twice as many, "
+            "and so on. Verdicts then share their 5 % among these looks.",
+        ),
+    ] = False,
+    max_seeds: Annotated[
+        int | None,
+        typer.Option("--max-seeds", min=3, help="The most seeds of --until-separated. Default: four times the grid's."),
+    ] = None,
     cell: Annotated[
         str | None, typer.Option("--cell", help="Run this cell alone, a hash that --list-commands has printed.")
     ] = None,
@@ -121,8 +134,10 @@ def run(
     - `dpbench run quick --only orderdp --only uniform --jobs 1`
     - `dpbench run --method my_method.py --method uniform --keep 0.3 --keep 0.5 --seeds 3 --name mine`
     - `dpbench run --from subset.npz --method uniform --seeds 3`
+    - `dpbench run quick --until-separated --max-seeds 20`
     """
     from dpbench import claims
+    from dpbench.analysis import separation
     from dpbench.experiments import grid as grids
     from dpbench.experiments import unchanged
     from dpbench.grid_file import load_grid
@@ -131,12 +146,16 @@ def run(
     other = [given for given in (dry_run, smoke, list_commands, cell) if given]
     if len(other) > 1:
         raise UsageError("of --dry-run, --smoke, --list-commands and --cell give one")
+    if until_separated and other:
+        raise UsageError("--until-separated runs a grid; of --dry-run, --smoke, --list-commands and --cell give none")
+    if max_seeds and not until_separated:
+        raise UsageError("--max-seeds is the limit of --until-separated; without it, give --seeds")
     if smoke and files:
         raise UsageError("--smoke shrinks the data, which the lists of --from would not fit; leave --from out")
     wanted = wanted_columns(wide, columns, sort, every, notes)
     of = {"method": method, "only": only, "dataset": dataset, "model": model, "keep": keep, "seeds": seeds}
     command = unchanged.command(grid, **of, name=name, data_root=data_root)
-    known = None if files or device or other else unchanged.find(command)
+    known = None if files or device or other or until_separated else unchanged.find(command)
     if known:
         tracking.check(tracking_uri)
         asked_name, cells = known
@@ -156,9 +175,23 @@ def run(
         if list_commands:
             return ahead.list_commands(asked, data_root, claimed)
         data = None if files else unchanged.data(asked.datasets, data_root)
-        made = grids.run_grid(asked, err, jobs, threads, on, data_root, timeout, claims=claimed)
+        run_grid = partial(
+            grids.run_grid,
+            console=err,
+            jobs=jobs,
+            threads=threads,
+            device=on,
+            data_root=data_root,
+            cell_timeout_s=timeout,
+            claims=claimed,
+        )
+        if until_separated:
+            made = separation.run(separation.planned(asked, max_seeds), run_grid, partial(err.print, style="dim"))
+        else:
+            made = run_grid(asked)
         asked_name, cells = asked.name, list(made)
-        unchanged.remember(command, asked_name, cells, data)
+        if not until_separated:
+            unchanged.remember(command, asked_name, cells, data)
     show(asked_name, cells, wanted, tracking_uri, data_root, ran=not known)
 
 

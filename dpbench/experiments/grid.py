@@ -105,7 +105,8 @@ def write_manifest(grid: Grid, cells: dict[str, RunSpec], claims: str | None = N
         recipes = {spec.recipe for spec in specs}  # one of which a control at realised cost has
         kept = {key: spec for key, spec in before.items() if spec not in specs and _fits(spec, grid, data)}
         controls_ = {key: spec for key, spec in beside.items() if _fits(spec, grid, data, recipes)}
-        return Manifest(grid, cells | kept, controls_, register(old.claims if old else (), claims, time.time()))
+        settled = grid.looked_at_as(old.grid if old else None)
+        return Manifest(settled, cells | kept, controls_, register(old.claims if old else (), claims, time.time()))
 
     return _change(grid.name, find_manifest, listed)
 
@@ -218,17 +219,18 @@ def run_grid(
     cell_timeout_s: float = CELL_TIMEOUT_S,
     executor: Executor | None = None,
     claims: str | None = None,
+    cells: dict[str, RunSpec] | None = None,
 ) -> dict[str, RunSpec]:
     """Run the grid's cells that are not done, then the controls at realised cost; return both, by hash.
 
-    The text of its `claims` is registered before anything is run.
-    `executor` does the work; `run_all`, the default, in processes of this machine. Results lie in the runs' folders.
-    Ctrl-C stops the workers and is raised again: what is finished is kept, and the same command goes on from the
-    checkpoints.
+    The text of its `claims` is registered before anything is run. `cells` are others than all of the grid. `executor`
+    does the work; `run_all`, the default, in processes of this machine. Results lie in the runs' folders. Ctrl-C stops
+    the workers and is raised again: what is finished is kept, and the same command goes on from the checkpoints.
     """
     from dpbench.training import loading
 
-    cells = {spec.hash: spec for spec in grid.runs(loading.fingerprints(grid.datasets, data_root))}
+    if cells is None:
+        cells = {spec.hash: spec for spec in grid.runs(loading.fingerprints(grid.datasets, data_root))}
     for method in {spec.method: None for key, spec in cells.items() if not is_done(key)}:
         catalog.load_method(method).ready()
     write_manifest(grid, cells, claims)

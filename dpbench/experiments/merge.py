@@ -164,6 +164,7 @@ def _join(manifest: grids.Manifest, merged: Merged) -> None:
     ours, old, ours_controls, ours_claims = mine
     settings = ("recipe", "budget", "probe")
     changed = [name for name in settings if getattr(ours, name) != getattr(theirs, name)]
+    changed += ["looks"] * bool(ours.looks and theirs.looks and ours.looks != theirs.looks)
     if changed:
         merged.conflicts.append(f"grid {ours.name}: another {' and '.join(changed)} there; its cells are not added")
         return
@@ -184,7 +185,7 @@ def _join(manifest: grids.Manifest, merged: Merged) -> None:
         for name in ("datasets", "models", "methods", "keep")
     }
     tuned = [*ours.tuned, *(one for one in theirs.tuned if one not in ours.tuned)]
-    others = {"seeds": max(ours.seeds, theirs.seeds), "tuned": tuned}
+    others = {"seeds": max(ours.seeds, theirs.seeds), "tuned": tuned, "looks": ours.looks or theirs.looks}
     both = ours.model_copy(update=lists | others)
     grids.Manifest(both, old, ours_controls | controls, claims.merged(ours_claims, manifest.claims)).save()
 

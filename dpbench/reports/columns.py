@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dpbench.analysis import verdicts
+from dpbench.analysis.stats import ALPHA
 from dpbench.analysis.table import Line, broken
 from dpbench.parameters import unknown
 from dpbench.training.measures import MEASURES, Measure
@@ -53,9 +54,23 @@ def difference(row: Line, control: str) -> str:
 
 
 def gap(mean: float, half: float) -> str:
-    """A mean difference with its simultaneous interval, where it has one."""
-    interval = "" if _none(half) else f" ± {half:.2f}" if half < 10 else f" ± {half:.1f}"
-    return f"{mean:+.2f}{interval}"
+    """A mean difference with its simultaneous interval, where it has one, in digits that show whether it leaves out 0.
+
+    So no rounding contradicts a verdict: 13.784 ± 13.779 is not written as 13.78 ± 13.78.
+    """
+    if _none(half):
+        return f"{mean:+.2f}"
+    for digits, of_half in ((2, 2 if half < 10 else 1), (3, 3), (4, 4)):
+        texts = f"{mean:+.{digits}f}", f"{half:.{of_half}f}"
+        if (abs(float(texts[0])) > float(texts[1])) == (abs(mean) > half):
+            break
+    return " ± ".join(texts)
+
+
+def p_value(p: float) -> str:
+    """A p value in two digits, or in as many as show on which side of 5 % it lies; a dash for none."""
+    texts = (number(p, f".{digits}g") for digits in (2, 3, 4, 5))
+    return next((text for text in texts if text == "-" or (float(text) < ALPHA) == (p < ALPHA)), f"{p:.6g}")
 
 
 def to_random(row: Line) -> str:

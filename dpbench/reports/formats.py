@@ -15,7 +15,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.fairness import Finding
 from dpbench.analysis.table import Line, csv, records
 from dpbench.reports import claimed, html
-from dpbench.reports.columns import difference, differing, named, number, telling
+from dpbench.reports.columns import difference, differing, named, number, p_value, telling
 
 LEGEND = (
     "▲ better, ▼ worse, ≈ not separable: differences are paired and in points; their 95 % intervals hold all at once"
@@ -78,6 +78,7 @@ def markdown(board: Board) -> str:
     if board.outcomes:
         header, *lines = claimed.cells(board)
         parts.append(f"**Claims**\n\n{_pipes(header, lines)}\n\n{claimed.note(board)}.")
+    parts += [said] if (said := verdicts.looks_text(board.grid.looks)) else []
     if board.findings:
         parts.append("\n".join(f"- {md(line)}" for line in finding_lines(board.findings)))
     parts.append(across_markdown(board))
@@ -99,7 +100,7 @@ def at_cost_cells(frame: pd.DataFrame) -> list[list[str]]:
     lines = [["dataset", "model", "method", "keep", "cost", "random at", "to it", "p"]]
     for row in records(frame[frame["control_keep"].notna()]):
         numbers = [number(row["cost"], ".2f"), number(row["control_keep"], "g")]
-        texts = [difference(row, verdicts.AT_COST), number(row["difference_control_p"], ".2g")]
+        texts = [difference(row, verdicts.AT_COST), p_value(row["difference_control_p"])]
         lines.append([*_names(row), row["method"], f"{row['keep']:g}", *numbers, *texts])
     return lines
 

@@ -67,7 +67,7 @@ def _data(board: Board) -> dict[str, Any]:
     epochs, curves = _curves(board, position)
     return {
         "name": board.grid.name,
-        "description": board.grid.description,
+        "description": f"{board.grid.description} {verdicts.looks_text(board.grid.looks)}".strip(),
         "track": board.track,
         "delta": board.grid.delta,
         "seeds": max((len({run[0] for run in part}) for part in runs), default=0),

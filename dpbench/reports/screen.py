@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpbench import catalog
+from dpbench.analysis import verdicts
 from dpbench.analysis.board import Board
 from dpbench.analysis.table import Line, records
 from dpbench.experiments.controls import EXEMPT
@@ -149,7 +150,8 @@ def _notes(board: Board, hidden: int, width: int, wanted: Wanted) -> list[Any]:
     """What the marks mean, and how to see what is not shown; or all that is to know."""
     equal = f"= within {board.grid.delta:g} points of full" if _equal(board) else ""
     legend = ", ".join(filter(None, ["▲ better", "▼ worse", "≈ not separable", equal]))
-    notes: list[Any] = [Text(f"\n{legend} (paired, 95 %)", style="dim")]
+    looks = f" over {len(board.grid.looks)} looks" if len(board.grid.looks) > 1 else ""
+    notes: list[Any] = [Text(f"\n{legend} (paired, 95 %{looks})", style="dim")]
     named = {catalog.parse(method)[0] for method in board.table["method"]} if width >= 80 else ()
     known_as = ", ".join(f"{name}: {meaning}" for name, meaning in CONTROLS.items() if name in named)
     notes += [Text(known_as, style="dim")] if known_as else []
@@ -159,6 +161,7 @@ def _notes(board: Board, hidden: int, width: int, wanted: Wanted) -> list[Any]:
         if len(at_cost := formats.at_cost_cells(board.table)) > 1:
             notes.append(formats.table(formats.AT_COST.lower(), at_cost))
         known = f"{formats.LEGEND}. Cost is (forward + 2 backward) / (3 n epochs), full training's is 1."
+        notes += [Text(text, style="dim")] if (text := verdicts.looks_text(board.grid.looks)) else []
         notes += [
             Text(line, style="dim") for line in [known, *(f"! {one}" for one in formats.finding_lines(board.findings))]
         ]

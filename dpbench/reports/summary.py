@@ -26,7 +26,7 @@ from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.places import LEADERBOARDS
 from dpbench.reports import answers, claimed, tracks
-from dpbench.reports.columns import accuracy, named
+from dpbench.reports.columns import accuracy, gap, named, p_value
 from dpbench.training.measures import MEASURES
 
 CONTROLS = verdicts.CONTROLS | {verdicts.AT_COST: "random per epoch at its cost"}
@@ -195,14 +195,13 @@ def _name(row: Line) -> str:
 
 def _short_gap(row: Line, control: str) -> str:
     """Difference and simultaneous interval."""
-    half, gap = row[f"difference_{control}_ci95"], f"{row[f'difference_{control}']:+.2f}"
-    return gap if pd.isna(half) else f"{gap} ± {half:.2f}"
+    return gap(row[f"difference_{control}"], row[f"difference_{control}_ci95"])
 
 
 def _gap(row: Line, control: str) -> str:
     """Difference, simultaneous interval and corrected p."""
-    p, gap = row[f"difference_{control}_p"], _short_gap(row, control)
-    return gap if pd.isna(row[f"difference_{control}_ci95"]) else f"{gap}, p = {p:.2g}"
+    p, short = row[f"difference_{control}_p"], _short_gap(row, control)
+    return short if pd.isna(row[f"difference_{control}_ci95"]) else f"{short}, p = {p_value(p)}"
 
 
 def _cost(row: Line, board: Board) -> str:

@@ -90,7 +90,7 @@ get("intervals").addEventListener("change", () => change({intervals: get("interv
 
 const seedsText = row => row.trouble || `${row.seeds} seed${row.seeds === 1 ? "" : "s"}`;
 function tip({row}) {
-  const gap = (control, text) => known(row["difference_" + control]) ? h("div", {}, `${signed(row["difference_" + control], 2)}${plusMinus(row[`difference_${control}_ci95`])} to ${text}`) : null;
+  const gap = (control, text) => known(row["difference_" + control]) ? h("div", {}, `${gapText(row["difference_" + control], row[`difference_${control}_ci95`])} to ${text}`) : null;
   return [h("b", {}, `${row.method}, keep ${row.keep}`), h("div", {}, `${fixed(percent(row.accuracy_mean), 2)}${plusMinus(percent(row.accuracy_ci95))} %`),
     h("div", {}, `cost ${fixed(row.cost_with_proxy, 2)}, ${fixed(row.time_total_s, 1)} s, ${seedsText(row)}`), gap("full", "full"), gap(row.random, known(row.control_keep) ? `random at ${row.control_keep}` : "random per epoch")].filter(Boolean);
 }

@@ -19,6 +19,10 @@ const known = x => x != null && Number.isFinite(x);
 const fixed = (x, digits) => known(x) ? x.toFixed(digits).replace("-", "−") : "–";
 const signed = (x, digits) => (x > 0 ? "+" : "") + fixed(x, digits);
 const plusMinus = (x, digits = 2) => known(x) ? " ± " + x.toFixed(digits) : "";
+const gapText = (mean, half) => {  // in digits that show whether the interval leaves out 0
+  const digits = [2, 3, 4].find(d => !known(half) || (Math.abs(mean.toFixed(d)) > +half.toFixed(d)) === (Math.abs(mean) > half)) ?? 4;
+  return signed(mean, digits) + plusMinus(half, digits);
+};
 const percent = x => known(x) ? 100 * x : null;
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 

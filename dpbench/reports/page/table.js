@@ -6,7 +6,7 @@ function said(row, control) {
   if (!text) return null;
   if (!WORDS[kind]) return [badge(text, "warn")];
   const p = row[`difference_${control}_p`];
-  return [h("span", {}, signed(row["difference_" + control], 2) + plusMinus(row[`difference_${control}_ci95`])),
+  return [h("span", {}, gapText(row["difference_" + control], row[`difference_${control}_ci95`])),
     badge(WORDS[kind], kind === "not" || kind === "no" ? "" : kind, text + (known(p) ? `, corrected p = ${p.toPrecision(2)}` : ""))];
 }
 const against = (row, control) => said(row, control) || [row.method === control ? h("small", {}, "reference") : "–"];
