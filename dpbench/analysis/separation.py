@@ -49,13 +49,13 @@ def run(grid: Grid, run_grid: Callable[..., Cells], tell: Callable[[str], None])
         rows, count = open_rows(board, among)
         if not rows:
             break
-        tell(f"{count} comparisons are open at {seeds} seeds: {len(rows)} rows go on to {more}")
+        tell(f"Open comparisons at {seeds} seeds: {count}; rows that go on to {more} seeds: {len(rows)}")
         first = {spec.row: spec for spec in board.cells.values()}
         going_on = [spec for row, spec in first.items() if row in rows]
         asked = [spec.model_copy(update={"seed": seed}) for seed in range(more) for spec in going_on]
         made |= run_grid(grid, cells={spec.hash: spec for spec in asked})
     rows, count = open_rows(boards.load(grid.name), among)
-    tell(f"{count} comparisons are open after all {grid.looks[-1]} seeds" if rows else "No comparison is open")
+    tell(f"Open comparisons after all {grid.looks[-1]} seeds: {count}" if rows else "No comparison is open")
     return made
 
 

@@ -130,8 +130,8 @@ def open_rows(found: Compared, delta: float, among: Container[Row]) -> tuple[set
     A comparison is closed where the two differ, or where they are shown to differ by less than `delta`.
     """
     lines = found.lines
-    undecided = (lines["mean"].abs() <= lines["half_width"]) & (lines["mean"].abs() + lines["half_width"] >= delta)
-    pairs = [(row, found.references[control, row]) for control, row in lines.index[undecided] if row in among]
+    still_open = (lines["mean"].abs() <= lines["half_width"]) & (lines["mean"].abs() + lines["half_width"] >= delta)
+    pairs = [(row, found.references[control, row]) for control, row in lines.index[still_open] if row in among]
     return {row for pair in pairs for row in pair}, len(pairs)
 
 
