@@ -116,7 +116,7 @@ def _of_runs(line: dict[str, Any], planned: set[int], others: set[int]) -> Itera
         yield "failed runs", f"{line['failed']} of {total} runs failed: {line['reason']}"
     if line["diverged"]:
         reason = "" if line["failed"] else f": {line['reason']}"
-        yield "diverged", f"{line['diverged']} of {total} seeds diverged ({line['diverged'] / total:.0%}){reason}"
+        yield "diverged", f"diverged {line['diverged']}/{total}{reason}"
     if planned != others:
         yield (
             "unequal seeds",

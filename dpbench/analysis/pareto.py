@@ -26,14 +26,14 @@ def front(part: pd.DataFrame, spent: str) -> NDArray[np.bool_]:
 
 
 def accuracy_limits(part: pd.DataFrame) -> tuple[float, float]:
-    """From where to where accuracy is drawn, within 0 and 1; rows outside stand so far apart that they would squeeze
-    all others, and are drawn at the edge.
+    """From where to where accuracy is drawn, within 0 and 1; rows below stand so far apart that they would squeeze all
+    others, and are drawn at the edge. No row is above.
     """
     known = part["accuracy_mean"].notna()
     fair = part[known & ~is_broken(part)] if (known & ~is_broken(part)).any() else part[known]
     if fair.empty:
         return (0.0, 1.0)
-    low, high = _usual(fair["accuracy_mean"], NEAR)
+    low, high = _usual(fair["accuracy_mean"], NEAR)[0], float(fair["accuracy_mean"].max())
     half = fair["accuracy_ci95"].median()
     pad = max(0.08 * (high - low), 0 if np.isnan(half) else half, 0.002)
     return (max(0.0, low - pad), min(1.0, high + pad))

@@ -22,6 +22,9 @@ from scipy import stats
 ALPHA = 0.05
 MIN_SEEDS = 3
 NO_VERDICT = f"no verdict: fewer than {MIN_SEEDS} paired seeds"
+# All verdicts on a difference, by their first word; nothing else is ever said for them, in no table, page or sentence.
+WORDS = {"better": "better", "worse": "worse", "not": "not separable", "no": "no verdict"}
+EQUIVALENT = {True: "equivalent", False: "not shown equivalent"}
 
 Floats = NDArray[np.float64]
 
@@ -180,7 +183,7 @@ def verdict(difference: Difference, half_width: float, reference: str = "random"
         return NO_VERDICT
     if abs(difference.mean) > half_width:
         return f"{'better' if difference.mean > 0 else 'worse'} than {reference}"
-    return f"not separable from {reference}"
+    return f"{WORDS['not']} from {reference}"
 
 
 def equivalence_verdict(difference: Difference, half_width: float, delta: float, reference: str = "full") -> str:
@@ -188,7 +191,7 @@ def equivalence_verdict(difference: Difference, half_width: float, delta: float,
     if difference.n < MIN_SEEDS:
         return NO_VERDICT
     within = abs(difference.mean) + half_width < delta
-    return f"{'equivalent' if within else 'not shown equivalent'} to {reference} within {delta:g}"
+    return f"{EQUIVALENT[within]} to {reference} within {delta:g}"
 
 
 def power_table(

@@ -47,6 +47,7 @@ def table(
         groups.setdefault(spec.row, []).append(key)
     rows = [_row(row, [(cells[key], results.get(key)) for key in keys], overlap) for row, keys in groups.items()]
     frame = pd.DataFrame(rows)
+    frame["trouble"] = [broken(row) for row in rows]
     whole = ~is_broken(frame)
     frame.insert(0, "rank", _ranks(frame, whole))
     keeps = controls.keeps(cells, results)

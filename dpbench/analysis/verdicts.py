@@ -33,10 +33,8 @@ def broken(results: Iterable[RunResult]) -> dict[Row, str]:
 
 
 def broken_text(diverged: int, failed: int, total: int) -> str:
-    """For instance "2 of 5 seeds diverged, 1 failed"."""
-    parts = [f"{count} {{}}{word}" for count, word in ((diverged, "diverged"), (failed, "failed")) if count]
-    of = f"of {total} seed{'s' * (total > 1)} "
-    return ", ".join(part.format("" if i else of) for i, part in enumerate(parts))
+    """For instance "diverged 2/5, failed 1/5"; empty where all seeds are whole."""
+    return ", ".join(f"{word} {count}/{total}" for word, count in (("diverged", diverged), ("failed", failed)) if count)
 
 
 def runs_frame(results: Iterable[RunResult], looks: Sequence[int] = ()) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def theory_(
     single_threaded(1)
     from dpbench import store
     from dpbench.experiments import grid as grids
-    from dpbench.orderdp import experiments, two_forms
+    from dpbench.orderdp import experiments, page, two_forms
 
     folder = to or store.home() / "theory"
     check_writable("--to", folder / "README.md")
@@ -78,7 +78,7 @@ def theory_(
             folder, experiments.QUICK if quick else experiments.FULL, status.update, results.values()
         )
     for name, numbers in found.items():
-        out.print(f"{name:<15}", {True: "held", False: "did not hold", None: "not decidable here"}[numbers["held"]])
+        out.print(f"{name:<15}", page.VERDICTS[numbers["held"]])
     out.print(f"The page: {escape(str(folder / 'README.md'))}", soft_wrap=True)
 
 

@@ -203,6 +203,8 @@ def figure(runs: pd.DataFrame) -> Figure:
             means, widths = zip(*points, strict=True)
             axes.errorbar(points.index, means, widths, fmt="o-", capsize=2, label=f"keep {keep:g}")
         axes.set(xlabel="explore, $s/n$", ylabel=title)
+        if metric == "accuracy":
+            axes.set_ylim(top=min(100, axes.get_ylim()[1]))  # whatever the intervals do
         sns.despine(ax=axes)
     drawing.axes[0].legend()
     drawing.suptitle(f"OrderDP on {dataset}, {model}: one prune ratio, many decompositions")

@@ -257,7 +257,7 @@ def _forms(found: Numbers) -> list[str]:
                     f"{row['gradient_cosine_stale']:.3f}",
                     f"{row['gradient_cosine_fresh']:.3f}",
                     f"{row['gradient_cosine']['mean']:+.3f} ± {row['gradient_cosine']['half_width']:.3f}",
-                    "different" if row["gradient_cosine"]["p"] < ALPHA else "not separable",
+                    "separable" if row["gradient_cosine"]["p"] < ALPHA else "not separable",
                     f"{row['forward_saving_stale']:.2f}",
                     f"{row['forward_saving_fresh']:.2f}",
                 )
@@ -282,8 +282,11 @@ TITLES = {
 FORMS = {"forms": "Beyond the paper: in a network stale losses do as well as fresh ones"}
 
 
+VERDICTS = {True: "held", False: "refuted", None: "open"}  # as of claims
+
+
 def _verdict(study: Numbers) -> str:
-    return {True: "held", False: "did not hold", None: "not decidable here"}[study["held"]]
+    return VERDICTS[study["held"]]
 
 
 def _values(rows: list[Numbers], name: str) -> list[Any]:

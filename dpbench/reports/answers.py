@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dpbench.analysis import board as boards
 from dpbench.analysis import questions, verdicts
 from dpbench.analysis.questions import Answer, Cell
-from dpbench.analysis.stats import ALPHA, MIN_SEEDS
+from dpbench.analysis.stats import ALPHA, MIN_SEEDS, WORDS
 from dpbench.reports.columns import MARKS, gap
-
-WORDS = {"better": "better", "worse": "worse", "not": "not separable"}
 
 
 def paragraphs(name: str) -> list[str]:

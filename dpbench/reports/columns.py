@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dpbench.analysis import verdicts
-from dpbench.analysis.stats import ALPHA
+from dpbench.analysis.stats import ALPHA, EQUIVALENT
 from dpbench.analysis.table import Line, broken
 from dpbench.parameters import unknown
 from dpbench.training.measures import MEASURES, Measure
@@ -34,21 +34,22 @@ def number(value: Any, form: str) -> str:
 
 
 def accuracy(row: Line) -> str:
-    """Mean and 95 % interval in percent, or why there is none."""
+    """Mean and 95 % interval in percent; or why there is none, or none that is fair."""
+    if trouble := broken(row):
+        return trouble
     if not row["seeds"]:
-        return "FAILED" if row["failed"] else "diverged" if row["diverged"] else "missing"
+        return "missing"
     interval = "" if _none(row["accuracy_ci95"]) else f" ± {100 * row['accuracy_ci95']:.2f}"
     return f"{100 * row['accuracy_mean']:.2f}{interval}"
 
 
 def difference(row: Line, control: str) -> str:
-    """Mean difference and simultaneous interval in points with the verdict's mark; why there is none, or a dash."""
+    """Mean difference and simultaneous interval in points with the verdict's mark; a dash where there is none."""
     mean, half = row[f"difference_{control}"], row[f"difference_{control}_ci95"]
     if _none(mean):
-        trouble = broken(row)
-        return trouble.replace(" seeds", "") if trouble and row[f"verdict_{control}"] else "-"
+        return "-"
     mark = MARKS.get(row[f"verdict_{control}"].split(" ")[0], "")
-    if control == "full" and row["equivalence_full"].startswith("equivalent"):
+    if control == "full" and row["equivalence_full"].startswith(EQUIVALENT[True]):
         mark = " ="
     return f"{gap(mean, half)}{mark}"
 

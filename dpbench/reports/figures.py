@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,18 @@ from dpbench.analysis import ranks, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.board import Board
 from dpbench.reports import pareto_figure, shift_figure
-from dpbench.reports.panels import COLOURS, LETTER, Part, axes_of, legend, marks_of, shape_of, styles_of, with_panels
+from dpbench.reports.panels import (
+    COLOURS,
+    LETTER,
+    Part,
+    axes_of,
+    end_at,
+    legend,
+    marks_of,
+    shape_of,
+    styles_of,
+    with_panels,
+)
 
 RC = {
     "figure.dpi": 150,
@@ -37,6 +49,7 @@ RC = {
 }
 
 
+WIDE = 9  # letters of a title in an inch, with room for the legend
 MOST_TICKS = 20  # of the axis of keeps
 
 Draw: TypeAlias = Callable[[Part], Figure]
@@ -59,8 +72,10 @@ def figures(board: Board, wanted: Collection[str] = ()) -> dict[str, Figure]:
                     continue
                 figure = draw(part)
                 some = len(part.panels) < len(part.keeps) and len(figure.axes) > 1
-                notes = [f"{len(part.panels)} of {len(part.keeps)} keeps" if some else "", part.left_out]
-                title = "\n".join([f"{TITLES[name]}: {dataset}, {model}", *filter(None, notes)])
+                left_out = part.left_out(marked=name.startswith("pareto"))
+                notes = [f"{len(part.panels)} of {len(part.keeps)} keeps" if some else "", left_out]
+                lines = [f"{TITLES[name]}: {dataset}, {model}", *filter(None, notes)]
+                title = "\n".join(textwrap.fill(line, round(WIDE * figure.get_figwidth())) for line in lines)
                 figure.suptitle(title, fontsize=11, x=0.01, ha="left")
                 found[name + suffix] = figure
         if not wanted:
@@ -109,6 +124,7 @@ def accuracy_against_keep(part: Part) -> Figure:
     ax.set(xlabel="share of the samples kept", ylabel="test accuracy, %")
     if len(part.keeps) <= MOST_TICKS:
         ax.set_xticks(part.keeps)
+    end_at(figure, 100)
     legend(figure)
     return figure
 

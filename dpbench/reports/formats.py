@@ -18,7 +18,8 @@ from dpbench.reports import claimed, html
 from dpbench.reports.columns import difference, differing, named, number, p_value, telling
 
 LEGEND = (
-    "▲ better, ▼ worse, ≈ not separable: differences are paired and in points; their 95 % intervals hold all at once"
+    "▲ better, ▼ worse, ≈ not separable, = equivalent to full within the grid's delta: differences are paired and in "
+    "points; their 95 % intervals hold all at once"
 )
 SHOWN: tuple[str, ...] = (
     "rank",

@@ -15,8 +15,10 @@ import pandas as pd
 
 from dpbench.analysis import gallery, pareto, published, verdicts
 from dpbench.analysis.board import Board
-from dpbench.analysis.table import KEYS, broken, records
+from dpbench.analysis.stats import WORDS
+from dpbench.analysis.table import KEYS
 from dpbench.reports import claimed, summary
+from dpbench.reports.columns import MARKS
 from dpbench.training import derived
 from dpbench.training.measures import MEASURES, Measure
 from dpbench.training.results import RunResult
@@ -61,7 +63,7 @@ def _diagrams(board: Board) -> str:
 
 def _data(board: Board) -> dict[str, Any]:
     """All that the page shows, rows as lists in the order of `columns`."""
-    table = board.table.assign(trouble=[broken(row) for row in records(board.table)])
+    table = board.table
     position = {row: i for i, row in enumerate(table[KEYS].itertuples(index=False, name=None))}
     runs, settings = _runs(board, position)
     epochs, curves = _curves(board, position)
@@ -77,6 +79,7 @@ def _data(board: Board) -> dict[str, Any]:
         ],
         "plots": [_plot(part) for _, part in table.groupby(["dataset", "model"], sort=False)],
         "columns": list(table.columns),
+        "words": {key: f"{MARKS.get(key, '')} {word}".strip() for key, word in WORDS.items()},
         "measures": {one.name: _declared(one) for one in MEASURES},
         "rows": [[_short(value) for value in row] for row in table.itertuples(index=False, name=None)],
         "runs": runs,

@@ -59,13 +59,13 @@ class Part:
         """A colour of its own for each of at most as many methods as there are colours, in the style's order."""
         return dict(zip([method for method in self.style if method in methods], COLOURS, strict=False))
 
-    @property
-    def left_out(self) -> str:
-        """What no figure shows, in words."""
+    def left_out(self, marked: bool) -> str:
+        """What a figure does not show, in words; it may have `marked` the rows of which some seeds were finished."""
         broken = [
-            f"{row['method']} at {row['keep']:g} ({tables.broken(row)})"
+            f"{row['method']} at {row['keep']:g} ({row['trouble']})"
             for row in tables.records(self.board.table)
-            if (row["dataset"], row["model"]) == (self.dataset, self.model) and tables.broken(row)
+            if (row["dataset"], row["model"]) == (self.dataset, self.model) and row["trouble"]
+            if not (marked and row["seeds"])
         ]
         rest = f" and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
         return f"left out: {', '.join(broken[:MOST_NAMED])}{rest}" if broken else ""
@@ -127,6 +127,15 @@ def legend(figure: Figure) -> None:
     figure.set_figheight(max(figure.get_figheight(), 0.23 * len(entries) + 0.3))  # room for every entry
     for ax in figure.axes:
         sns.despine(ax=ax)
+
+
+def end_at(figure: Figure, most: float) -> None:
+    """Let no axis of accuracies go beyond the most that there can be, whatever the intervals do."""
+    for ax in figure.axes:
+        if "accuracy" in ax.get_ylabel():
+            ax.set_ylim(top=min(most, ax.get_ylim()[1]))
+        if "accuracy" in ax.get_xlabel():
+            ax.set_xlim(right=min(most, ax.get_xlim()[1]))
 
 
 def marks_of(i: int, length: int) -> tuple[int, int]:

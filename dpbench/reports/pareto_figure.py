@@ -79,7 +79,7 @@ def _front(ax: Axes, table: pd.DataFrame, spent: str, right: float) -> None:
 
 
 def _line(ax: Axes, part: Part, rows: pd.DataFrame, spent: str, colour: Any) -> None:
-    """A method's keeps, joined, with their intervals if it has a colour; outside at the edge, x for broken ones."""
+    """A method's keeps, joined, with intervals if it has a colour; outside at the edge, broken ones as x below."""
     rows = rows.sort_values("keep")
     x, y = _places(rows, spent, ax).T
     style: dict[str, Any] = {"color": colour or REST, "zorder": 4 if colour else 2}
@@ -116,10 +116,11 @@ def _to_beat(ax: Axes, part: Part, lines: dict[str, pd.DataFrame], spent: str) -
 
 
 def _places(rows: pd.DataFrame, spent: str, ax: Axes) -> NDArray[np.float64]:
-    """Where the rows are drawn, (rows, 2): those outside the axes at their edge."""
+    """Where the rows are drawn, (rows, 2): those outside the axes at their edge, broken ones at the bottom."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     x = np.clip(rows[spent].to_numpy(float), left, right)
-    return np.stack([x, np.clip(100 * rows["accuracy_mean"].to_numpy(float), low, high)], axis=1)
+    y = np.clip(100 * rows["accuracy_mean"].to_numpy(float), low, high)
+    return np.stack([x, np.where(tables.is_broken(rows), low, y)], axis=1)
 
 
 def _outside(rows: pd.DataFrame, spent: str, ax: Axes) -> NDArray[np.bool_]:
@@ -136,11 +137,15 @@ def _notes(table: pd.DataFrame, spent: str, ax: Axes, note: str) -> str:
     if out.any():
         rows = tables.records(table[out])
         texts = [f"{row['method']} {row['keep']:g} ({100 * row['accuracy_mean']:.1f} %)" for row in rows]
-        rest = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
-        found.append(f"at the edge, since far off: {', '.join(texts[:MOST_NAMED])}{rest}")
+        found.append(f"at the edge, since far off: {', '.join(texts[:MOST_NAMED])}{_rest(texts)}")
     if broken.any():
-        found.append("x: with seeds that diverged or failed")
+        named = [f"{row['method']} {row['keep']:g} ({row['trouble']})" for row in tables.records(table[broken])]
+        found.append(f"x at the bottom: {', '.join(named[:MOST_NAMED])}{_rest(named)}")
     return textwrap.fill("; ".join([*found, *filter(None, [note])]), LINE)
+
+
+def _rest(named: list[str]) -> str:
+    return f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
 
 
 def _names(figure: Figure, ax: Axes, marks: dict[str, NDArray[np.float64]], colours: dict[str, Any]) -> None:

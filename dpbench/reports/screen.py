@@ -15,10 +15,11 @@ from rich.text import Text
 from dpbench import catalog
 from dpbench.analysis import verdicts
 from dpbench.analysis.board import Board
+from dpbench.analysis.stats import EQUIVALENT, WORDS
 from dpbench.analysis.table import Line, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.reports import claimed, formats, summary
-from dpbench.reports.columns import BY_NAME, COLUMNS, Column, important, named, ordered, telling
+from dpbench.reports.columns import BY_NAME, COLUMNS, MARKS, Column, important, named, ordered, telling
 
 LINES = 40  # of a screen that can be read at once
 AROUND = 19  # of them that are no row: sentences, headers, notes and what to do next
@@ -148,8 +149,8 @@ def _broken(text: str, width: int) -> str:
 
 def _notes(board: Board, hidden: int, width: int, wanted: Wanted) -> list[Any]:
     """What the marks mean, and how to see what is not shown; or all that is to know."""
-    equal = f"= within {board.grid.delta:g} points of full" if _equal(board) else ""
-    legend = ", ".join(filter(None, ["▲ better", "▼ worse", "≈ not separable", equal]))
+    equal = f"= {EQUIVALENT[True]} within {board.grid.delta:g}" if _equal(board) else ""
+    legend = ", ".join(filter(None, [*(f"{mark.strip()} {WORDS[key]}" for key, mark in MARKS.items()), equal]))
     looks = f" over {len(board.grid.looks)} looks" if len(board.grid.looks) > 1 else ""
     notes: list[Any] = [Text(f"\n{legend} (paired, 95 %{looks})", style="dim")]
     named = {catalog.parse(method)[0] for method in board.table["method"]} if width >= 80 else ()
@@ -174,4 +175,4 @@ def _notes(board: Board, hidden: int, width: int, wanted: Wanted) -> list[Any]:
 
 
 def _equal(board: Board) -> bool:
-    return any(text.startswith("equivalent") for text in board.table["equivalence_full"])
+    return any(text.startswith(EQUIVALENT[True]) for text in board.table["equivalence_full"])

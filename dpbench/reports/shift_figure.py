@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dpbench.analysis.stats import mean_interval
-from dpbench.reports.panels import Part, legend, with_panels
+from dpbench.reports.panels import Part, end_at, legend, with_panels
 
 
 def measured(part: Part) -> bool:
@@ -33,7 +33,7 @@ def shifted(part: Part) -> Figure:
             if share == 1.0 and method == "full":
                 ax.axline((x, y), slope=1, color="0.6", lw=0.8, zorder=0, label="lost as much as full training")
         ax.set(xlabel="test accuracy, %")
-        ax.set(xlim=(None, min(100.0, ax.get_xlim()[1])), ylim=(None, min(100.0, ax.get_ylim()[1])))
     panels[0][1].set_ylabel("accuracy on corrupted images, %")
+    end_at(figure, 100)
     legend(figure)
     return figure

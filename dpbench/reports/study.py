@@ -133,6 +133,8 @@ def figures(plan: Plan, study: optuna.Study) -> list[Path]:
     import matplotlib.pyplot as plt
     from optuna.visualization import matplotlib as draw
 
+    from dpbench.reports.panels import end_at
+
     paths = []
     accuracy = {"target": lambda t: t.values[0], "target_name": "validation accuracy"}
     wanted: dict[str, dict[str, Any]] = {"slice": accuracy, "edf": accuracy, "timeline": {}}
@@ -146,6 +148,7 @@ def figures(plan: Plan, study: optuna.Study) -> list[Path]:
         try:
             with warnings.catch_warnings(action="ignore"):  # what is experimental, and what does not fit
                 getattr(draw, f"plot_{name}")(study, **options)
+                end_at(plt.gcf(), 1)
                 path = plan.folder / "figures" / f"{name}.png"
                 store.write(path, lambda file: plt.savefig(file, format="png", dpi=120, bbox_inches="tight"))
             paths.append(path)

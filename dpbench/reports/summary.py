@@ -21,7 +21,7 @@ from dpbench import catalog
 from dpbench.analysis import board as boards
 from dpbench.analysis import verdicts
 from dpbench.analysis.board import Board
-from dpbench.analysis.stats import ALPHA, MIN_SEEDS
+from dpbench.analysis.stats import ALPHA, EQUIVALENT, MIN_SEEDS, WORDS
 from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.places import LEADERBOARDS
@@ -89,33 +89,26 @@ def _headline(board: Board, part: pd.DataFrame) -> str:
         return f"{where}, no method is compared with full training."
     if row["difference_full"] < -delta:
         return (
-            f"{where}, no method reaches full's accuracy within {delta:g} points; the nearest is {_name(row)} "
-            f"({_short_gap(row, 'full')}) at {_cost(row, board)}; {_random(rows, row, delta)}."
+            f"{where}, no method is within {delta:g} points of full; the nearest is {_name(row)} "
+            f"({_short_gap(row, 'full')}) at {_cost(row, board)}; {_random(row)}."
         )
-    certain = row["equivalence_full"].startswith("equivalent")
-    doubt = "" if certain else f" on average, not for certain ({_short_gap(row, 'full')}),"
-    return (
-        f"{where}, {_name(row)} reaches full's accuracy within {delta:g} points{doubt} at {_cost(row, board)}; "
-        f"{_random(rows, row, delta)}."
-    )
+    gap, rest = _short_gap(row, "full"), f"at {_cost(row, board)}; {_random(row)}."
+    if row["equivalence_full"].startswith(EQUIVALENT[True]):
+        return f"{where}, {_name(row)} is {EQUIVALENT[True]} to full within {delta:g} points ({gap}) {rest}"
+    verdict = EQUIVALENT[False] if row["equivalence_full"].startswith(EQUIVALENT[False]) else WORDS["no"]
+    return f"{where}, {_name(row)} is within {delta:g} points of full on average ({gap}, {verdict}) {rest}"
 
 
-def _random(rows: list[Line], row: Line, delta: float) -> str:
+def _random(row: Line) -> str:
     """How random per epoch does beside a row, at the row's cost where that is another one."""
     control: str = verdicts.AT_COST if pd.notna(row["control_keep"]) else "uniform_epoch"
     name = f"random per epoch{' at its cost' if control == verdicts.AT_COST else ''}"
     said = row[f"verdict_{control}"].split(" ")[0]
-    if said == "better":
-        return f"it is better than {name} ({_short_gap(row, control)})"
-    if said == "worse":
-        return f"{name} is better ({_short_gap(row, control)})"
-    per_epoch = next((one for one in rows if one["method"] == "uniform_epoch"), None)
-    reaches = per_epoch is not None and per_epoch["difference_full"] >= -delta and row["difference_full"] >= -delta
-    if control == "uniform_epoch" and reaches:
-        return f"{name} does as well"
+    if said in ("better", "worse"):
+        return f"it is {WORDS[said]} than {name} ({_short_gap(row, control)})"
     if said == "not":
-        return f"it is not separable from {name} ({_short_gap(row, control)})"
-    return f"there is no verdict to {name}"
+        return f"it is {WORDS[said]} from {name} ({_short_gap(row, control)})"
+    return f"there is {WORDS['no']} to {name}"
 
 
 def sentences(board: Board) -> list[str]:
@@ -126,7 +119,7 @@ def sentences(board: Board) -> list[str]:
         found += [f"{where}, {said}." for said in (*_ends(rows), *_compared(rows, board.grid.delta))]
     bad = [f"{_name(row)} at {row['keep']:g} ({broken(row)})" for row in records(board.table) if broken(row)]
     if bad:
-        found.append(f"Ranked below all others and compared with nothing: {', '.join(bad)}.")
+        found.append(f"Ranked below all others and not compared: {', '.join(bad)}.")
     return found
 
 
@@ -173,7 +166,7 @@ def _compared(rows: list[Line], delta: float) -> Iterator[str]:
     if silent:
         yield f"there is no verdict to {', '.join(silent)}: it needs {MIN_SEEDS} paired seeds"
     if any(_known(row, "full") for row in rows):
-        equal = [row for row in rows if row["equivalence_full"].startswith("equivalent")]
+        equal = [row for row in rows if row["equivalence_full"].startswith(EQUIVALENT[True])]
         yield f"equivalent to full within {delta:g} points: {_names(equal) if equal else 'none is shown to be'}"
 
 

@@ -85,7 +85,7 @@ def test_a_dear_row_is_compared_with_random_at_its_cost() -> None:
         ({}, "it has no run here"),
         ({("a", 0.3): [None]}, "a has no run here"),
         ({("a", 0.3): around(0.92, seeds=2)}, "no verdict: fewer than 3 paired seeds"),
-        ({("a", 0.3): [0.92, 0.93, ("diverged", "loss")]}, "a: 1 of 3 seeds diverged"),
+        ({("a", 0.3): [0.92, 0.93, ("diverged", "loss")]}, "a: diverged 1/3"),
     ],
 )
 def test_what_cannot_be_compared_is_open_and_says_why(row: dict[Any, Any], why: str) -> None:

@@ -48,6 +48,11 @@ def test_an_outlier_does_not_squeeze_the_axis(others: int, outlier: float) -> No
     assert 0.97 < high < 0.98
 
 
+def test_the_best_are_never_cut_off() -> None:
+    _, high = pareto.accuracy_limits(rows([0.93, 0.95, 0.95, 0.951, 0.985], [0.5] * 5))
+    assert high > 0.985
+
+
 def test_what_goes_down_step_by_step_is_no_outlier() -> None:
     low, _ = pareto.accuracy_limits(rows([0.93, 0.91, 0.88, 0.84, 0.79], [0.5] * 5))
     assert low < 0.79

@@ -99,9 +99,9 @@ def test_a_row_or_a_reference_that_is_not_whole_is_not_compared() -> None:
     lost = [*around(0.9, seeds=4), ("diverged", "NaN")]
     rows = {("a", 0.3): around(0.9), ("b", 0.3): lost}
     a, b = questions.answer(asked(), make(REFERENCE | rows)).cells
-    assert (a.word, b.word, b.trouble) == ("not", "", "1 of 5 seeds diverged")
+    assert (a.word, b.word, b.trouble) == ("not", "", "diverged 1/5")
     [cell] = questions.answer(asked(rows=["a"]), make(REFERENCE | rows | {("uniform_epoch", 0.3): lost})).cells
-    assert (cell.word, cell.trouble) == ("", "uniform_epoch: 1 of 5 seeds diverged")
+    assert (cell.word, cell.trouble) == ("", "uniform_epoch: diverged 1/5")
     two = make({key: values[:2] for key, values in (REFERENCE | {("a", 0.3): around(0.9)}).items()})
     assert [cell.word for cell in questions.answer(asked(), two).cells] == [""]
 

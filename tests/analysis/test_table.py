@@ -69,7 +69,7 @@ def test_missing_and_failed_runs_are_shown() -> None:
     assert pd.isna(row(board, "b")["rank"])
     assert row(board, "b")["reason"] == "it broke"
     text = shown(screen.screen(board, 140, ALL))
-    assert "FAILED" in text
+    assert "failed 2/2" in text
     assert "missing" in text
     assert "1/2" in text
 
@@ -98,7 +98,7 @@ def test_verdicts() -> None:
         "el2n": "worse than random",
         "infobatch": "not separable from random",
         "uniform": "",
-        "small_loss": "1 of 4 seeds failed",
+        "small_loss": "failed 1/4",
     }
     assert row(board, "full", 1.0)["verdict_full"] == ""
     assert row(board, "uniform")["verdict_full"] == "worse than full"
@@ -307,6 +307,7 @@ def test_random_is_not_separable_from_random_with_other_seeds(home: Path, plugin
 # seeds that diverged or failed
 
 
+FORMS = ("markdown", "latex", "csv", "json", "html", "summary")
 DIVERGED = ("diverged", "the training loss became NaN in epoch 3")
 
 
@@ -327,33 +328,34 @@ def test_a_row_with_diverged_seeds_is_below_all_whole_ones_and_says_so() -> None
     assert ranks == {"b": 1, "uniform": 2, "uniform_epoch": 2, "a": 4, "c": 5, "full": 1}
     assert np.isnan(a["rank_low"])
     for name in ("verdict_uniform", "verdict_uniform_epoch", "verdict_full", "equivalence_full"):
-        assert a[name] == "2 of 5 seeds diverged"
-        assert c[name] == "1 of 5 seeds diverged, 1 failed"
+        assert a[name] == "diverged 2/5"
+        assert c[name] == "diverged 1/5, failed 1/5"
     assert np.isnan(a["difference_uniform"])
     assert not a["pareto"]
     assert row(board, "b")["pareto"]
     assert np.isnan(a["time_to_random_s"])
     assert a["reason"] == DIVERGED[1]
     assert {f.text for f in board.findings if f.badge == "diverged" and f.row and f.row[2] == "a"} == {
-        f"2 of 5 seeds diverged (40%): {DIVERGED[1]}"
+        f"diverged 2/5: {DIVERGED[1]}"
     }
 
 
 def test_it_is_alike_in_every_form() -> None:
     board = with_diverged()
-    for text in (shown(screen.screen(board, 140, ALL)), formats.text(board, "markdown"), formats.text(board, "latex")):
-        assert "2 of 5 diverged" in text
-    assert "a: 2 of 5 seeds diverged" in shown(comparison.screen(board, "a", "b"))
+    for text in (shown(screen.screen(board, 140, ALL)), *(formats.text(board, form) for form in FORMS)):
+        assert "diverged 2/5" in text
+    assert columns.accuracy(row(board, "a")) == "diverged 2/5", "the mean of those that are left would flatter it"
+    assert "a: diverged 2/5" in shown(comparison.screen(board, "a", "b"))
     assert ("a", 0.5) not in board.finished("digits", "cnn")
     assert set(board.runs["method"]) == {"full", "uniform", "uniform_epoch", "b"}
     assert pd.isna(row(make({("a", 0.5): [DIVERGED] * 2}), "a")["rank"])
-    assert "diverged" in columns.accuracy(row(make({("a", 0.5): [DIVERGED] * 2}), "a"))
+    assert columns.accuracy(row(make({("a", 0.5): [DIVERGED] * 2}), "a")) == "diverged 2/2"
 
 
 def test_a_control_with_diverged_seeds_is_no_control() -> None:
     accuracies = {("uniform", 0.5): [*around(0.9, seeds=4), DIVERGED], ("a", 0.5): around(0.92)}
     found = row(make(accuracies), "a")
-    assert found["verdict_uniform"] == "random: 1 of 5 seeds diverged"
+    assert found["verdict_uniform"] == "random: diverged 1/5"
     assert np.isnan(found["difference_uniform"])
     many = make(accuracies, datasets=("x", "y"))
     assert set(many.across["method"] if len(many.across) else []) <= {"a"}
@@ -579,7 +581,7 @@ def test_noise_reproduces_nothing() -> None:
     assert statuses(noisy, published_line("OrderDP", "0.5", 94.7)) == ["too uncertain"]
     assert statuses(make({("orderdp", 0.5): [0.947]}), published_line("OrderDP", "0.5", 94.7)) == ["too uncertain"]
     diverged = make({("orderdp", 0.5): [*around(0.947, seeds=4), ("diverged", "NaN")]})
-    assert statuses(diverged, published_line("OrderDP", "0.5", 94.7)) == ["1 of 5 seeds diverged"]
+    assert statuses(diverged, published_line("OrderDP", "0.5", 94.7)) == ["diverged 1/5"]
 
 
 def test_what_was_really_pruned_counts() -> None:

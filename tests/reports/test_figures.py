@@ -54,6 +54,15 @@ def test_accuracy_at_each_keep(drawn: dict[str, Figure]) -> None:
     assert line(drawn["accuracy_keep"], "full")[1] == pytest.approx([95.0, 95.0])
 
 
+def test_accuracy_ends_at_100_whatever_the_intervals_do() -> None:
+    rows = {("full", 1.0): [0.99, 1.0, 1.0], ("a", 0.5): [1.0, 0.9, 1.0], ("b", 0.3): [0.99, 0.97, 1.0]}
+    made = figures.figures(make(rows))
+    for name in ("pareto", "accuracy_keep"):
+        assert made[name].axes[0].get_ylim()[1] <= 100
+    drawn = made["accuracy_keep"].axes[0].dataLim.y1
+    assert drawn > 100, "the intervals go beyond"
+
+
 def test_controls_at_cost_are_beside_what_they_are_compared_with() -> None:
     board = make({("a", 0.5): around(0.95)}, {"a": costing(0.7)}, controls={0.7: around(0.9)})
     assert line(figures.figures(board)["pareto"], "random at a realised cost") == ([0.7], [pytest.approx(90.0)])
@@ -116,7 +125,10 @@ def test_rows_with_diverged_seeds_are_left_out_and_named() -> None:
         ("b", 0.5): around(0.9),
     }
     for name, figure in figures.figures(make(rows)).items():
-        assert "left out: a at 0.5 (1 of 5 seeds diverged)" in figure.get_suptitle()
+        told = figure.get_suptitle() if not name.startswith("pareto") else figure.texts[0].get_text()
+        assert ("x at the bottom: a 0.5" if "pareto" in name else "left out: a at 0.5") + " (diverged 1/5)" in " ".join(
+            told.split()
+        )
         labels = {label for ax in figure.axes for label in ax.get_legend_handles_labels()[1]}
         assert "a" not in labels, name
 

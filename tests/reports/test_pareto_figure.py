@@ -87,9 +87,13 @@ def test_what_is_far_off_is_at_the_edge_and_does_not_squeeze_the_rest() -> None:
 
 
 def test_a_row_with_diverged_seeds_is_marked() -> None:
-    figure = draw(make({("full", 1.0): around(0.95), ("a", 0.5): [0.9, ("diverged", "NaN")]}))
-    assert [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "x"] == ["0.72"]
-    assert "x: with seeds that diverged or failed" in notes(figure)
+    figure = draw(make({("full", 1.0): around(0.95), ("b", 0.5): around(0.94), ("a", 0.5): [0.2, ("diverged", "NaN")]}))
+    ax = figure.axes[0]
+    [mark] = [line for line in ax.lines if line.get_marker() == "x"]
+    assert mark.get_color() == "0.72"
+    assert list(mark.get_ydata()) == [ax.get_ylim()[0]], "at the bottom, whatever is left of it"
+    assert ax.get_ylim()[0] > 90, "and the axis is that of the others"
+    assert "x at the bottom: a 0.5 (diverged 1/2)" in notes(figure)
 
 
 def test_times_are_drawn_only_of_a_quiet_machine() -> None:

@@ -114,5 +114,5 @@ def test_sorting() -> None:
 
 def test_equivalent_to_full_is_marked() -> None:
     board = make({("full", 1.0): around(0.9), ("orderdp", 0.3): around(0.9, 0.001), ("uniform", 0.3): around(0.8)})
-    assert "= within 0.5 points of full" in " ".join(lines(board))
+    assert "= equivalent within 0.5" in " ".join(lines(board))
     assert any("orderdp" in line and " =" in line for line in lines(board))

@@ -91,7 +91,7 @@ get("intervals").addEventListener("change", () => change({intervals: get("interv
 const seedsText = row => row.trouble || `${row.seeds} seed${row.seeds === 1 ? "" : "s"}`;
 function tip({row}) {
   const gap = (control, text) => known(row["difference_" + control]) ? h("div", {}, `${gapText(row["difference_" + control], row[`difference_${control}_ci95`])} to ${text}`) : null;
-  return [h("b", {}, `${row.method}, keep ${row.keep}`), h("div", {}, `${fixed(percent(row.accuracy_mean), 2)}${plusMinus(percent(row.accuracy_ci95))} %`),
+  return [h("b", {}, `${row.method}, keep ${row.keep}`), row.broken ? null : h("div", {}, `${fixed(percent(row.accuracy_mean), 2)}${plusMinus(percent(row.accuracy_ci95))} %`),
     h("div", {}, `cost ${fixed(row.cost_with_proxy, 2)}, ${fixed(row.time_total_s, 1)} s, ${seedsText(row)}`), gap("full", "full"), gap(row.random, known(row.control_keep) ? `random at ${row.control_keep}` : "random per epoch")].filter(Boolean);
 }
 function drawPareto() {
@@ -104,11 +104,11 @@ function drawPareto() {
   const drawn = plot.rows.filter(row => known(row[axis]) && known(row.accuracy_mean));
   const width = Math.max(300, get("pareto-canvas").clientWidth || 1100), height = width < 600 ? 360 : 430, left = 44, right = 14, top = 24, foot = 40;
   const [low, high] = plot.accuracy.map(percent), most = plot[axis];
-  const apart = drawn.filter(row => percent(row.accuracy_mean) < low), beyond = drawn.some(row => row[axis] > most);
+  const apart = drawn.filter(row => row.broken || percent(row.accuracy_mean) < low), beyond = drawn.some(row => row[axis] > most);
   const strip = apart.length ? 30 : 0, side = beyond ? 26 : 0, bottom = height - foot - strip, end = width - right - side;
   const x = v => v > most ? end + side / 2 + 2 : left + (end - left) * v / most;
-  const y = v => v < low ? bottom + strip / 2 + 2 : top + (bottom - top) * (high - Math.min(v, high)) / (high - low);
-  const points = drawn.map(row => ({row, x: x(row[axis]), y: y(percent(row.accuracy_mean))})), at = new Map(points.map(point => [point.row, point]));
+  const y = v => v == null || v < low ? bottom + strip / 2 + 2 : top + (bottom - top) * (high - Math.min(v, high)) / (high - low);
+  const points = drawn.map(row => ({row, x: x(row[axis]), y: y(row.broken ? null : percent(row.accuracy_mean))})), at = new Map(points.map(point => [point.row, point]));
   const front = plot.front[axis].map(i => at.get(rows[i])).filter(Boolean);
   const step = front.map(({x, y}, i) => `${i ? "H" : "M"}${x}${i ? "V" : " "}${y}`).join("") + (front.length ? `H${end}` : "");
   const through = method => points.filter(point => point.row.method === method && !point.row.broken && percent(point.row.accuracy_mean) >= low && point.row[axis] <= most).sort((a, b) => a.row.keep - b.row.keep);
@@ -116,12 +116,12 @@ function drawPareto() {
   const full = points.find(({row}) => row.method === "full"), shown = row => matches(row) || row.method in TO_BEAT;
   const mark = ({row, x, y}) => s("path", {class: "mark" + (colours.includes(row.method) ? "" : row.method in TO_BEAT ? " beat" : " plain") + (shown(row) ? "" : " dim"), "data-method": row.method, "data-keep": row.keep, d: shape(row), transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})${slots.has(row.method) || row.method in TO_BEAT ? "" : " scale(.7)"}`, style: `fill:${colour(row.method)}`});
   const half = row => percent(row.accuracy_ci95) || 0;
-  const range = ({row, x}) => known(row.accuracy_ci95) && percent(row.accuracy_mean) >= low ? s("line", {class: "range" + (shown(row) ? "" : " dim"), "data-method": row.method, style: `stroke:${colour(row.method)}`, x1: x, x2: x, y1: y(clamp(percent(row.accuracy_mean) + half(row), low, high)), y2: y(clamp(percent(row.accuracy_mean) - half(row), low, high))}) : null;
+  const range = ({row, x}) => known(row.accuracy_ci95) && !row.broken && percent(row.accuracy_mean) >= low ? s("line", {class: "range" + (shown(row) ? "" : " dim"), "data-method": row.method, style: `stroke:${colour(row.method)}`, x1: x, x2: x, y1: y(clamp(percent(row.accuracy_mean) + half(row), low, high)), y2: y(clamp(percent(row.accuracy_mean) - half(row), low, high))}) : null;
   const best = method => through(method).filter(({row}) => shown(row)).sort((a, b) => b.row.accuracy_mean - a.row.accuracy_mean)[0];
   const random = through("uniform_epoch")[0];
   const wanted = [...new Set([...front.filter(({row}) => shown(row) && !(row.method in TO_BEAT)), ...state.chosen.map(id => at.get(byId.get(id))), ...colours.map(best), ...points.filter(({row}) => apart.includes(row)).sort((a, b) => a.x - b.x).slice(0, SLOTS)])].filter(Boolean);
   const names = [full && {...full, text: "full training"}, random && {...random, text: `random per epoch ${random.row.keep}`},
-    ...wanted.map(point => ({...point, text: shortLabel(point.row) + (apart.includes(point.row) ? ` (${fixed(percent(point.row.accuracy_mean), 0)} %)` : "")}))].filter(Boolean);
+    ...wanted.map(point => ({...point, text: shortLabel(point.row) + (point.row.broken ? ` (${point.row.trouble})` : apart.includes(point.row) ? ` (${fixed(percent(point.row.accuracy_mean), 0)} %)` : "")}))].filter(Boolean);
   const corners = front.flatMap(({x, y}, i) => [...(i ? [[x, front[i - 1].y, x, y]] : []), [x, y, front[i + 1]?.x ?? end, y]]);
   const between = method => through(method).slice(1).map((point, i) => [through(method)[i].x, through(method)[i].y, point.x, point.y]);
   const lines = [...corners, ...(full ? [[left, full.y, end, full.y]] : []), ...[...colours, "uniform_epoch"].flatMap(between)];
@@ -145,10 +145,11 @@ function drawPareto() {
   const kinds = [["front", "the front: nothing is more accurate for as little"], ["full", "full training, to beat"], ["through random", "random per epoch, to beat"]];
   get("pareto-key").replaceChildren(...kinds.map(([kind, text]) => h("span", {}, s("svg", {viewBox: "0 0 26 10", width: 26, height: 10, "aria-hidden": "true"}, s("path", {class: kind, d: "M1 5H25", style: "stroke:var(--ink)"})), text)),
     ...colours.filter(method => plot.rows.some(row => row.method === method)).map(method => h("span", {}, swatch(method), method)), grey.length ? h("span", {}, swatch(""), `${new Set(grey.map(({row}) => row.method)).size} others: hover, or tick them in the table`) : "");
+  const far = apart.filter(row => !row.broken);
   const gone = plot.rows.filter(row => row.broken && !drawn.includes(row));
-  get("pareto-note").textContent = [axis === "time_total_s" && data.times_reason ? `${data.times_reason[0].toUpperCase()}${data.times_reason.slice(1)}.` : "", apart.length ? `In the strip at the bottom: ${apart.length} row${apart.length > 1 ? "s" : ""} below ${fixed(low, 1)} %, too far from the rest for this axis.` : "",
+  get("pareto-note").textContent = [axis === "time_total_s" && data.times_reason ? `${data.times_reason[0].toUpperCase()}${data.times_reason.slice(1)}.` : "", far.length ? `In the strip at the bottom: ${far.length} row${far.length > 1 ? "s" : ""} below ${fixed(low, 1)} %, too far from the rest for this axis.` : "",
     beyond ? `At the right edge: what takes more than ${Number(most.toPrecision(3))}${AXES[axis].unit}.` : "",
-    drawn.some(row => row.broken) ? "A cross: some of its seeds diverged or failed." : "",
+    apart.some(row => row.broken) ? "A cross in the strip: some of its seeds diverged or failed." : "",
     gone.length ? `Not drawn: ${gone.slice(0, 5).map(row => `${label(row)} (${row.trouble})`).join(", ")}${gone.length > 5 ? ` and ${gone.length - 5} more` : ""}.` : ""].filter(Boolean).join(" ");
 }
 

@@ -20,8 +20,8 @@ const headline = line => {
 };
 get("headlines").append(...data.headlines.slice(0, FEW).map(headline),
   data.headlines.length > FEW ? h("li", {}, h("details", {}, h("summary", {}, `${data.headlines.length - FEW} more`), h("ul", {}, data.headlines.slice(FEW).map(headline)))) : "");
-get("legend").append(...[["▲ better", "better", "than the control that heads the column"], ["▼ worse", "worse", "than it"], ["≈ not separable", "", "from it: the interval holds 0"],
-  [`= within ${data.delta}`, "better", "points of full training, shown by an equivalence test; differences are paired, and their 95 % intervals hold all at once"]].map(([text, kind, meaning]) => h("span", {}, badge(text, kind), " ", meaning)));
+get("legend").append(...[[WORDS.better, "better", "than the control that heads the column"], [WORDS.worse, "worse", "than it"], [WORDS.not, "", "from it: the interval holds 0"],
+  ["= equivalent", "better", `to full training within ${data.delta} points, shown by an equivalence test; differences are paired, and their 95 % intervals hold all at once`]].map(([text, kind, meaning]) => h("span", {}, badge(text, kind), " ", meaning)));
 if (data.findings.length) {
   const joined = new Map();
   for (const f of data.findings) {
@@ -43,7 +43,7 @@ get("meanings").append(...[
   ["Rank", "by mean accuracy within dataset, model and keep; below it the 95 % interval of its true rank, from paired tests against each other method. Rows with seeds that diverged or failed come last. Other weights rank by a weighted sum of measures scaled to each group."],
   ["Keep", "the share of the samples that is asked for in an epoch; what a method really prunes and costs is counted."],
   ["Accuracy", "mean ± 95 % interval over seeds after the last epoch; the bars share the picture's axis, which leaves out what lies far below the others."],
-  ["To full, to random", "mean paired difference in accuracy points to full training and to random per epoch, ± an interval; with 95 % confidence all intervals of this board hold at once, and the verdicts are read from them: the same runs have wider intervals, and so fewer verdicts, on a board of more rows. No verdict under 3 seeds, nor by the seeds that are left where some diverged or failed."],
+  ["To full, to random", "mean paired difference in accuracy points to full training and to random per epoch, ± an interval; with 95 % confidence all intervals of this board hold at once, and the verdicts are read from them: the same runs have wider intervals, and so fewer verdicts, on a board of more rows. No verdict below 3 seeds, nor by the seeds that are left where some diverged or failed."],
   ["At its cost", "random per epoch at the same keep costs as much; where the realised cost, without proxy, is not the keep, the difference is to random per epoch at the keep that does."],
   ["Front", "the rows that no other row beats: none is more accurate at no more cost. It is of all keeps, whatever is filtered."],
   ...Object.values(data.measures).filter(({column}) => column).map(({label, help}) => [label, help + "."]),

@@ -1,6 +1,6 @@
 // The table: filters, ranks by weights, columns, and what a row opens to.
 const first = text => text.split(" ")[0];
-const WORDS = {better: "▲ better", worse: "▼ worse", not: "≈ not separable", no: "under 3 seeds"};
+const WORDS = data.words;
 function said(row, control) {
   const text = row["verdict_" + control], kind = first(text || "");
   if (!text) return null;
@@ -9,13 +9,13 @@ function said(row, control) {
   return [h("span", {}, gapText(row["difference_" + control], row[`difference_${control}_ci95`])),
     badge(WORDS[kind], kind === "not" || kind === "no" ? "" : kind, text + (known(p) ? `, corrected p = ${p.toPrecision(2)}` : ""))];
 }
-const against = (row, control) => said(row, control) || [row.method === control ? h("small", {}, "reference") : "–"];
-const atCost = row => known(row.control_keep) ? beside(said(row, "control") || ["missing"], `at ${row.control_keep}`) : ["–"];
+const against = (row, control) => row.broken ? ["–"] : said(row, control) || [row.method === control ? h("small", {}, "reference") : "–"];
+const atCost = row => known(row.control_keep) && !row.broken ? beside(said(row, "control") || ["missing"], `at ${row.control_keep}`) : ["–"];
 const beside = ([number, verdict], text) => [number, h("span", {class: "second"}, h("small", {title: "random per epoch at the keep that costs as much"}, text), verdict)];
 const toRandom = row => row.random === "control" ? atCost(row) : against(row, "uniform_epoch");
 function againstFull(row) {
   const cells = against(row, "full");
-  return row.equivalence_full?.startsWith("equivalent") ? [cells[0], badge(`= within ${data.delta}`, "better", `${row.equivalence_full}; ${row.verdict_full}`)] : cells;
+  return row.equivalence_full?.startsWith("equivalent") ? [cells[0], badge("= equivalent", "better", `${row.equivalence_full}; ${row.verdict_full}`)] : cells;
 }
 function bar(row) {  // on the same axis as the picture's
   const [low, high] = row.plot.accuracy, at = x => clamp(100 * (x - low) / (high - low || 1), 0, 100);
@@ -23,7 +23,7 @@ function bar(row) {  // on the same axis as the picture's
   const mark = row.accuracy_mean < low ? h("em", {title: "further left than this axis goes"}, "‹") : h("b", {style: `left:${at(row.accuracy_mean)}%`});
   return h("span", {class: "bar", "aria-hidden": "true"}, h("i", {style: `left:${left}%;width:${right - left}%`}), mark);
 }
-const accuracy = row => known(row.accuracy_mean) ? [h("span", {}, fixed(percent(row.accuracy_mean), 2) + plusMinus(percent(row.accuracy_ci95))), bar(row)] : [row.failed ? "failed" : row.diverged ? "diverged" : "missing"];
+const accuracy = row => row.broken ? [badge(row.trouble, "warn")] : known(row.accuracy_mean) ? [h("span", {}, fixed(percent(row.accuracy_mean), 2) + plusMinus(percent(row.accuracy_ci95))), bar(row)] : ["missing"];
 function name(row) {
   const button = h("button", {type: "button", "aria-expanded": String(state.open.includes(row.id)), title: row.method}, row.method);
   const notes = row.findings.length ? badge(`${row.findings.length} note${row.findings.length > 1 ? "s" : ""}`, "", row.findings.map(f => `${f.badge}: ${f.text}`).join("\n")) : "";
