@@ -15,6 +15,12 @@ from typing import Any, NoReturn
 _IMPORT_S = 60.0
 
 
+def single_threaded(threads: int) -> None:
+    """Workers inherit this: numerical libraries that spin on shared cores slow each other down many times."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+
+
 def ending(code: int) -> str:
     """How a process ended, by its exit code as Python gives it."""
     if code >= 0:

@@ -171,6 +171,13 @@ def _each(canonical: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(written)
 
 
+def _used(given: Any) -> Any:
+    """An executor by its name alone, or by `use` with its options."""
+    if isinstance(given, dict) and "use" not in given:
+        raise ValueError("use: NAME is missing")
+    return {"use": given} if isinstance(given, str) else given
+
+
 class Grid(Strict):
     """dataset x model x method x keep x seed, with a recipe: its values, or `use: NAME` and what is changed of it.
 
@@ -199,6 +206,7 @@ class Grid(Strict):
     budget: Budget = Budget()
     probe: Probe = Probe()
     shifts: bool = False  # whether trained models are also tested on corrupted images
+    executor: Annotated[dict[str, str | int | float | bool], BeforeValidator(_used)] = {"use": "local"}
     tuned: Annotated[list[Tuned], BeforeValidator(listed)] = []  # what `dpbench tune` found for rows
 
     @model_validator(mode="before")

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from dpbench import __version__
-from dpbench.cli import bundle, cache, catalog, data, orderdp, results, run, subset, tune
+from dpbench.cli import bundle, cache, catalog, data, orderdp, results, run, status, subset, tune
 from dpbench.cli.terminal import err
 from dpbench.errors import RunFailed, UsageError, one_line
 
@@ -64,6 +64,7 @@ app.command()(subset.subset)
 app.command()(catalog.check)
 app.command()(results.leaderboard)
 app.command()(results.samples)
+app.command()(status.status)
 app.command()(results.sync)
 app.command()(results.compare)
 app.command()(bundle.submit)

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from dpbench.cli import complete
-from dpbench.cli.options import single_threaded
 from dpbench.cli.terminal import out, program
 from dpbench.errors import RunFailed, UsageError
+from dpbench.processes import single_threaded
 
 
 class Listed(StrEnum):

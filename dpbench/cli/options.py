@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from dpbench.cli import complete
 from dpbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from dpbench.experiments.executors import Executor
     from dpbench.reports.screen import Wanted
 
 
@@ -50,10 +51,20 @@ def check_writable(option: str, output: Path) -> None:
         raise UsageError(f"{option} {output}: {reason}") from None
 
 
-def single_threaded(threads: int) -> None:
-    """Workers inherit this: numerical libraries that spin on shared cores slow each other down many times."""
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(threads)
+def asked_executor(of_grid: dict[str, Any], name: str | None, given: list[str]) -> Executor | None:
+    """What carries a grid out: as the options say, else as the grid does; None for this machine."""
+    from dpbench.experiments import cluster
+
+    options = {key: value for key, value in of_grid.items() if key != "use"} if name in (None, of_grid["use"]) else {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UsageError(f"--executor-option {text}: KEY=VALUE is needed")
+        options[key.replace("-", "_")] = yaml.safe_load(value)
+    name = name or of_grid["use"]
+    if name == "local" and not options:
+        return None
+    return cluster.executor(name, options)
 
 
 Wide = Annotated[bool, typer.Option("--wide", help="Show all columns.")]
@@ -71,6 +82,13 @@ TrackingUri = Annotated[
     typer.Option("--tracking-uri", help="MLflow server or database. Default: MLFLOW_TRACKING_URI, else SQLite."),
 ]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder with the dataset's files.")]
+ExecutorName = Annotated[
+    str | None, typer.Option("--executor", help="local, slurm or ray. Default: the grid's, else local.")
+]
+ExecutorOptions = Annotated[
+    list[str] | None,
+    typer.Option("--executor-option", help="KEY=VALUE for the executor, for instance partition=gpu, time=120."),
+]
 RunHere = Annotated[
     str, typer.Argument(help="A grid that was run here.", callback=grid_name, autocompletion=complete.run_grid)
 ]

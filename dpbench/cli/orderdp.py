@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpbench.cli import complete
-from dpbench.cli.options import check_writable, grid_name, single_threaded
+from dpbench.cli.options import check_writable, grid_name
 from dpbench.cli.terminal import err, out
 from dpbench.errors import UsageError
+from dpbench.processes import single_threaded
 
 if TYPE_CHECKING:
     from dpbench.orderdp.explain import Explained

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -151,20 +152,36 @@ def samples(
 
 def sync(
     grid: RunHere,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Send what is finished again and again, until all runs have ended.")
+    ] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two times.")] = 30.0,
     tracking_uri: TrackingUri = None,
     data_root: DataRoot = None,
 ) -> None:
     """Send what is missing or has changed of a grid's runs and leaderboard to MLflow. Repeating it does no harm.
 
-    `run` and `leaderboard` do so too; this is for when they could not. The samples' pictures need the dataset's files.
+    `run` and `leaderboard` do so too; this is for when they could not, and with `--watch` for a grid that runs on a
+    cluster. A server that is gone is tried again. The samples' pictures need the dataset's files.
     """
     from dpbench.analysis import board as boards
+    from dpbench.experiments.status import status
     from dpbench.reports import send, tracking
 
     if boards.load(grid, data_root).checked_in:
         raise UsageError(f"{grid} was not run here; there is nothing to send")
     tracking.check(tracking_uri)
-    out.print(send.send(grid, tracking_uri, err, data_root), markup=False, soft_wrap=True)
+    while True:
+        ended = status(grid).over  # asked before, so that what ends meanwhile is sent the next time
+        try:
+            out.print(send.send(grid, tracking_uri, err, data_root), markup=False, soft_wrap=True)
+            if ended or not watch:
+                return
+        except RunFailed as error:
+            if not watch:
+                raise
+            err.print(f"{error}; trying again in {every:g} s", style="yellow", markup=False, soft_wrap=True)
+        time.sleep(every)
 
 
 def compare(

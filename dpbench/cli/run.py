@@ -13,16 +13,19 @@ from dpbench.cli.options import (
     Columns,
     DataRoot,
     Every,
+    ExecutorName,
+    ExecutorOptions,
     Notes,
     Sort,
     TrackingUri,
     Wide,
+    asked_executor,
     grid_name,
-    single_threaded,
     wanted_columns,
 )
 from dpbench.cli.terminal import err, out, program, size, tell_what_next
 from dpbench.errors import RunFailed, UsageError, check_keep
+from dpbench.processes import single_threaded
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +84,8 @@ def run(
         str | None,
         typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.", autocompletion=complete.device),
     ] = None,
+    executor: ExecutorName = None,
+    executor_option: ExecutorOptions = None,
     cell_timeout: Annotated[
         float | None,
         typer.Option(
@@ -162,27 +167,30 @@ def run(
     else:
         claimed = claims.read(grid, load_grid(grid)) if grid else None
         asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
-        on = _device(device)
         single_threaded(threads)
         tracking.check(tracking_uri)
         timeout = cell_timeout or grids.CELL_TIMEOUT_S
         if dry_run:
-            return ahead.dry_run(asked, jobs, threads, on, data_root)
+            return ahead.dry_run(asked, jobs, threads, _device(device), data_root)
         if smoke:
-            return ahead.smoke(asked, jobs, on, data_root)
+            return ahead.smoke(asked, jobs, _device(device), data_root)
         if cell:
-            return ahead.cell(asked, cell, threads, on, data_root, timeout)
+            return ahead.cell(asked, cell, threads, _device(device), data_root, timeout)
         if list_commands:
             return ahead.list_commands(asked, data_root, claimed)
         data = None if files else unchanged.data(asked.datasets, data_root)
+        engine = asked_executor(asked.executor, executor, executor_option or [])
+        if engine and device:
+            raise UsageError("--device is for this machine; ask for GPUs by --executor-option, for instance num_gpus=1")
         run_grid = partial(
             grids.run_grid,
             console=err,
             jobs=jobs,
             threads=threads,
-            device=on,
+            device=None if engine else _device(device),
             data_root=data_root,
             cell_timeout_s=timeout,
+            executor=engine,
             claims=claimed,
         )
         if until_separated:

@@ -9,9 +9,10 @@ import typer
 from rich.markup import escape
 
 from dpbench.cli import complete
-from dpbench.cli.options import DataRoot, check_writable, single_threaded
+from dpbench.cli.options import DataRoot, check_writable
 from dpbench.cli.terminal import out
 from dpbench.errors import UsageError, check_keep
+from dpbench.processes import single_threaded
 
 
 def subset(

@@ -8,9 +8,10 @@ import typer
 from rich.markup import escape
 
 from dpbench.cli import complete
-from dpbench.cli.options import DataRoot, TrackingUri, single_threaded
+from dpbench.cli.options import DataRoot, TrackingUri
 from dpbench.cli.terminal import err, out
 from dpbench.errors import RunFailed, UsageError
+from dpbench.processes import single_threaded
 
 if TYPE_CHECKING:
     from dpbench.spec import Grid

@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from dpbench import places
 from dpbench.errors import RunFailed
 from dpbench.processes import ending
 
 J = TypeVar("J")
+Executor: TypeAlias = Callable[..., Iterator[tuple[Any, Any]]]  # of `run_all`'s parameters and answers
+AT_ONCE = 64  # jobs that wait or run on a cluster, unless --jobs says otherwise
 _CONTEXT = get_context("spawn")
 _POLL_S = 1.0  # a child that a job has forked holds the worker's pipes open: its end must be asked for
 
@@ -34,9 +36,10 @@ def run_all(
 
     A job that has not ended after `timeout_s` is killed and has failed, and so has one whose process dies; one that was
     killed from outside beside others, perhaps for the memory that they took, is first tried again alone. Leaving the
-    iterator early stops the workers at once.
+    iterator early stops the workers at once. Where there are several GPUs, each worker sees one of them.
     """
-    queue, exhausted = iter(jobs), False
+    queue, exhausted, gpus = iter(jobs), False, _gpus()
+    slots = list(range(workers))
     idle: list[_Worker] = []
     busy: dict[_Worker, J] = {}
     again: list[J] = []
@@ -48,14 +51,22 @@ def run_all(
                 except StopIteration:
                     exhausted = True
                     break
-                worker = idle.pop() if idle and idle[-1].alive() else _Worker(work, threads)
+                if idle and idle[-1].alive():
+                    worker = idle.pop()
+                else:
+                    slot = slots.pop(0)
+                    worker = _Worker(work, threads, slot, gpus[slot % len(gpus)] if gpus else None)
                 busy[worker] = job
                 worker.start(job, timeout_s)
             if not busy:
                 break
             for worker in _ended(list(busy)):
                 job, outcome = busy.pop(worker), worker.outcome
-                idle.append(worker) if worker.alive() else worker.end()
+                if worker.alive():
+                    idle.append(worker)
+                else:
+                    worker.end()
+                    slots.append(worker.slot)
                 if worker.killed and workers > 1:
                     again.append(job)
                 else:
@@ -65,6 +76,14 @@ def run_all(
             worker.end()
     if again:
         yield from run_all(work, again, 1, threads, timeout_s)
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them, where there are several."""
+    torch = sys.modules.get("torch")  # who has not imported it has no work for a GPU
+    count = torch.cuda.device_count() if torch else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [] if count < 2 else visible if len(visible) == count else [str(i) for i in range(count)]
 
 
 def _ended(busy: list[_Worker]) -> list[_Worker]:
@@ -77,10 +96,11 @@ def _ended(busy: list[_Worker]) -> list[_Worker]:
 class _Worker:
     """A process that does one job after another."""
 
-    def __init__(self, work: Callable[[Any], Any], threads: int) -> None:
+    def __init__(self, work: Callable[[Any], Any], threads: int, slot: int, gpu: str | None) -> None:
+        self.slot = slot
         self.connection, theirs = _CONTEXT.Pipe()
         leash, self.held = _CONTEXT.Pipe(duplex=False)
-        arguments = (places.FILES, pickle.dumps(work), threads, theirs, leash)
+        arguments = (places.FILES, pickle.dumps(work), threads, gpu, theirs, leash)
         self.process = _CONTEXT.Process(target=_serve, args=arguments)
         self.process.start()
         theirs.close()
@@ -150,12 +170,16 @@ class _Worker:
         self.held.close()
 
 
-def _serve(files: dict[str, str], work: bytes, threads: int, connection: Connection, leash: Connection) -> None:
+def _serve(
+    files: dict[str, str], work: bytes, threads: int, gpu: str | None, connection: Connection, leash: Connection
+) -> None:
     """Be a worker: do the jobs that come, each in the process state that the first found, until the parent kills it.
 
     `files` are the single files that the parent knows as plug-ins; the work and the jobs may be made of their classes.
     """
     places.FILES.update(files)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA is asked for anything
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 

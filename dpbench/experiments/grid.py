@@ -8,10 +8,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +19,8 @@ from dpbench import catalog, store
 from dpbench.claims import Registered, register
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import controls
-from dpbench.experiments.executors import run_all
+from dpbench.experiments.executors import AT_ONCE, Executor, run_all
+from dpbench.experiments.jobs import Job, do
 from dpbench.experiments.progress import Running
 from dpbench.recipe import Recipe
 from dpbench.spec import Grid, RunSpec
@@ -32,39 +32,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and whoever shows a board do
     from dpbench.training.proxy import Request
 
 NOT_RUN = "not run: "  # how the reason of a run begins that was left out
-Executor: TypeAlias = Callable[..., Iterator[tuple[Any, Any]]]  # of `run_all`'s parameters and answers
 CELL_TIMEOUT_S = 24 * 3600.0  # a run that takes longer hangs, unless the user says otherwise
-
-
-@dataclass(frozen=True)
-class Job:
-    """A proxy record to make, or a run to carry out, on a device."""
-
-    work: RunSpec | list[Request]
-    device: str
-    data_root: Path | None
-
-    @property
-    def title(self) -> str:
-        """A short name for people."""
-        return self.work.title if isinstance(self.work, RunSpec) else f"a proxy of seed {self.work[0].seed}"
-
-    def __call__(self) -> RunResult | None:
-        """Do it, in a worker."""
-        import torch
-
-        from dpbench.training import loading, proxy, runner
-
-        device = torch.device(self.device)
-        if isinstance(self.work, RunSpec):
-            return runner.run(self.work, device, self.data_root)
-        proxy.record(self.work, loading.data_of(self.work[0], self.data_root), device)
-        return None
-
-
-def do(job: Job) -> Any:
-    """Call a job; a module-level function, as worker processes need."""
-    return job()
 
 
 class Manifest(NamedTuple):
@@ -203,9 +171,11 @@ def results(cells: dict[str, RunSpec]) -> dict[str, RunResult]:
 
 
 def default_jobs(device: torch.device) -> int:
-    """One worker a core; one where they would share a GPU."""
+    """One worker a core; one a GPU where there are any, each with its own."""
     if device.type == "cuda":
-        return 1
+        import torch
+
+        return torch.cuda.device_count() if device.index is None else 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -253,7 +223,8 @@ def run_cells(
     """Run those of the cells that are not done, then what there is `more` to do by their results; return all."""
     from dpbench.training import runner
 
-    device, executor = device or runner.default_device(), executor or run_all
+    if executor is None:
+        device, executor = device or runner.default_device(), run_all
     progress = Running(title, console)  # it starts with the first run
     try:
         _run(cells, progress, jobs, threads, device, data_root, cell_timeout_s, executor)
@@ -270,7 +241,7 @@ def _run(
     progress: Running,
     jobs: int | None,
     threads: int,
-    device: torch.device,
+    device: torch.device | None,
     data_root: Path | None,
     cell_timeout_s: float,
     executor: Executor,
@@ -291,8 +262,8 @@ def _run(
     work: list[RunSpec | list[Request]] = [requests for requests in wanted.values() if requests]
     work += todo
     told: set[str] = set()
-    workers = min(jobs or default_jobs(device), len(work))
-    queue = [Job(item, str(device), data_root) for item in work]
+    workers = min(jobs or (default_jobs(device) if device else AT_ONCE), len(work))
+    queue = [Job(item, str(device) if device else None, data_root) for item in work]
     shares = {id(job): job.work.keep if isinstance(job.work, RunSpec) else 1.0 for job in queue}
     progress.plan(shares, len(todo), workers)
     progress.start()
@@ -301,8 +272,8 @@ def _run(
         if not isinstance(job.work, RunSpec):
             progress.end(id(job), None)
             continue  # a proxy that failed fails again, with its reason, in the runs that need it
-        if isinstance(outcome, BaseException):
-            outcome = runner.lost(job.work, outcome)
+        if not isinstance(outcome, dict):
+            outcome = runner.lost(job.work, outcome or RunFailed("its result is not in the folder of results"))
         if outcome["hash"] != job.work.hash:
             outcome = runner.lost(job.work, RunFailed("its code was changed while the grid ran; run it again"))
         status = outcome["status"]

@@ -18,7 +18,7 @@ from dpbench import catalog, store
 from dpbench.data import Data, Source
 from dpbench.experiments import standins
 from dpbench.experiments.executors import run_all
-from dpbench.experiments.grid import Job
+from dpbench.experiments.jobs import Job
 from dpbench.image_files import DecodedFiles, ImageFiles
 from dpbench.images import Images
 from dpbench.recipe import Recipe

@@ -22,7 +22,7 @@ from dpbench.rng import derive, generator, seeded
 from dpbench.scores import ScoreMethod
 from dpbench.selections import Selections
 from dpbench.spec import Budget, RunSpec
-from dpbench.training import account, embeddings, loading, probes, proxy, results
+from dpbench.training import account, embeddings, loading, probes, proxy, pulse, results
 from dpbench.training import ledger as ledgers
 from dpbench.training.answers import call
 from dpbench.training.driver import Driver
@@ -76,6 +76,7 @@ def run(
             result |= account.failed(spec.hash, error)
         result["ended"] = time.time()
         results.write(result)
+        (folder / pulse.FILE).unlink(missing_ok=True)
         if result["status"] != "FAILED":
             store.write(folder / "done", lambda file: file.touch())
             (folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -184,8 +185,10 @@ class _Run:
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> results.Trained:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
         saved = time.monotonic()
+        beat = pulse.Beat(self.folder, self.epochs)
         while self.pace.progress(len(self.records)) < 1 - 1e-9:
             epoch = len(self.records)
+            beat(epoch)
             with seeded(derive(self.spec.seed, "train", epoch), self.device):
                 self.records.append(self._epoch(epoch))
             if on_epoch is not None:

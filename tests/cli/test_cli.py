@@ -20,6 +20,7 @@ from dpbench import __version__, catalog, places, store
 from dpbench.cli import app, complete
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
+from dpbench.experiments import jobs
 from dpbench.selections import Selections
 
 METRICS = [  # item 8 of the issue
@@ -223,7 +224,7 @@ def test_only_restricts_and_options_replace(own_copy: Path, finished: Any, dpben
 
 
 def test_a_grid_of_options(tracked_home: Path, dpbench: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    def ran(job: grids.Job) -> dict[str, Any]:
+    def ran(job: jobs.Job) -> dict[str, Any]:
         return {"status": "FINISHED", "hash": job.work.hash}
 
     monkeypatch.setattr(grids, "run_all", lambda work, jobs, *_: ((job, ran(job)) for job in jobs))

@@ -1,0 +1,88 @@
+"""Slurm as an executor, by submitit (extra `slurm`): arrays, requeued before their time limit and when preempted.
+
+Which jobs are over is asked of `squeue`, which needs no accounting database.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from dpbench.errors import RunFailed, UsageError
+from dpbench.experiments.cluster import Engine, Errand
+
+ARRAY = 1000  # jobs of an array; Slurm's own default limit is 1001
+MINUTES = 60  # of one allocation; a run that needs more is requeued and goes on from its checkpoint
+SILENT_S = 600.0  # how long the controller may not answer
+
+
+class Slurm(Engine):
+    """Errands as jobs of arrays. Options are submitit's for Slurm: partition, time in minutes, mem, account, ..."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options: dict[str, Any] = {"time": MINUTES, "job_name": "dpbench", "stderr_to_stdout": True} | options
+        self.jobs: dict[str, Any] = {}
+        self.heard = time.monotonic()
+        self._executor(Path("dpbench"), None)
+
+    def _executor(self, folder: Path, timeout_s: float | None) -> Any:
+        """Submitit's executor, that requeues a job until its run has had `timeout_s`."""
+        try:
+            from submitit import SlurmExecutor
+        except ImportError:
+            raise UsageError("the executor slurm needs submitit: pip install 'dpbench[slurm]'") from None
+        minutes = self.options["time"]
+        times = math.ceil((timeout_s or 0) / 60 / minutes)
+        try:
+            executor = SlurmExecutor(folder, max_num_timeout=times)
+            executor.update_parameters(**self.options)
+        except RuntimeError:
+            raise UsageError("the executor slurm finds no Slurm here: srun and sbatch are not on the PATH") from None
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"the executor slurm: {' '.join(str(error).split())}") from None
+        return executor
+
+    def start(self, errands: list[Errand], folder: Path) -> list[Any]:
+        """Submit them as arrays."""
+        executor = self._executor(folder, errands[0].timeout_s)
+        jobs: list[Any] = []
+        try:
+            for first in range(0, len(errands), ARRAY):
+                with executor.batch():
+                    jobs += [executor.submit(errand) for errand in errands[first : first + ARRAY]]
+        except Exception as error:  # submitit passes on what sbatch says
+            raise UsageError(f"Slurm does not take the jobs: {' '.join(str(error).split())[-300:]}") from None
+        self.jobs |= {job.job_id: job for job in jobs}
+        return [job.job_id for job in jobs]
+
+    def over(self, handles: list[Any]) -> dict[Any, str]:
+        """Those that `squeue` lists no more."""
+        try:
+            asked = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+            listed = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60).stdout.split()
+        except (OSError, subprocess.SubprocessError) as error:
+            if time.monotonic() - self.heard > SILENT_S:
+                raise RunFailed(f"Slurm has not answered for {SILENT_S / 60:.0f} minutes: {error}") from None
+            return {}
+        self.heard = time.monotonic()
+        return {job: self._end(job) for job in set(handles) - set(listed)}
+
+    def _end(self, job: str) -> str:
+        """The last line that the job has printed."""
+        paths = self.jobs.pop(job).paths
+        printed = paths.stdout.read_text(errors="replace").split("\n") if paths.stdout.is_file() else []
+        last = next((line for line in reversed(printed) if line.strip()), "it printed nothing")
+        return f"the Slurm job {job} ended without a result: {last.strip()[-200:]}"
+
+    def cancel(self, handles: list[Any]) -> None:
+        """By `scancel`."""
+        if handles:
+            subprocess.run(["scancel", *handles], check=False, capture_output=True, timeout=60)
+
+
+def engine(options: dict[str, Any]) -> Engine:
+    """The engine with these options."""
+    return Slurm(options)

@@ -1,0 +1,79 @@
+"""How far a grid is, from the folders of its runs alone, on any machine that sees them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from dpbench import store
+from dpbench.experiments import grid as grids
+from dpbench.spec import RunSpec
+from dpbench.training import pulse
+from dpbench.training.pulse import Pulse
+from dpbench.training.results import RunResult
+
+
+@dataclass
+class Status:
+    """The runs of a grid by what has become of them; `silent` ones have begun and given no sign for too long."""
+
+    grid: str
+    done: list[RunResult] = field(default_factory=list)
+    diverged: list[RunResult] = field(default_factory=list)
+    failed: list[tuple[RunSpec, str]] = field(default_factory=list)
+    running: list[tuple[RunSpec, Pulse]] = field(default_factory=list)
+    silent: list[tuple[RunSpec, Pulse]] = field(default_factory=list)
+    waiting: int = 0
+
+    @property
+    def total(self) -> int:
+        """All runs, controls at realised cost included as far as they are known."""
+        ended = len(self.done) + len(self.diverged) + len(self.failed)
+        return ended + len(self.running) + len(self.silent) + self.waiting
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs any more or waits to."""
+        return not (self.waiting or self.running or self.silent)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the rest is done by as many workers as now, by the mean time of what is done; None if unknown.
+
+        A run that has begun is counted by the share of its epochs that is left.
+        """
+        spent = [one["ended"] - one["started"] for one in self.done if one["ended"]]
+        if not spent or not self.running:
+            return None
+        begun = [1 - sign.epoch / max(sign.epochs, 1) for _, sign in self.running]
+        return fmean(spent) * (self.waiting + sum(begun)) / len(self.running)
+
+
+def status(grid: str) -> Status:
+    """Read the folders of a grid's runs; UsageError for a grid that was not run here."""
+    manifest = grids.read_manifest(grid)
+    cells = manifest.cells | manifest.controls
+    results = grids.results(cells)
+    found = Status(grid)
+    for key, spec in cells.items():
+        result, sign = results.get(key), pulse.read(store.run_folder(key))
+        if result is not None and result["status"] == "FINISHED":
+            found.done.append(result)
+        elif result is not None and result["status"] == "DIVERGED":
+            found.diverged.append(result)
+        elif sign is not None:
+            (found.silent if sign.silent else found.running).append((spec, sign))
+        elif result is not None:
+            found.failed.append((spec, result["reason"]))
+        else:
+            found.waiting += 1
+    return found
+
+
+def ahead_of_time(signs: Iterable[tuple[RunSpec, Pulse]]) -> dict[str, float]:
+    """The machines whose signs come from the future, each with the seconds that its clock is ahead at least."""
+    now = time.time()
+    apart = {sign.host: sign.at - now for _, sign in signs}
+    return {host: seconds for host, seconds in apart.items() if seconds > pulse.QUIET_S / 2}

@@ -1,0 +1,56 @@
+"""That a run is under way, where and how far, as a file in its folder: `dpbench status` reads it on any machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from dpbench import store
+
+FILE = "running.json"
+EVERY_S = 2.0  # between two writes
+QUIET_S = 120.0  # without a sign a run counts as silent, unless its epochs take so long
+EPOCHS = 3  # that it may be silent for
+
+
+class Pulse(NamedTuple):
+    """The last sign of a run: its machine and process, epochs done of how many, seconds of the last, and since when."""
+
+    host: str
+    pid: int
+    epoch: int
+    epochs: int
+    epoch_s: float
+    since: float
+    at: float
+
+    @property
+    def silent(self) -> bool:
+        """Whether there should have been a newer sign."""
+        return time.time() - self.at > max(QUIET_S, EPOCHS * self.epoch_s)
+
+
+class Beat:
+    """Writes a run's signs."""
+
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self.path, self.epochs = folder / FILE, epochs
+        self.since = self.last = time.time()
+        self.written = -EVERY_S
+
+    def __call__(self, epoch: int) -> None:
+        """Say that `epoch` of the epochs are done, unless it was said a moment ago."""
+        now = time.time()
+        if time.monotonic() - self.written >= EVERY_S:
+            self.written = time.monotonic()
+            pulse = Pulse(socket.gethostname(), os.getpid(), epoch, self.epochs, now - self.last, self.since, now)
+            store.write_json(self.path, pulse._asdict())
+        self.last = now
+
+
+def read(folder: Path) -> Pulse | None:
+    """The last sign of the run in a folder, None where it has ended or not begun."""
+    return store.read_json(folder / FILE, lambda content: Pulse(**content))
