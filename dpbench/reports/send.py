@@ -191,9 +191,11 @@ def _texts(row: Line) -> dict[str, str]:
 
 
 def _numbers(row: Line) -> dict[str, float]:
-    """A row's metrics, as far as they are known; row.json has all of the row."""
+    """A row's metrics, as far as they are known and fair; row.json has all of the row."""
     digits = {"accuracy_mean": 4}  # the others need no more than fits a narrow column
-    return {name: round(float(row[name]), digits.get(name, 2)) for name in NUMBERS if pd.notna(row[name])}
+    unfair = ("accuracy_mean",) if row["trouble"] else ()  # that of the seeds that are left
+    known = [name for name in NUMBERS if pd.notna(row[name]) and name not in unfair]
+    return {name: round(float(row[name]), digits.get(name, 2)) for name in known}
 
 
 def _attach(tracker: Tracker, board: Board, experiment: str, runs: list[str], files: Iterable[Path]) -> None:

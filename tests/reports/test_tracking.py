@@ -217,6 +217,8 @@ def test_a_row_of_other_curves_takes_the_place_of_the_old(tracker: Any) -> None:
 def test_a_row_whose_seeds_diverged_has_no_curve(tracker: Any) -> None:
     [run] = rows_of(tracker, make({("uniform", 0.3): [0.90, ("diverged", "NaN")]}))
     assert curve(tracker, run, "accuracy_by_epoch") == []
+    assert run.data.tags["accuracy"] == "diverged 1/2"
+    assert "accuracy_mean" not in single(tracker, run)
 
 
 def test_the_description_says_what_to_look_at(tracker: Any) -> None:
