@@ -8,12 +8,13 @@ import typer
 from rich.markup import escape
 
 from dpbench.cli import complete
-from dpbench.cli.options import DataRoot, TrackingUri
+from dpbench.cli.options import DataRoot, ExecutorName, ExecutorOptions, TrackingUri, asked_executor
 from dpbench.cli.terminal import err, out
 from dpbench.errors import RunFailed, UsageError
 from dpbench.processes import single_threaded
 
 if TYPE_CHECKING:
+    from dpbench.experiments.executors import Executor
     from dpbench.spec import Grid
 
 
@@ -64,6 +65,8 @@ def tune(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Parallel trials. Default: one a core, one on a GPU.")
     ] = None,
+    executor: ExecutorName = None,
+    executor_option: ExecutorOptions = None,
     tracking_uri: TrackingUri = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -78,6 +81,7 @@ def tune(
     - `dpbench tune uniform --recipe lr`
     - `dpbench tune --grid quick --all`
     - `dpbench tune my_method.py --param start --trials 20`
+    - `dpbench tune orderdp --executor slurm --executor-option partition=gpu`
     - `dpbench tune orderdp --storage postgresql+psycopg://user@server/optuna` (after `pip install "psycopg[binary]"`)
     """
     if every == (method is not None):
@@ -88,20 +92,23 @@ def tune(
     single_threaded(1)
     from dpbench import catalog
     from dpbench.experiments import grid as grids
+    from dpbench.experiments.executors import AT_ONCE
     from dpbench.experiments.plan import Plan
     from dpbench.grid_file import load_grid
     from dpbench.reports import study as studies
     from dpbench.reports import tracking
     from dpbench.training import runner
 
-    base, device = load_grid(grid), runner.default_device()
+    base = load_grid(grid)
+    engine = asked_executor(base.executor, executor, executor_option or [])
+    device = None if engine else runner.default_device()
     values = tuple(filter(None, ("lr" if every and recipe is None else recipe or "").replace(" ", "").split(",")))
     options: dict[str, Any] = {"trials": trials, "seeds": seeds, "recipe": values, "storage": storage}
-    options |= {"data_root": data_root, "device": str(device)}
-    jobs = jobs or grids.default_jobs(device)
+    options |= {"data_root": data_root, "device": str(device) if device else None}
+    jobs = jobs or (grids.default_jobs(device) if device else AT_ONCE)
     tracking.check(tracking_uri)
     if method is None:
-        return _tune_all(base, options, jobs, tracking_uri)
+        return _tune_all(base, options, jobs, engine, tracking_uri)
     dataset = catalog.resolve("datasets", dataset or "digits")
     plan = Plan(
         method=method,
@@ -114,7 +121,7 @@ def tune(
         **options,
     )
     catalog.load_method(method).ready()
-    study = studies.run(plan, jobs, tracking_uri, err)
+    study = studies.run(plan, jobs, tracking_uri, err, engine)
     out.print(studies.table([study.summary]))
     for file in study.grids[:1]:
         out.print(f"Final figures, fresh seeds, test set:  [bold]dpbench run[/] {escape(str(file))}", soft_wrap=True)
@@ -124,7 +131,9 @@ def tune(
         raise RunFailed(f"{lost} of {trials} trials failed: {study.summary['reason'] or 'their workers died'}")
 
 
-def _tune_all(base: Grid, options: dict[str, Any], jobs: int, tracking_uri: str | None) -> None:
+def _tune_all(
+    base: Grid, options: dict[str, Any], jobs: int, engine: Executor | None, tracking_uri: str | None
+) -> None:
     """Tune each row of the grid, write the tuned grid, run it and show its board; each step goes on where it stopped.
 
     The studies are not drawn: `dpbench tune METHOD` with the same options does that with the same trials.
@@ -140,7 +149,7 @@ def _tune_all(base: Grid, options: dict[str, Any], jobs: int, tracking_uri: str 
         catalog.load_method(text).ready()
     plans = tuned_grid.plans(base, **options)
     name, file, data_root = tuned_grid.name(base), tuned_grid.path(base), options["data_root"]
-    found = studies.carry_out(plans, jobs, name, err)
+    found = studies.carry_out(plans, jobs, name, err, engine)
     summaries = [studies.summary(plan, found[plan.name]) for plan in plans]
     out.print(studies.table(summaries))
     if lost := sum(max(0, plan.trials - one["trials"]) for plan, one in zip(plans, summaries, strict=True)):
@@ -148,5 +157,5 @@ def _tune_all(base: Grid, options: dict[str, Any], jobs: int, tracking_uri: str 
     tuned = tuned_grid.tuned(base, plans, found)
     tuned_grid.write(tuned, file)
     out.print(f"Run it again, on any machine:  [bold]dpbench run[/] {escape(str(file))}", soft_wrap=True)
-    cells = grids.run_grid(tuned, err, jobs, data_root=data_root)
+    cells = grids.run_grid(tuned, err, jobs, data_root=data_root, executor=engine)
     show(name, list(cells), Wanted(), tracking_uri, data_root)

@@ -44,7 +44,7 @@ class Plan:
     two_objectives: bool = False
     storage: str | None = None  # a database's URL or a journal's path
     data_root: Path | None = None
-    device: str = "cpu"
+    device: str | None = "cpu"  # None: each worker's own
     data: str = dataclasses.field(init=False)  # the fingerprint of the samples: workers, which may load others, keep it
 
     def __post_init__(self) -> None:

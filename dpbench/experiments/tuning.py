@@ -25,7 +25,7 @@ from optuna.trial import Trial, TrialState
 
 from dpbench import store
 from dpbench.errors import RunFailed, UsageError
-from dpbench.experiments.executors import run_all
+from dpbench.experiments.executors import Executor, run_all
 from dpbench.experiments.ladder import dearest, first_trials
 from dpbench.experiments.plan import KEEP, SEED, Plan, of_recipe, rounded
 from dpbench.experiments.trials import AT_DEFAULT, counted, fail_orphans, journal, mend, open_study
@@ -50,6 +50,23 @@ class Job:
 
     plan: Plan
     slot: int
+
+    @property
+    def title(self) -> str:
+        """A short name for people."""
+        return f"{self.plan.name} trial {self.slot}"
+
+    @property
+    def key(self) -> str:
+        """What names the study, by all that its values depend on."""
+        return self.plan.name
+
+    def done(self) -> bool:
+        """Whether the trial is known to have ended: the study counts trials, not places."""
+        return False
+
+    def found(self) -> None:
+        """Nothing: the trial is in the study."""
 
     def __call__(self) -> None:
         study = open_study(self.plan, derive(SEED, "sampler", self.slot) % 2**32)
@@ -142,7 +159,7 @@ def _suggest(trial: Trial, name: str, where: BaseDistribution, given: list[str] 
 def _run(spec: RunSpec, plan: Plan, watch: runner.OnEpoch) -> RunResult:
     """Carry out a run, or read it again and show `watch` its epochs."""
     done = is_done(spec.hash)
-    result = runner.run(spec, torch.device(plan.device), plan.data_root, on_epoch=watch)
+    result = runner.run(spec, torch.device(plan.device) if plan.device else None, plan.data_root, on_epoch=watch)
     if result["status"] == "FAILED":
         raise RunFailed(result["reason"])
     if done:
@@ -159,13 +176,13 @@ def mean(values: Iterable[float | None]) -> float:
 # The whole
 
 
-def tune(plans: Sequence[Plan], jobs: int) -> Iterator[tuple[Plan, optuna.Study]]:
+def tune(plans: Sequence[Plan], jobs: int, executor: Executor | None = None) -> Iterator[tuple[Plan, optuna.Study]]:
     """Carry the studies to their numbers of trials, one after the other; yield each first and after each trial."""
     with ExitStack() as held:
         begun = {plan.name: (plan, _begin(plan, held)) for plan in plans}
         yield from begun.values()
         work = [Job(plan, slot) for plan, study in begun.values() for slot in range(len(counted(study)), plan.trials)]
-        for job, outcome in run_all(do, work, min(jobs, max(1, len(work)))):
+        for job, outcome in (executor or run_all)(do, work, min(jobs, max(1, len(work)))):
             if isinstance(outcome, Exception) and not isinstance(outcome, RunFailed):
                 raise outcome  # no trial's fault; a worker that died is RunFailed, and the others go on
             yield begun[job.plan.name]

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from dpbench import catalog, store
 from dpbench.errors import Untracked
+from dpbench.experiments.executors import Executor
 from dpbench.experiments.ladder import rates_that_work
 from dpbench.experiments.plan import SEED, Plan, of_recipe, slug
 from dpbench.experiments.trials import best, counted, ended, spent
@@ -36,9 +37,9 @@ class Outcome:
     grids: list[Path]
 
 
-def run(plan: Plan, jobs: int, tracking_uri: str | None, console: Console) -> Outcome:
+def run(plan: Plan, jobs: int, tracking_uri: str | None, console: Console, executor: Executor | None = None) -> Outcome:
     """Carry out a study; write and send what it gives. MLflow's failure is a warning."""
-    study = carry_out([plan], jobs, plan.name, console)[plan.name]
+    study = carry_out([plan], jobs, plan.name, console, executor)[plan.name]
     grids = write_grids(plan, study)
     with console.status("drawing, and sending to MLflow"):
         files = [*figures(plan, study), *grids]
@@ -50,13 +51,15 @@ def run(plan: Plan, jobs: int, tracking_uri: str | None, console: Console) -> Ou
     return Outcome(summary(plan, study), grids)
 
 
-def carry_out(plans: Sequence[Plan], jobs: int, title: str, console: Console) -> dict[str, optuna.Study]:
+def carry_out(
+    plans: Sequence[Plan], jobs: int, title: str, console: Console, executor: Executor | None = None
+) -> dict[str, optuna.Study]:
     """Carry out the studies and return them by name; one bar shows the trials of all."""
     studies: dict[str, optuna.Study] = {}
     done: dict[str, int] = {}
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as progress:
         bar = progress.add_task(title, total=sum(plan.trials for plan in plans))
-        for plan, study in tune(plans, jobs):
+        for plan, study in tune(plans, jobs, executor):
             studies[plan.name], done[plan.name] = study, len(counted(study))
             row = f", {plan.method} keep={plan.keep:g}" if len(plans) > 1 else ""
             progress.update(bar, completed=sum(done.values()), description=escape(title + row))

@@ -54,9 +54,8 @@ export DPBENCH_HOME=$work/slurm
 "$python" -m dpbench.cli run grid.yaml --executor slurm --executor-option mem=100 &
 if [ "${1:-}" = preempt ]; then # the first job is told that it must go; Slurm starts it again after some two minutes
     for _ in $(seq 120); do squeue --noheader --states=running --format=%i | grep -q . && break; sleep 1; done
-    sleep 3
     job=$(squeue --noheader --array --states=running --format=%i | head -1)
-    scancel --signal=USR2 "$job"
+    for _ in $(seq 60); do scancel --signal=USR2 "$job" && break; sleep 1; done # while its step starts, it cannot be told
     for _ in $(seq 30); do squeue --noheader --array --states=pending --format=%i | grep -qx "$job" && break; sleep 1; done
     squeue --array
 fi

@@ -7,6 +7,7 @@ import pickle
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import cluster
 from dpbench.experiments.cluster import Engine, Errand, send_all
 from dpbench.experiments.executors import run_all
+from dpbench.experiments.plan import Plan
+from dpbench.experiments.trials import counted
+from dpbench.experiments.tuning import tune
 from dpbench.grid_file import read_grid
 
 LOCAL = {"use": "local"}
@@ -206,6 +210,16 @@ def test_a_grid_names_its_executor() -> None:
     assert whole == {"use": "slurm", "time": 120, "partition": "gpu"}
     with pytest.raises(UsageError, match="use: NAME is missing"):
         read_grid(GRID + "executor: {time: 120}\n", "g.yaml", "g")
+
+
+def test_trials_of_a_study_are_errands_too(here: Path) -> None:
+    data, model = "synthetic[n=60,n_test=20,d=8,classes=2]", "mlp[width=4,depth=1]"
+    text = GRID.replace("digits", f"'{data}'").replace("cnn", f"'{model}'")
+    plan = Plan("orderdp", data, model, 0.5, 3, 1, read_grid(text, "g.yaml", "g"))
+    engine = Here({f"{plan.name} trial 1": 1})
+    *_, (_, study) = tune([plan], 2, partial(send_all, engine))
+    assert len(counted(study)) == 3, "a trial whose node is lost is made again"
+    assert engine.most == 2
 
 
 SLURM = {  # a Slurm of shell scripts: jobs are numbered and listed until their line is removed
