@@ -71,7 +71,7 @@ class Registered(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    date: float | None = Field(allow_inf_nan=False)  # None: nobody has run the grid with it yet
+    date: float | None = Field(ge=-1e10, le=1e11)  # None: nobody has run the grid with it yet
     text: str = Field(max_length=plain_yaml.BYTES)
 
     @cached_property
@@ -92,6 +92,18 @@ def register(known: Iterable[Registered], text: str | None, now: float) -> tuple
         return known
     same = [one for one in known if one.text == text]
     return (*(one for one in known if one.text != text), *(same or [Registered(date=now, text=text)]))
+
+
+def readable(found: Iterable[Registered]) -> tuple[Registered, ...]:
+    """Those that are claims, of what a stranger says are some."""
+
+    def is_one(one: Registered) -> bool:
+        try:
+            return bool(one.claims)
+        except UsageError:
+            return False
+
+    return tuple(filter(is_one, found))
 
 
 def merged(ours: Iterable[Registered], theirs: Iterable[Registered]) -> tuple[Registered, ...]:

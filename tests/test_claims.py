@@ -91,6 +91,15 @@ def test_merged_claims_keep_their_earlier_date_and_ours_stays_the_last() -> None
     assert merged((), theirs) == theirs
 
 
+def test_of_a_stranger_only_claims_are_taken() -> None:
+    good = Registered(date=1.0, text=CLAIM)
+    texts = ("- [", "{}", "- {text: x}", "[]", "- " + "{" * 90)
+    assert claims.readable([*(Registered(date=1.0, text=text) for text in texts), good]) == (good,)
+    for date in (float("nan"), float("inf"), 1e300):
+        with pytest.raises(ValueError, match="date"):
+            Registered(date=date, text=CLAIM)
+
+
 def test_a_manifest_keeps_the_claims_of_the_command_that_first_had_them(home: Path) -> None:
     grid = load_grid("quick")
     cells = {"0" * 16: grid.runs()[0]}

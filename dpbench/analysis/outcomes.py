@@ -193,8 +193,11 @@ def _order(where: str, rows: tuple[Row, ...], found: Measured, level: float) -> 
         return Comparison(where, why=f"{FEWEST} methods with all runs on two datasets are needed")
     pairs = [(a, b) for a, b in combinations(range(len(wide)), 2) if datasets[a] != datasets[b]]
     taus = [float(scipy_stats.kendalltau(wide.iloc[a], wide.iloc[b]).statistic) for a, b in pairs]
+    tau = float(np.mean(taus))
     where = f"{wide.shape[1]} methods on {datasets.nunique()} datasets, {where}"
-    return Comparison(where, float(np.mean(taus)), *tau_interval(float(np.mean(taus)), wide.shape[1], level))
+    if math.isnan(tau):
+        return Comparison(where, why="all methods are equal on a dataset, which has no order")
+    return Comparison(where, tau, *tau_interval(tau, wide.shape[1], level))
 
 
 def tau_interval(tau: float, n: int, level: float) -> tuple[float, float]:

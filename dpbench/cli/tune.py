@@ -90,7 +90,7 @@ def tune(
     if every and (other := [option for option, value in given.items() if value is not None]):
         raise UsageError(f"{other[0]} is for one method; --all tunes every row of the grid")
     single_threaded(1)
-    from dpbench import catalog
+    from dpbench import catalog, claims
     from dpbench.experiments import grid as grids
     from dpbench.experiments.executors import AT_ONCE
     from dpbench.experiments.plan import Plan
@@ -108,7 +108,7 @@ def tune(
     jobs = jobs or (grids.default_jobs(device) if device else AT_ONCE)
     tracking.check(tracking_uri)
     if method is None:
-        return _tune_all(base, options, jobs, engine, tracking_uri)
+        return _tune_all(base, claims.read(grid, base), options, jobs, engine, tracking_uri)
     dataset = catalog.resolve("datasets", dataset or "digits")
     plan = Plan(
         method=method,
@@ -132,10 +132,16 @@ def tune(
 
 
 def _tune_all(
-    base: Grid, options: dict[str, Any], jobs: int, engine: Executor | None, tracking_uri: str | None
+    base: Grid,
+    claimed: str | None,
+    options: dict[str, Any],
+    jobs: int,
+    engine: Executor | None,
+    tracking_uri: str | None,
 ) -> None:
     """Tune each row of the grid, write the tuned grid, run it and show its board; each step goes on where it stopped.
 
+    What is claimed of the grid is claimed of the tuned one, too.
     The studies are not drawn: `dpbench tune METHOD` with the same options does that with the same trials.
     """
     from dpbench import catalog
@@ -157,5 +163,5 @@ def _tune_all(
     tuned = tuned_grid.tuned(base, plans, found)
     tuned_grid.write(tuned, file)
     out.print(f"Run it again, on any machine:  [bold]dpbench run[/] {escape(str(file))}", soft_wrap=True)
-    cells = grids.run_grid(tuned, err, jobs, data_root=data_root, executor=engine)
+    cells = grids.run_grid(tuned, err, jobs, data_root=data_root, executor=engine, claims=claimed)
     show(name, list(cells), Wanted(), tracking_uri, data_root)

@@ -149,6 +149,7 @@ def _merge_grid(name: str, read: Callable[[], grids.Manifest], merged: Merged) -
     except (*store.BAD, OSError) as error:
         merged.conflicts.append(f"grid {name}: cannot be read: {one_line(error, 200)}")
         return
+    manifest = manifest._replace(claims=claims.readable(manifest.claims))
     with grids.locked(manifest.grid.name):
         _join(manifest, merged)
 

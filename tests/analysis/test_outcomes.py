@@ -131,6 +131,7 @@ def test_the_order_on_one_dataset_predicts_that_on_another() -> None:
     assert order({"digits": ten, "letters": ten[5:] + ten[:5]}).verdict == "open"
     assert order({"digits": ten}).shown.why == "5 methods with all runs on two datasets are needed"
     assert order({"digits": ten[:4], "letters": ten[:4]}).verdict == "open"
+    assert order({"digits": ten, "letters": [0.8] * 10}).shown.why.startswith("all methods are equal")
 
 
 @pytest.mark.parametrize(("n", "datasets"), [(5, 2), (8, 2), (13, 2), (6, 4)])

@@ -86,6 +86,7 @@ COMMANDS: dict[str, tuple[int, list[str]]] = {  # how many arguments, which opti
     "sync": (1, ["--tracking-uri", "--data-root"]),
     "theory": (0, ["--to"]),
     "cache list": (0, []),
+    "log": (0, []),
     "cache clear": (1, []),
     "ui": (1, ["--port"]),
 }  # fmt: skip
@@ -94,7 +95,7 @@ SOUND = {
     "explain": ["explain", "orderdp", "--n", "100", "--keep", "0.3"], "compare": ["compare", "a", "b"],
     "leaderboard": ["leaderboard", "quick"], "check": ["check", "uniform"], "list": ["list", "grids"],
     "figure4": ["figure4"], "theory": ["theory"], "cache list": ["cache", "list"], "cache clear": ["cache", "clear"],
-    "show": ["show", "quick"], "ui": ["ui"], "merge": ["merge", "/tmp"],
+    "show": ["show", "quick"], "log": ["log"], "ui": ["ui"], "merge": ["merge", "/tmp"],
     "submit": ["submit", "quick", "-o", "x.zip"], "verify": ["verify", "x.zip"],
     "samples": ["samples", "quick"], "sync": ["sync", "quick"],
 }  # fmt: skip
