@@ -13,7 +13,8 @@ from dpbench import catalog, places, plain_yaml
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 from dpbench.recipe import Recipe
-from dpbench.spec import Budget, Grid, Probe
+from dpbench.setting import Budget, Probe
+from dpbench.spec import Grid
 
 FAULTS = 10  # of a grid file, told at once
 
