@@ -59,3 +59,18 @@ def _be_rank(
         code = 1
     sys.stderr.flush()
     os._exit(code)  # torch's threads sometimes abort a process while Python shuts down
+
+
+class Forking:
+    """In the place of multiprocessing's context of the workers: forked as above, with the environment of now."""
+
+    Pipe = FORKS.Pipe
+
+    def Process(self, target: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return FORKS.Process(target=_with_environment, args=(dict(os.environ), target, args))
+
+
+def _with_environment(environment: dict[str, str], target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*args)

@@ -77,7 +77,8 @@ class Gang(Worker):
         """Hand a job over to all."""
         self.outcome: Any = None
         self.killed = False
-        self.running, self.failed_at = list(enumerate(self.members)), None
+        self.running = list(enumerate(self.members))
+        self.failed_at: float | None = None
         for member in self.members:
             member.start(job, timeout_s)
 

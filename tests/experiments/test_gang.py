@@ -1,7 +1,8 @@
 """Runs on several processes of this machine: a rank that dies or fails, what is refused, and the command."""
 
-import dataclasses
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from forks import FORKS
+from forks import Forking
+from rich.console import Console
 
 import dpbench
 from dpbench import store
+from dpbench.errors import UsageError
 from dpbench.experiments import executors, gang
+from dpbench.experiments import grid as grids
+from dpbench.grid_file import change_grid, read_grid
 from dpbench.spec import RunSpec
 from dpbench.training import runner
 from dpbench.training.results import read_result, read_selections
@@ -76,7 +81,7 @@ def plug(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start workers from a process that has imported torch."""
-    monkeypatch.setattr(executors, "_CONTEXT", FORKS)
+    monkeypatch.setattr(executors, "_CONTEXT", Forking())
 
 
 def numbers(result: dict[str, Any]) -> list[Any]:
@@ -90,9 +95,9 @@ def test_ranks_that_die_fail_or_differ(plug: Path, spec: Spec, tmp_path: Path, f
 
     (tmp_path / "quiet").mkdir()
     (tmp_path / "quiet" / "killed").touch()
-    killed, again, quiet = work("killed", "loud"), work("killed", "loud", seed=0), work("killed", "quiet")
+    killed, quiet = work("killed", "loud"), work("killed", "quiet")
     raises, strays, other = work("raises", "loud"), work("strays", "loud"), work("none", "loud", changed=1)
-    jobs = [killed, dataclasses.replace(again), quiet, raises, strays, other]
+    jobs = [killed, killed, quiet, raises, strays, other]
     found = [outcome for _, outcome in gang.run_together(2, carry_out, jobs, workers=1)]
 
     assert str(found[0]).startswith("rank 1 of 2: the worker process died: it was killed by SIGKILL")
@@ -109,3 +114,88 @@ def test_ranks_that_die_fail_or_differ(plug: Path, spec: Spec, tmp_path: Path, f
     assert reasons[2] == "rank 1 of 2 differs from rank 0 in dpbench"
     with store.moved_home(raises.home):
         assert read_result(raises.spec.hash)["reason"] == reasons[0]  # type: ignore[index]
+
+
+# what is refused
+
+
+def test_a_run_of_several_devices_is_another_run(spec: Spec) -> None:
+    one, two = spec("full"), spec("full", devices=2)
+    assert "devices" not in one.identity["spec"]
+    assert "sync_batchnorm" not in one.identity["spec"]
+    assert len({one.hash, two.hash, spec("full", devices=2, sync_batchnorm=True).hash}) == 3
+    with pytest.raises(ValueError, match="sync_batchnorm is for several devices"):
+        spec("full", sync_batchnorm=True)
+
+
+def test_a_run_of_several_devices_needs_as_many_processes(spec: Spec, home: Path) -> None:
+    with pytest.raises(UsageError, match=r"of 2 devices, and 1 were started; dpbench run --devices 2, or torchrun"):
+        runner.run(spec("full", devices=2), CPU)
+
+
+GRID = """
+datasets: ["synthetic[n=100,n_test=50,d=16,classes=4]"]
+models: ["mlp[width=8,depth=1]"]
+methods: [full, "el2n[at_epoch=1]"]
+keep: [0.5]
+seeds: 1
+recipe: {epochs: 2, batch_size: 16, lr: 0.1, batch_size_at: {0.5: 3}}
+"""
+
+
+def test_devices_are_no_more_than_a_batch_has_samples() -> None:
+    grid = read_grid(GRID, "g.yaml", "g")
+    assert {spec.devices for spec in change_grid(grid, {"devices": 3}).runs()} == {3}
+    with pytest.raises(UsageError, match="devices = 4 have to share batches of 3 samples"):
+        change_grid(grid, {"devices": 4})
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "jobs", "message"),
+    [
+        ("cuda", 4, None, "--devices 4: this machine has 3 GPUs"),
+        ("cuda", 2, 2, "--jobs 2 of 2 devices each are more than the 3 GPUs of this machine"),
+        ("cpu", 2, 2, "--jobs 2 of 2 devices of 2 threads each are more than the 7 cores of this machine"),
+        ("cpu", 2, 1, None),
+        ("cpu", 8, None, None),
+        ("cuda", 3, None, None),
+    ],
+)
+def test_the_machine_has_room(
+    monkeypatch: pytest.MonkeyPatch, device: str, devices: int, jobs: int | None, message: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    if message is None:
+        assert gang.of(devices, torch.device(device), jobs, 2)[0] == 1
+    else:
+        with pytest.raises(UsageError, match=message):
+            gang.of(devices, torch.device(device), jobs, 2)
+
+
+# torchrun
+
+
+def test_a_grid_under_torchrun_goes_on_with_devices(plug: Path, tmp_path: Path, forked: None) -> None:
+    """A rank is killed under torchrun; the same grid goes on in processes of dpbench's own, in the same home."""
+    text = GRID.replace("full,", f'full, "{plug}[what=killed]",').replace("epochs: 2", "epochs: 4")
+    file = tmp_path / "g.yaml"
+    file.write_text(text)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dpbench.cli"]
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = os.environ | {"DPBENCH_HOME": str(home)}
+    command = [sys.executable, *launch, "run", str(file), "--device", "cpu"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 1
+    assert "a rank is gone; what is finished is kept, the same command continues" in said.stderr
+    with store.moved_home(home):
+        cells = grids.read_manifest("g").cells
+        before = {spec.method: result for key, spec in cells.items() if (result := read_result(key))}
+        assert before["trouble[what=killed]"]["reason"] == "rank 1 of 2 is gone, or does not answer"
+        grid = change_grid(read_grid(text, str(file), "g"), {"devices": 2})
+        done = grids.run_grid(grid, Console(quiet=True), device=CPU)
+        assert done.keys() == cells.keys()
+        results = [read_result(key) for key in done]
+        assert all(result is not None and result["status"] == "FINISHED" for result in results)
+        assert before["full"] == read_result(before["full"]["hash"]), "what was finished is kept"
