@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import launched
 from dpbench.experiments.executors import Worker, run_all
+from dpbench.processes import cores
 
 if TYPE_CHECKING:
     import torch
@@ -44,17 +45,15 @@ def of(devices: int, device: torch.device, jobs: int | None, threads: int) -> tu
 
     if launched.rank_and_size()[1] > 1:
         return 1, launched.lead
-    if device.type == "cuda":
-        there, what = torch.cuda.device_count(), "GPUs"
-    else:
-        there, what = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, "cores"
-    if device.type == "cuda" and devices > there:
+    cuda = device.type == "cuda"
+    there, what = (torch.cuda.device_count(), "GPUs") if cuda else (cores(), "cores")
+    if cuda and devices > there:
         raise UsageError(f"--devices {devices}: this machine has {there} {what}")
-    if jobs is not None and jobs > 1 and jobs * devices * (1 if device.type == "cuda" else threads) > there:
-        each = f"{devices} devices" + ("" if device.type == "cuda" or threads == 1 else f" of {threads} threads")
+    takes = devices * (1 if cuda else threads)
+    if jobs is not None and jobs > 1 and jobs * takes > there:
+        each = f"{devices} devices" + ("" if cuda or threads == 1 else f" of {threads} threads")
         raise UsageError(f"--jobs {jobs} of {each} each are more than the {there} {what} of this machine")
-    own = 1 if device.type == "cuda" else max(1, there // (devices * threads))
-    return jobs or own, partial(run_together, devices)
+    return jobs or max(1, there // takes), partial(run_together, devices)
 
 
 class Gang(Worker):

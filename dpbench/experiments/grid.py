@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -22,6 +21,7 @@ from dpbench.experiments import controls, gang
 from dpbench.experiments.executors import AT_ONCE, Executor, run_all
 from dpbench.experiments.jobs import Job, do
 from dpbench.experiments.progress import Running
+from dpbench.processes import cores
 from dpbench.recipe import Recipe
 from dpbench.setting import Setting
 from dpbench.spec import Grid, RunSpec
@@ -177,7 +177,7 @@ def default_jobs(device: torch.device) -> int:
         import torch
 
         return torch.cuda.device_count() if device.index is None else 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 def run_grid(
