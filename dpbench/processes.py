@@ -1,4 +1,4 @@
-"""How a process ended, in words; how many cores it may use; and whether importing what others wrote would end this one."""
+"""How a process ended, in words; its cores; and whether importing what others wrote would end this one."""
 
 from __future__ import annotations
 

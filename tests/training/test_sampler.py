@@ -872,7 +872,7 @@ def _train_unevenly(rank: int, folder: str) -> dict[str, Any]:
     data = IndexedDataset(TensorDataset(torch.randn(N, 3, generator=torch.Generator().manual_seed(0))))
 
     def train(stop: int | None) -> tuple[Tensor, list[int]]:
-        model = torch.nn.Linear(3, 1)
+        model = torch.nn.Linear(3, 1, bias=False)
         torch.nn.init.zeros_(model.weight)
         ddp = torch.nn.parallel.DistributedDataParallel(model)
         optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
