@@ -36,7 +36,8 @@ def table(
     """One row a dataset, model, method and keep, ranked by mean accuracy within dataset, model and keep.
 
     `seeds` counts the finished runs, over which its means are, `diverged`, `failed` and `missing` the others. A row
-    with seeds that diverged or failed ranks below all that are whole; a row without a finished run has no rank.
+    with seeds that diverged or failed ranks below all that are whole; a row without a finished run has no rank; rows
+    of equal mean are `tied`: they share the lowest of their ranks.
     `delta` is the margin, in points, within which a row may be called equivalent to full training; `at_cost` are the
     results of controls at realised cost, which have no row of their own, `flips` those of the rows' test predictions.
     `grid` knows what tuning found for a row, and the numbers of seeds at which verdicts are read.
@@ -50,6 +51,7 @@ def table(
     frame["trouble"] = [broken(row) for row in rows]
     whole = ~is_broken(frame)
     frame.insert(0, "rank", _ranks(frame, whole))
+    frame["tied"] = frame["rank"].notna() & frame.duplicated(["dataset", "model", "keep", "rank"], keep=False)
     keeps = controls.keeps(cells, results)
     frame["control_keep"] = [keeps.get(row, np.nan) for row in frame[KEYS].itertuples(index=False, name=None)]
     looks = grid.looks if grid else ()
@@ -91,7 +93,7 @@ def broken(row: Line) -> str:
 def _ranks(frame: pd.DataFrame, whole: pd.Series) -> pd.Series:
     """By mean accuracy, first of the rows that are whole and after them of the others."""
     group = [frame[name] for name in ("dataset", "model", "keep")]
-    within = frame["accuracy_mean"].groupby([*group, whole]).rank(ascending=False, method="min")
+    within = frame["accuracy_mean"].round(12).groupby([*group, whole]).rank(ascending=False, method="min")
     ahead = (whole & frame["accuracy_mean"].notna()).groupby(group).transform("sum")
     return within.where(whole, within + ahead).astype("Int64")
 

@@ -33,6 +33,11 @@ def number(value: Any, form: str) -> str:
     return "-" if _none(value) else format(value, form)
 
 
+def rank(row: Line) -> str:
+    """The rank by mean accuracy; =2 for rows that share it."""
+    return "=" * bool(row["tied"]) + number(row["rank"], "d")
+
+
 def accuracy(row: Line) -> str:
     """Mean and 95 % interval in percent; or why there is none, or none that is fair."""
     if trouble := broken(row):
@@ -122,7 +127,7 @@ CELLS: dict[str, Callable[[Line], str]] = {  # of measures whose number alone sa
     "stability": _rates,
 }
 COLUMNS = (  # in the order in which they stand
-    _number("rank", "#", "d", low=True),
+    Column("rank", "#", rank, "rank", low=True),
     Column("method", "method", lambda row: row["method"], "method", low=True),
     _number("keep", "keep", "g"),
     Column("accuracy", "accuracy %", accuracy, "accuracy_mean"),

@@ -60,6 +60,12 @@ def test_rows_are_ranked_by_the_last_epoch_within_their_keep() -> None:
     assert ranks == {"a": 2, "b": 1, "c": 1}
 
 
+def test_ties_are_shown_as_ties() -> None:
+    board = make({("a", 0.5): [0.1, 0.2, 0.3], ("b", 0.5): [0.15, 0.15, 0.3], ("c", 0.5): [0.1, 0.1, 0.1]})
+    assert [columns.rank(line) for line in tables.records(board.table)] == ["=1", "=1", "3"]
+    assert "=1 a" in shown(screen.screen(board, 120))
+
+
 def test_missing_and_failed_runs_are_shown() -> None:
     board = make({("a", 0.5): [0.8, None], ("b", 0.5): ["it broke", "it broke"], ("c", 0.5): [None, None]})
     assert [(row(board, m)["seeds"], row(board, m)["failed"], row(board, m)["missing"]) for m in "abc"] == [

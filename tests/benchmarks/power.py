@@ -5,15 +5,20 @@ python tests/benchmarks/power.py
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.optimize import brentq
 
-from dpbench.analysis import moderated
+from dpbench.analysis import moderated, predicted
+from dpbench.analysis.ranks import rank_bounds
 from dpbench.analysis.stats import ALPHA, MIN_SEEDS, compare, holm, paired_difference, power_table, with_spreads
 
 GAP = 2.0  # standard deviations of the paired difference between two methods
@@ -25,6 +30,24 @@ SETTINGS = {  # means of the controls, of the methods (taken in turn), and how r
     "one is the best": ([0, 0, 0.5, 0], [5, 0, 0], "normal"),
     "unequal spreads": ([0, 0, 0.5, 0], [0, 0.5, 0], "unequal"),
     "heavy tails": ([0, 0.5, 1, 0], [0, 0.5, 1], "t"),
+}
+
+SAMPLES = {  # how rows differ, as logarithms: in how much samples move, in what they have in common; share of outliers
+    "steady": (0.0, 0.0, 0.0),
+    "flips tell": (0.5, 0.3, 0.0),
+    "flips tell little": (0.2, 0.8, 0.0),
+    "outliers": (0.3, 0.7, 0.05),
+}
+RANKS: dict[
+    str, tuple[Sequence[float], Sequence[float], str]
+] = {  # by how much methods are better, their spreads, tails
+    "equal": ([0.0] * 7, [1] * 7, "normal"),
+    "two": ([0.0, 0.0], [1, 1], "normal"),
+    "two groups": ([0, 0, 0, 2, 2, 2, 2], [1] * 7, "normal"),
+    "a ladder": ([0.7 * i for i in range(7)], [1] * 7, "normal"),
+    "other orders": ([0, 0, 1, 2, 3, 4, 4], [1] * 7, "normal"),
+    "unequal spreads": ([0, 0, 0, 0, 1, 1, 1], [0.1, 0.3, 1, 3, 0.1, 1, 10], "normal"),
+    "heavy tails": ([0, 0, 0, 0, 1, 1, 1], [1] * 7, "t"),
 }
 
 Floats = NDArray[np.float64]
@@ -84,27 +107,172 @@ def false(boards: int = 20_000) -> str:
     return _markdown(table, "boards", ".1%")
 
 
-def moderated_boards(boards: int = 500, rows: int = 40) -> str:
-    """Boards of rows with one control, by paired t and moderated: any false verdict, and the share of gaps found."""
+@cache
+def margins(samples: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Margins of test samples (samples,) and, by the variance with which training moves them, what to add for 90 %.
+
+    Beside these two the slope of the accuracy there, in points.
+    """
+    of_samples = 1.5 * stats.norm.ppf((np.arange(samples) + 0.5) / samples)
+    variances = np.geomspace(0.05, 20, 100)
+
+    def off(x: float, variance: float) -> float:
+        return float(stats.norm.cdf((of_samples + x) / math.sqrt(variance)).mean() - 0.9)
+
+    added = np.array([brentq(off, -40, 40, args=(variance,)) for variance in variances])
+    spread = np.sqrt(variances)[:, None]
+    slopes = 100 * (stats.norm.pdf((of_samples + added[:, None]) / spread) / spread).mean(axis=1)
+    return of_samples, variances, added, slopes
+
+
+def rows_of_samples(
+    rng: np.random.Generator, setting: str, rows: int, seeds: int, samples: int
+) -> tuple[NDArray[np.bool_], Floats]:
+    """Whether test samples are predicted right (rows, seeds, samples), by rows of one true accuracy, 90 %.
+
+    A sample is right where its margin, moved by training, is above 0. Rows differ in how much that moves it, and in how
+    much of this all samples have in common, which makes the accuracy vary more than flips do. The second is the
+    standard deviation (rows,) of the accuracy by the common part, in points.
+    """
+    varied, common, outliers = SAMPLES[setting]
+    of_samples, variances, added, slopes = margins(samples)
+    moved = np.exp(rng.normal(0, varied, rows))
+    share = 0.02 * moved * np.exp(rng.normal(0, common, rows)) * np.where(rng.random(rows) < outliers, 10, 1)
+    of_all = np.sqrt(moved * np.minimum(share, 0.2))
+    of_each = np.sqrt(moved - of_all**2)
+    noise = of_all[:, None, None] * rng.standard_normal((rows, seeds, 1))
+    noise = noise + of_each[:, None, None] * rng.standard_normal((rows, seeds, samples))
+    right = of_samples + np.interp(moved, variances, added)[:, None, None] + noise > 0
+    return right, np.interp(moved, variances, slopes) * of_all
+
+
+def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> str:
+    """Boards of rows with one control, drawn sample by sample: any false verdict, and the share of gaps found.
+
+    A gap is four standard deviations of a run of the typical row. By the paired t test, by variances drawn towards a
+    line of the binomial variance, and by those drawn towards a line of flips.
+    """
     lines = {}
-    for seeds in (MIN_SEEDS, 5):
-        for scatter, outliers in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.05), (1.5, 0.1)):
-            rng, told = np.random.default_rng(0), np.zeros(4)
-            for _ in range(boards):
-                sd = np.exp(rng.normal(0, scatter / 2, rows + 1)) * np.where(rng.random(rows + 1) < outliers, 10, 1)
-                runs = 50 + sd * rng.standard_normal((seeds, rows + 1))
-                each = [pd.DataFrame({"accuracy": column, "step": 0.01}) for column in runs.T]
-                spreads = moderated.spreads(dict(enumerate(each)))
-                paired = [paired_difference(one["accuracy"], each[0]["accuracy"]) for one in each[1:]]
-                drawn = [with_spreads(one, [spreads[i], spreads[0]]) for i, one in enumerate(paired, 1)]
-                for at, kind in enumerate((paired, drawn)):
-                    said = compare(dict(enumerate(kind)))["verdict"].str.startswith(("better", "worse"))
-                    moved = {i: replace(one, mean=one.mean + 2 * GAP) for i, one in enumerate(kind)}
-                    found = compare(moved)["verdict"].str.startswith("better")
-                    told[[at, 2 + at]] += said.any(), found.mean()
-            lines[f"{seeds} seeds, scatter {scatter:g}, {outliers:.0%} outliers"] = told / boards
-    columns = ["false, paired t", "false, moderated", "found, paired t", "found, moderated"]
+    for setting, seeds in itertools.product(SAMPLES, (MIN_SEEDS, 5)):
+        rng, told = np.random.default_rng(0), np.zeros(6)
+        for _ in range(boards):
+            right, spreads = rows_of_samples(rng, setting, rows + 1, seeds, samples)
+            each = [pd.DataFrame({"accuracy": 100 * row.mean(axis=1), "step": 100 / samples}) for row in right]
+            flips = dict(enumerate(right.var(axis=1, ddof=1).sum(axis=1).tolist()))
+            paired = [paired_difference(one["accuracy"], each[0]["accuracy"], step=100 / samples) for one in each[1:]]
+            kinds = [paired]
+            for given in (None, flips):
+                found = moderated.spreads(dict(enumerate(each)), given)
+                kinds.append([with_spreads(one, [found[i], found[0]]) for i, one in enumerate(paired, 1)])
+            gap = 4 * float(np.median(np.hypot(spreads, 100 * np.sqrt(np.array(list(flips.values()))) / samples)))
+            for at, kind in enumerate(kinds):
+                said = compare(dict(enumerate(kind)))["verdict"].str.startswith(("better", "worse"))
+                moved = {i: replace(one, mean=one.mean + gap) for i, one in enumerate(kind)}
+                told[[at, 3 + at]] += said.any(), compare(moved)["verdict"].str.startswith("better").mean()
+        lines[f"{setting}, {seeds} seeds"] = told / boards
+    columns = [f"{what}, {kind}" for what in ("false", "found") for kind in ("paired t", "moderated", "by flips")]
     return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "boards", ".3f")
+
+
+def new_samples(pairs: int = 2000, samples: int = 500) -> str:
+    """How often 95 % intervals of the difference of two equal rows hold 0, of test samples that are drawn anew."""
+    lines = {}
+    for own, seeds in itertools.product((0.0, 0.5, 1.0), (MIN_SEEDS, 5)):
+        rng, held = np.random.default_rng(0), np.zeros(2)
+        for _ in range(pairs):
+            sample = rng.normal(0, 1, samples)
+            noise = own * rng.standard_normal((2, 1, samples)) + 0.05 * rng.standard_normal((2, seeds, 1))
+            a, b = sample + noise + 0.5 * rng.standard_normal((2, seeds, samples)) > -1.2
+            both = predicted.Pair(np.zeros(samples, dtype=int), a, b)
+            x, y = (pd.Series(100 * right.mean(axis=1)) for right in (a, b))
+            over_seeds = paired_difference(x, y, step=100 / samples)
+            for at, one in enumerate((over_seeds, predicted.of_new_samples(over_seeds, both))):
+                held[at] += abs(one.mean) <= one.half_width
+        lines[f"methods differ by {own:g} on a sample, {seeds} seeds"] = held / pairs
+    columns = ["on this test set", "for new test samples, too"]
+    return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "rows", ".3f")
+
+
+def separated_boards(
+    rng: np.random.Generator, spreads: str, boards: int, looks: Sequence[int], shared: bool
+) -> tuple[float, float, float]:
+    """Boards whose open rows get more seeds by look, as `dpbench.analysis.separation` does it.
+
+    Return the share of boards that say anything false at any look, the share of real differences that are found in
+    the end, and the mean number of seeds of a method. Without `shared` each look has all of the 5 %.
+    """
+    means = np.array([0.0] * CONTROLS + [0.0] * 5 + [0.4, 0.6, 0.8, 1.2, 2.0])
+    wide = (
+        np.geomspace(0.1, 3, len(means))[rng.permutation(len(means))]
+        if spreads == "unequal"
+        else 0.3 * np.ones(len(means))
+    )
+    noise = rng.standard_t(5, (boards, len(means), looks[-1])) / math.sqrt(5 / 3)
+    noise = noise if spreads == "t" else rng.standard_normal(noise.shape)
+    runs = means[:, None] + wide[:, None] * noise
+    found = runs[:, CONTROLS:, None] - runs[:, None, :CONTROLS]
+    true = means[CONTROLS:, None] - means[:CONTROLS]
+    family = true.size * (len(looks) if shared else 1)
+    reached = np.full(runs.shape[:2], looks[0])
+    false, right = np.zeros(boards, dtype=bool), np.zeros(found.shape[:3], dtype=bool)
+    for look, more in itertools.zip_longest(looks, looks[1:], fillvalue=looks[-1]):
+        here = (reached[:, CONTROLS:, None] >= look) & (reached[:, None, :CONTROLS] >= look)
+        better, worse, equal = claims(found[..., :look], DELTA, family)
+        wrong = (better & (true <= 0)) | (worse & (true >= 0)) | (equal & (np.abs(true) >= DELTA))
+        false |= (here & wrong).any(axis=(1, 2))
+        right = np.where(here, better, right)
+        go_on = here & ~(better | worse | equal)
+        open_rows = np.concatenate([go_on.any(axis=1), go_on.any(axis=2)], axis=1)
+        reached = np.where(open_rows, more, reached)
+    return float(false.mean()), float(right[:, true > 0].mean()), float(reached[:, CONTROLS:].mean())
+
+
+def separated(boards: int = 4000) -> str:
+    """Seeds until rows are separated, at 5, 10 and 20 of them, beside looks that are not planned, and 20 at once."""
+    lines = {}
+    for spreads in ("normal", "unequal", "t"):
+        planned, naive, at_once = (
+            separated_boards(np.random.default_rng(0), spreads, boards, looks, shared)
+            for looks, shared in (((5, 10, 20), True), ((5, 10, 20), False), ((20,), True))
+        )
+        lines[spreads] = [planned[0], naive[0], at_once[0], planned[1], at_once[1], planned[2]]
+    columns = ["false", "false, looks not planned", "false, 20 seeds at once", "found", "found, 20 seeds at once"]
+    return _markdown(pd.DataFrame.from_dict(lines, "index", columns=[*columns, "seeds of a method"]), "runs", ".3f")
+
+
+def rank_coverage(rng: np.random.Generator, setting: str, datasets: int, seeds: int, grids: int) -> tuple[float, float]:
+    """How often the interval of a method's mean rank holds all ranks of its ties, of the method where it does least.
+
+    Beside it the mean width of the intervals. With "other orders" each dataset has an order of its own.
+    """
+    gaps, spreads, tails = RANKS[setting]
+    lows, highs, tables = [], [], []
+    for _ in range(datasets):
+        true = np.asarray(gaps, float)
+        true = rng.permutation(true) if setting == "other orders" else true
+        lows.append(1 + (true > true[:, None]).sum(axis=1))
+        highs.append(len(true) - (true < true[:, None]).sum(axis=1))
+        shape = (grids, seeds, len(true))
+        noise = rng.standard_normal(shape) if tails == "normal" else rng.standard_t(5, shape) / math.sqrt(5 / 3)
+        tables.append(true + np.asarray(spreads) * noise + rng.normal(0, 2, (grids, seeds, 1)))
+    low, high = rank_bounds(tables, [0.0] * datasets)
+    held = (low <= np.mean(lows, axis=0) + 1e-9) & (high >= np.mean(highs, axis=0) - 1e-9)
+    return float(held.mean(axis=0).min()), float((high - low).mean())
+
+
+def ranks(grids: int = 2000) -> str:
+    """The coverage of rank intervals and, in brackets, their mean width, over one dataset and over several."""
+    lines = {
+        f"{setting}, {seeds} seeds": {
+            f"{count} dataset{'s' * (count > 1)}": "{:.3f} ({:.1f})".format(
+                *rank_coverage(np.random.default_rng(0), setting, count, seeds, grids)
+            )
+            for count in (1, 3, 6)
+        }
+        for setting in RANKS
+        for seeds in (MIN_SEEDS, 5, 10)
+    }
+    return _markdown(pd.DataFrame(lines).T, "methods", "")
 
 
 def _markdown(table: pd.DataFrame, corner: str, form: str) -> str:
@@ -119,4 +287,7 @@ def _markdown(table: pd.DataFrame, corner: str, form: str) -> str:
 if __name__ == "__main__":
     print(f"Power at {GAP:g} standard deviations\n\n{power()}\n\nOne family a control\n\n{before()}\n")
     print(f"Boards with any false verdict\n\n{false()}\n")
-    print(f"Spreads of rows drawn together, gaps of {2 * GAP:g} standard deviations\n\n{moderated_boards()}")
+    print(f"Rows drawn sample by sample, moderated tests beside the paired t test\n\n{paired_samples()}\n")
+    print(f"Intervals that hold the difference of two rows in the population\n\n{new_samples()}\n")
+    print(f"Seeds until rows are separated\n\n{separated()}\n")
+    print(f"Rank intervals that hold all ranks of a tie, and their width\n\n{ranks()}")
