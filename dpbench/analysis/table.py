@@ -37,7 +37,7 @@ def table(
 
     `seeds` counts the finished runs, over which its means are, `diverged`, `failed` and `missing` the others. A row
     with seeds that diverged or failed ranks below all that are whole; a row without a finished run has no rank; rows
-    of equal mean are `tied`: they share the lowest of their ranks.
+    of equal mean share the first of their ranks.
     `delta` is the margin, in points, within which a row may be called equivalent to full training; `at_cost` are the
     results of controls at realised cost, which have no row of their own, `flips` those of the rows' test predictions.
     `grid` knows what tuning found for a row, and the numbers of seeds at which verdicts are read.
@@ -51,7 +51,6 @@ def table(
     frame["trouble"] = [broken(row) for row in rows]
     whole = ~is_broken(frame)
     frame.insert(0, "rank", _ranks(frame, whole))
-    frame["tied"] = frame["rank"].notna() & frame.duplicated(["dataset", "model", "keep", "rank"], keep=False)
     keeps = controls.keeps(cells, results)
     frame["control_keep"] = [keeps.get(row, np.nan) for row in frame[KEYS].itertuples(index=False, name=None)]
     looks = grid.looks if grid else ()

@@ -33,11 +33,6 @@ def number(value: Any, form: str) -> str:
     return "-" if _none(value) else format(value, form)
 
 
-def rank(row: Line) -> str:
-    """The rank by mean accuracy; =2 for rows that share it."""
-    return "=" * bool(row["tied"]) + number(row["rank"], "d")
-
-
 def accuracy(row: Line) -> str:
     """Mean and 95 % interval in percent; or why there is none, or none that is fair."""
     if trouble := broken(row):
@@ -127,7 +122,7 @@ CELLS: dict[str, Callable[[Line], str]] = {  # of measures whose number alone sa
     "stability": _rates,
 }
 COLUMNS = (  # in the order in which they stand
-    Column("rank", "#", rank, "rank", low=True),
+    _number("rank", "#", "d", low=True),
     Column("method", "method", lambda row: row["method"], "method", low=True),
     _number("keep", "keep", "g"),
     Column("accuracy", "accuracy %", accuracy, "accuracy_mean"),
@@ -141,7 +136,8 @@ COLUMNS = (  # in the order in which they stand
     Column("status", "status", lambda row: row.get("status", "own"), "status"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
-IMPORTANT = ("method", "rank", "keep", "accuracy", "status", "cost_with_proxy", "to_full", "to_random", "seeds", "time")
+IMPORTANT: tuple[str, ...] = ("method", "rank", "keep", "accuracy", "status", "cost_with_proxy", "to_full", "to_random")
+IMPORTANT += ("seeds", "ranks", "time")
 OF_TUNING = ("lr", "weight_decay", "stability")  # shown where rows differ in them
 
 

@@ -22,7 +22,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.predicted import Pair
 from dpbench.analysis.table import Line, broken, records
 from dpbench.errors import UsageError
-from dpbench.reports.columns import accuracy, difference, gap, number, p_value, rank
+from dpbench.reports.columns import accuracy, difference, gap, number, p_value
 from dpbench.spec import canonical, row_of
 from dpbench.training import derived
 from dpbench.training.measures import MEASURES
@@ -118,7 +118,7 @@ def _table(x: Line, y: Line) -> Table:
     for row in (x, y):
         view.add_column(escape(f"{row['method']} at {row['keep']:g}"), justify="right")
     view.add_row("accuracy %", accuracy(x), accuracy(y))
-    lines = [("rank", [rank(row) for row in (x, y)])]
+    lines = [("rank", [number(row["rank"], "d") for row in (x, y)])]
     lines.append(("random at its cost", [number(row["control_keep"], "g") for row in (x, y)]))
     lines.append(("  difference to it", [difference(row, verdicts.AT_COST) for row in (x, y)]))
     lines += [(one.header, [one.shown(row[one.name]) for row in (x, y)]) for one in MEASURES if one.column]

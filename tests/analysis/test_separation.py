@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks import power
 from synthetic_board import RECIPE, around, make, result
 
 from dpbench import store
@@ -132,6 +133,26 @@ def test_a_verdict_spends_its_share_of_alpha() -> None:
     assert third["equivalence_p"].iloc[0] == pytest.approx(min(1, 3 * whole["equivalence_p"].iloc[0]))
     together = stats.compare({"a": one, "b": one, "c": one}, delta=3)
     assert third["half_width"].iloc[0] == pytest.approx(together["half_width"].iloc[0]), "as three comparisons do"
+
+
+@pytest.mark.parametrize("spreads", ["normal", "unequal", "t"])
+def test_looks_together_say_something_false_in_at_most_5_percent_of_boards(spreads: str) -> None:
+    false, found, seeds = power.separated_boards(np.random.default_rng(1), spreads, 1000, (5, 10, 20), shared=True)
+    naive, most, _ = power.separated_boards(np.random.default_rng(1), spreads, 1000, (5, 10, 20), shared=False)
+    assert false <= 0.05
+    assert naive > 1.5 * false
+    assert 0.9 * most < found < most
+    assert seeds < 20
+
+
+def test_the_simulated_looks_are_those_of_compare() -> None:
+    values = np.random.default_rng(2).normal(0.3, 0.2, 10)
+    one = replace(stats.paired_difference(pd.Series(values), pd.Series(np.zeros(10))), share=1 / 3)
+    line = stats.compare({"a": one, "b": one}, delta=0.5).iloc[0]
+    better, worse, equal = power.claims(values, 0.5, 2 * 3)
+    assert line["verdict"].startswith("better") == better
+    assert line["equivalence"].startswith("equivalent") == equal
+    assert not worse
 
 
 def test_only_whole_looks_count() -> None:

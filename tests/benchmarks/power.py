@@ -146,7 +146,7 @@ def rows_of_samples(
     return right, np.interp(moved, variances, slopes) * of_all
 
 
-def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> str:
+def paired_samples(boards: int = 200, rows: int = 40, samples: int = 1000) -> str:
     """Boards of rows with one control, drawn sample by sample: any false verdict, and the share of gaps found.
 
     A gap is four standard deviations of a run of the typical row. By the paired t test, by variances drawn towards a
@@ -260,7 +260,7 @@ def rank_coverage(rng: np.random.Generator, setting: str, datasets: int, seeds: 
     return float(held.mean(axis=0).min()), float((high - low).mean())
 
 
-def ranks(grids: int = 2000) -> str:
+def ranks(grids: int = 10_000) -> str:
     """The coverage of rank intervals and, in brackets, their mean width, over one dataset and over several."""
     lines = {
         f"{setting}, {seeds} seeds": {

@@ -38,7 +38,7 @@ function pick(row) {
 function rankCell(row) {
   const interval = known(row.rank_low) ? `${fixed(row.rank_low, 0)} to ${fixed(row.rank_high, 0)}` : "";
   const note = weighted ? (row.place !== row.rank && known(row.rank) ? `was ${row.rank}` : "") : interval;
-  return [h("span", {}, known(row.place) ? (row.tied && !weighted ? "=" : "") + row.place : "–"), h("small", {title: weighted ? "rank by accuracy" : "95 % interval of the rank"}, note)];
+  return [h("span", {}, known(row.place) ? (groups.get(row.group).some(other => other !== row && other.place === row.place) ? "=" : "") + row.place : "–"), h("small", {title: weighted ? "rank by accuracy" : "95 % interval of the rank"}, note)];
 }
 const plain = (key, {digits, factor} = data.measures[key]) => row => [fixed(known(row[key]) ? factor * row[key] : null, digits)];
 const column = (key, more = {}, {label, help, up} = data.measures[key]) => ({key, label, help, down: up, show: plain(key), ...more});
