@@ -13,8 +13,7 @@ from dpbench import catalog, places, plain_yaml
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 from dpbench.recipe import Recipe
-from dpbench.setting import Budget, Probe, Setting
-from dpbench.spec import Grid
+from dpbench.spec import Budget, Grid, Probe
 
 FAULTS = 10  # of a grid file, told at once
 
@@ -58,8 +57,7 @@ _PARTS: dict[str, type[BaseModel]] = {"recipe": Recipe, "budget": Budget, "probe
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
-    rest = Setting.model_fields.keys()  # what runs have, too
-    return [key for key in sorted(model.model_fields, key=rest.__contains__) if key != "name"]
+    return [key for key in model.model_fields if key != "name"]
 
 
 def explained(error: ValidationError, where: str, node: Any, model: type[BaseModel]) -> list[str]:

@@ -69,13 +69,14 @@ def tuned(grid: Grid, planned: list[Plan], studies: dict[str, optuna.Study]) -> 
         if not chosen:
             why = next((t.user_attrs["reason"] for t in study.trials if "reason" in t.user_attrs), "its workers died")
             raise RunFailed(f"no trial of {spec.method} at keep {spec.keep:g} has ended: {why}")
+        method = canonical(chosen[0].user_attrs["method"])
         found.append(
             Tuned(
                 method=spec.method,
                 dataset=spec.dataset,
                 model=spec.model,
                 keep=spec.keep,
-                chosen=canonical(chosen[0].user_attrs["method"]),
+                chosen=method if method != spec.method else "",
                 recipe=chosen[0].user_attrs["recipe"],
                 trials=len(counted(study)),
                 spent=spent(study),
@@ -93,5 +94,5 @@ def write(grid: Grid, file: Path) -> None:
         for kind in ("dataset", "model", "method")
     }
     content = {"name": grid.name} | grid.model_dump(mode="json", exclude_defaults=True) | elsewhere
-    text = yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True)
+    text = yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True, default_flow_style=None)
     store.write(file, lambda path: path.write_text(text, encoding="utf-8"))

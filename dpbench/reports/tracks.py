@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dpbench import catalog
 from dpbench.analysis import board as boards
 from dpbench.analysis.board import Board
+from dpbench.analysis.stats import WORDS
 from dpbench.analysis.table import Line, broken, records
 from dpbench.reports.columns import BY_NAME
 from dpbench.spec import row_of
 
 Pair = tuple[Line, Line]
-CONTROL = {"to_full": "full training", "to_random": "random per epoch at its cost"}
 
 
 def paragraphs(name: str) -> list[str]:
@@ -31,6 +31,9 @@ def told(fixed: Board, tuned: Board) -> list[str]:
         f"on the {track} {_listed([f'{_name(row)} ({broken(row)})' for row in rows if broken(row)])}"
         for track, rows in (("fixed recipe", [a for a, _ in pairs]), ("tuned track", [b for _, b in pairs]))
     ]
+    higher = sum(after["accuracy_mean"] > before["accuracy_mean"] for before, after in pairs)
+    lower = sum(after["accuracy_mean"] < before["accuracy_mean"] for before, after in pairs)
+    head = f"{head} The mean accuracy of {higher} rows is higher on the tuned track, that of {lower} lower."
     return [f"{head} With seeds that diverged or failed: {'; '.join(lost)}.", *_changed(pairs), _table(pairs)]
 
 
@@ -50,16 +53,17 @@ def _changed(pairs: Iterable[Pair]) -> list[str]:
     """Of which rows the verdict to full training is another one."""
     texts = []
     for before, after in pairs:
-        old, new = _word(before["verdict_full"]), _word(after["verdict_full"])
+        old, new = _word(before), _word(after)
         if old != new:
             texts.append(f"{_name(before)} (from {old} to {new})")
     return [f"The verdict to full training differs for {_listed(texts)}."]
 
 
-def _word(verdict: str) -> str:
-    """The verdict in a word or two."""
-    first = verdict.split(" ")[0]
-    return {"better": "better", "worse": "worse", "not": "not separable", "": "none"}.get(first, "none")
+def _word(row: Line) -> str:
+    """The verdict to full training in a word or two, or why there is none."""
+    if row["equivalence_full"].startswith("equivalent"):
+        return "equivalent"
+    return broken(row) or WORDS.get(row["verdict_full"].split(" ")[0], WORDS["no"])
 
 
 def _table(pairs: Iterable[Pair]) -> str:

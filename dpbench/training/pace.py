@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 
 from dpbench import optim
-from dpbench.setting import Budget
-from dpbench.spec import Recipe
+from dpbench.spec import Budget, Recipe
 from dpbench.training.ledger import Epoch, Ledger
-from dpbench.training.ranks import ALONE, Ranks
 
 SPENT = ("select", "train", "observe")  # the phases whose seconds a budget of time counts
 
@@ -27,11 +25,10 @@ class Pace:
         samples: float = 0,
         steps: int = 0,
         ledger: Ledger | None = None,
-        ranks: Ranks = ALONE,
     ) -> None:
         self.recipe, self.epochs, self.samples, self.steps = recipe, epochs, samples, steps
         self.budget = budget or Budget()
-        self.ledger, self.ranks = ledger or Ledger(), ranks
+        self.ledger = ledger or Ledger()
 
     def progress(self, epoch: int, share: float = 0.0, done: Epoch | None = None) -> float:
         """The share of the budget that is spent at `share` of `epoch`, which `done` something by then."""
@@ -44,8 +41,7 @@ class Pace:
             case "time":
                 assert self.budget.seconds is not None
                 now = time.perf_counter() - self.began if share else 0.0
-                spent = sum(self.ledger.seconds[phase] for phase in SPENT) + now
-                return self.ranks.agreed(spent / self.budget.seconds)  # clocks differ
+                return (sum(self.ledger.seconds[phase] for phase in SPENT) + now) / self.budget.seconds
             case _:
                 return (epoch + share) / self.epochs
 

@@ -702,6 +702,8 @@ def test_a_subset_is_written_and_trained_on(
         (["subset", "deepcore:NoSuch", "-o", "x.npz"], "deepcore has no method 'NoSuch' that selects from a record"),
         (["run", "--method", "deepcore:NoSuch"], "known: Craig, Uncertainty, kCenterGreedy"),
         (["tune", "deepcore[name=NoSuch]"], "known: Craig, Uncertainty, kCenterGreedy"),
+        (["tune", "--all", "--keep", "0.3"], "--keep is for one method; --all tunes every row of the grid"),
+        (["tune", "uniform"], "uniform has no parameters to tune"),
         (["check", "deepcore[name=NoSuch]"], "known: Craig, Uncertainty, kCenterGreedy"),
         (["subset", "subset", "-o", "x.npz"], "subset: no file is named; give yours by dpbench run --from FILE"),
         (["subset", "subset[id=gone]", "-o", "x.npz"], "subset: no file gone.npz under $DPBENCH_HOME/subsets"),

@@ -32,7 +32,6 @@ class Noted:
     """A job whose result is a file of the home."""
 
     title: str
-    devices: int = 1
 
     @property
     def key(self) -> str:

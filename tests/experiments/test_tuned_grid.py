@@ -129,7 +129,7 @@ def test_accuracy_is_not_bought_by_pruning_less(tune: Callable[..., Grid]) -> No
     refused = [t for t in open_study(plan).trials if "more than 0.32" in t.user_attrs.get("reason", "")]
     assert refused
     assert {t.values[0] for t in refused} == {0.0}
-    assert catalog.parse(one.chosen)[1].get("r", 0.7) >= 0.7 - 0.02
+    assert catalog.parse(one.becomes)[1].get("r", 0.7) >= 0.7 - 0.02
 
 
 def test_no_row_is_tuned_to_be_another_one(home: Path) -> None:

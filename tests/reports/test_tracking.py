@@ -120,6 +120,8 @@ def test_161_rows_fit(tracker: Any) -> None:
         key, changed = send.send_leaderboard(tracker, "1", board, [Path("made.md")])
     assert changed == 0, "the second time nothing has"
     assert len(tracker.client.search_runs([key])) == 161
+    assert tracker.client.experiments[key].tags["dpbench.track"] == "fixed recipe"
+    assert {run.data.tags["track"] for run in tracker.client.search_runs([key])} == {"fixed recipe"}
     text = tracker.client.experiments[key].tags["mlflow.note.content"]
     [holder] = {run for run, _ in tracker.client.files}
     whole = f"[The whole table](#/experiments/{key}/runs/{holder}/artifacts/made.md)"
