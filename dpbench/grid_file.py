@@ -13,7 +13,8 @@ from dpbench import catalog, places, plain_yaml
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
 from dpbench.recipe import Recipe
-from dpbench.spec import Budget, Grid, Probe
+from dpbench.setting import Budget, Probe, Setting
+from dpbench.spec import Grid
 
 FAULTS = 10  # of a grid file, told at once
 
@@ -57,7 +58,8 @@ _PARTS: dict[str, type[BaseModel]] = {"recipe": Recipe, "budget": Budget, "probe
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
-    return [key for key in model.model_fields if key != "name"]
+    rest = Setting.model_fields.keys()  # what runs have, too
+    return [key for key in sorted(model.model_fields, key=rest.__contains__) if key != "name"]
 
 
 def explained(error: ValidationError, where: str, node: Any, model: type[BaseModel]) -> list[str]:

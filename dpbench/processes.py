@@ -1,4 +1,4 @@
-"""How a process ended, in words; and whether importing what others wrote would end this one."""
+"""How a process ended, in words; its cores; and whether importing what others wrote would end this one."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def ending(code: int) -> str:
         return f"by {signal.Signals(-code).name}"
     except ValueError:
         return f"by signal {-code}"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ends_process(load: Callable[[], Any]) -> str | None:

@@ -10,20 +10,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    model_serializer,
     model_validator,
 )
 
 from dpbench import beside, catalog, source
 from dpbench.errors import UsageError
 from dpbench.plain_yaml import brief
-from dpbench.recipe import MOST, Changes, Recipe, Strict, named
+from dpbench.recipe import MOST, Changes, Recipe, named
+from dpbench.setting import Setting
 from dpbench.tuned import Tuned, listed
 
 CELLS = 100_000  # of a grid
@@ -33,46 +33,7 @@ PROTOCOL = 4  # raised when the runner changes what a number means, so that old 
 Row = tuple[str, str, str, float]  # dataset, model, method, keep
 
 
-class Probe(Strict):
-    """Gradients are probed before every `every`-th epoch on `samples` fixed training samples; 0 never probes.
-
-    Where there are no more samples than that, all are probed; else what all would give is estimated without bias.
-    """
-
-    every: int = Field(1, ge=0, le=MOST)
-    samples: int = Field(2048, ge=2, le=MOST)
-
-
-class Budget(Strict):
-    """What every method may spend: "epochs" of the recipe, the optimizer "steps" or "samples" (backward) that full
-    training takes in these epochs, or `seconds` of training "time". `iterations` are steps whatever is kept, in the
-    place of those of full training.
-    """
-
-    unit: Literal["epochs", "steps", "samples", "time"] = "epochs"
-    seconds: float | None = Field(None, gt=0)
-    iterations: int | None = Field(None, ge=1, le=MOST)
-
-    @model_serializer(mode="wrap")
-    def _hashed_as_before(self, dump: Any) -> dict[str, Any]:
-        """Leave iterations out where there are none, so that runs from before keep their names."""
-        return {name: value for name, value in dump(self).items() if name != "iterations" or value is not None}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_iterations(cls, given: Any) -> Any:
-        return {"unit": "steps"} | given if isinstance(given, dict) and given.get("iterations") is not None else given
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Budget:
-        if (self.unit == "time") != (self.seconds is not None):
-            raise ValueError("seconds goes with unit: time, and only with it")
-        if self.iterations is not None and self.unit != "steps":
-            raise ValueError(f"iterations are steps, not {self.unit}")
-        return self
-
-
-class RunSpec(Strict):
+class RunSpec(Setting):
     """One run. `method`, `dataset` and `model` are names with parameters; `method` is in its canonical form.
 
     `data` is the fingerprint of the dataset's samples. Without it a spec can be read, not run.
@@ -84,15 +45,7 @@ class RunSpec(Strict):
     keep: float = Field(gt=0, le=1)
     seed: int = Field(ge=0)
     recipe: Recipe
-    budget: Budget = Budget()
-    probe: Probe = Probe()
     data: str = ""
-    shifts: bool = False  # whether the trained model is also tested on corrupted images
-
-    @model_serializer(mode="wrap")
-    def _hashed_as_before(self, dump: Any) -> dict[str, Any]:
-        """Leave shifts out where there are none, so that runs from before keep their names."""
-        return {name: value for name, value in dump(self).items() if name != "shifts" or value}
 
     @property
     def row(self) -> Row:
@@ -178,7 +131,7 @@ def _used(given: Any) -> Any:
     return {"use": given} if isinstance(given, str) else given
 
 
-class Grid(Strict):
+class Grid(Setting):
     """dataset x model x method x keep x seed, with a recipe: its values, or `use: NAME` and what is changed of it.
 
     Values of it may be changed for a dataset or a model, named with or without its parameters.
@@ -203,9 +156,6 @@ class Grid(Strict):
     recipe: Annotated[Recipe, BeforeValidator(named)]
     recipe_by_dataset: Changes = {}
     recipe_by_model: Changes = {}  # after those by dataset
-    budget: Budget = Budget()
-    probe: Probe = Probe()
-    shifts: bool = False  # whether trained models are also tested on corrupted images
     executor: Annotated[dict[str, str | int | float | bool], BeforeValidator(_used)] = {"use": "local"}
     tuned: Annotated[list[Tuned], BeforeValidator(listed)] = []  # what `dpbench tune` found for rows
 
@@ -233,8 +183,10 @@ class Grid(Strict):
             raise ValueError(f"{counts} are {math.prod(parts):,} cells; a grid has at most {CELLS:,}")
         for dataset, model in itertools.product(self.datasets, self.models):
             recipe = self.changed_recipe(dataset, model)
-            for one in self.tuned:
-                recipe.changed(one.recipe)
+            for one in [recipe, *(recipe.changed(one.recipe) for one in self.tuned)]:
+                least = min([one.batch_size, *(size for _, size in one.batch_size_at)])
+                if self.devices > least:
+                    raise ValueError(f"devices = {self.devices} have to share batches of {least} samples")
         return self
 
     @model_validator(mode="after")
@@ -331,6 +283,8 @@ class Grid(Strict):
                 probe=self.probe,
                 data=(data or {}).get(dataset, ""),
                 shifts=self.shifts,
+                devices=self.devices,
+                sync_batchnorm=self.sync_batchnorm,
             )
             if first.setdefault(spec.row, spec) != spec:
                 raise UsageError(f"{self.name}: two of the grid's methods are tuned to {method} at keep {keep:g}")

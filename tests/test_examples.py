@@ -1,9 +1,12 @@
 """The examples run, learn, and send backward what their method asked for."""
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forks import on_ranks
 
 sys.path.insert(0, str(Path(__file__).parent / "examples"))
 
@@ -19,6 +22,31 @@ def test_plain_pytorch() -> None:
     accuracy, backward = plain_pytorch.train("orderdp")
     assert backward == plain_pytorch.EPOCHS * round(0.5 * 1797)
     assert accuracy > 0.8
+
+
+def test_distributed_under_torchrun() -> None:
+    file = Path(__file__).parent / "examples" / "distributed.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(file)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0, said.stderr
+    found = re.search(r"accuracy (\S+) after (\d+) samples on each process", said.stdout)
+    assert found is not None, said.stdout
+    assert float(found[1]) > 0.8
+    assert 8 * 899 // 2 < int(found[2]) < 8 * 899
+
+
+def _accelerated(rank: int) -> tuple[float, int]:
+    import accelerated
+
+    return accelerated.train()
+
+
+def test_accelerated_on_two_ranks(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate is not installed")
+    (accuracy, backward), other = on_ranks(2, _accelerated, tmp_path)
+    assert other == (accuracy, backward), "the ranks hold the same parameters and have equal shares"
+    assert accuracy > 0.8
+    assert 8 * 899 // 2 < backward < 8 * 899
 
 
 def test_lightning_trains_as_plain_pytorch(tmp_path: Path) -> None:

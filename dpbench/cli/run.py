@@ -86,6 +86,13 @@ def run(
     ] = None,
     executor: ExecutorName = None,
     executor_option: ExecutorOptions = None,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", min=1, max=1024, help="GPUs, or processes on the CPU, that share each run."),
+    ] = None,
+    sync_batchnorm: Annotated[
+        bool, typer.Option("--sync-batchnorm", help="Normalise by the batch of all devices, not of each.")
+    ] = False,
     cell_timeout: Annotated[
         float | None,
         typer.Option(
@@ -144,7 +151,7 @@ def run(
     from dpbench import claims
     from dpbench.analysis import separation
     from dpbench.experiments import grid as grids
-    from dpbench.experiments import unchanged
+    from dpbench.experiments import launched, unchanged
     from dpbench.grid_file import load_grid
     from dpbench.reports import tracking
 
@@ -158,30 +165,41 @@ def run(
     if smoke and files:
         raise UsageError("--smoke shrinks the data, which the lists of --from would not fit; leave --from out")
     wanted = wanted_columns(wide, columns, sort, every, notes)
+    rank, size = launched.rank_and_size()
+    if size > 1 and (devices or size) != size:
+        raise UsageError(f"--devices {devices}: torchrun has started {size} processes; leave --devices out")
+    if size > 1 and (dry_run or smoke or list_commands):
+        raise UsageError("--dry-run, --smoke and --list-commands need one process; leave torchrun out")
+    devices = size if size > 1 else devices
     of = {"method": method, "only": only, "dataset": dataset, "model": model, "keep": keep, "seeds": seeds}
+    of |= {"devices": devices, "sync_batchnorm": sync_batchnorm}
     command = unchanged.command(grid, **of, name=name, data_root=data_root)
-    known = None if files or device or other or until_separated else unchanged.find(command)
+    known = None if files or device or other or until_separated or size > 1 else unchanged.find(command)
     if known:
         tracking.check(tracking_uri)
         asked_name, cells = known
     else:
         claimed = claims.read(grid, load_grid(grid)) if grid else None
-        asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root)
+        spread = {"devices": devices} if devices else {}
+        spread |= {"sync_batchnorm": True} if sync_batchnorm else {}
+        asked = _grid(grid, method or [], only or [], files or [], dataset, model, keep, seeds, name, data_root, spread)
         single_threaded(threads)
+        if rank:
+            return launched.follow(_device(device), threads, data_root)
         tracking.check(tracking_uri)
         timeout = cell_timeout or grids.CELL_TIMEOUT_S
         if dry_run:
             return ahead.dry_run(asked, jobs, threads, _device(device), data_root)
         if smoke:
             return ahead.smoke(asked, jobs, _device(device), data_root)
-        if cell:
-            return ahead.cell(asked, cell, threads, _device(device), data_root, timeout)
         if list_commands:
             return ahead.list_commands(asked, data_root, claimed)
         data = None if files else unchanged.data(asked.datasets, data_root)
         engine = asked_executor(asked.executor, executor, executor_option or [])
         if engine and device:
             raise UsageError("--device is for this machine; ask for GPUs by --executor-option, for instance num_gpus=1")
+        if engine and size > 1:
+            raise UsageError("an executor starts its processes itself; leave torchrun out, and give --devices")
         run_grid = partial(
             grids.run_grid,
             console=err,
@@ -193,10 +211,13 @@ def run(
             executor=engine,
             claims=claimed,
         )
-        if until_separated:
-            made = separation.run(separation.planned(asked, max_seeds), run_grid, partial(err.print, style="dim"))
-        else:
-            made = run_grid(asked)
+        with launched.leading():
+            if cell:
+                return ahead.cell(asked, cell, threads, _device(device), data_root, timeout)
+            if until_separated:
+                made = separation.run(separation.planned(asked, max_seeds), run_grid, partial(err.print, style="dim"))
+            else:
+                made = run_grid(asked)
         asked_name, cells = asked.name, list(made)
         if not until_separated:
             unchanged.remember(command, asked_name, cells, data)
@@ -235,8 +256,9 @@ def _grid(
     seeds: int | None,
     own_name: str | None,
     data_root: Path | None,
+    spread: dict[str, Any],
 ) -> Grid:
-    """Build the grid that the options describe."""
+    """Build the grid that the options describe; `spread` are those for several devices."""
     from dpbench import catalog
     from dpbench.grid_file import change_grid, load_grid
     from dpbench.spec import canonical
@@ -272,6 +294,7 @@ def _grid(
         "keep": list(dict.fromkeys(keep or base.keep)),
         "keep_schedules": [] if keep else base.keep_schedules,
         "seeds": base.seeds if seeds is None else seeds,
+        **spread,
     }
     for share in changes["keep"]:
         check_keep(share, f"--keep {share:g}")

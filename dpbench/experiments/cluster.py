@@ -25,6 +25,7 @@ from typing import Any
 from dpbench import __version__, places, store
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments.executors import Executor, run_all
+from dpbench.experiments.gang import run_together
 from dpbench.processes import single_threaded
 
 MODULES = {"slurm": "dpbench.experiments.slurm", "ray": "dpbench.experiments.ray_tasks"}
@@ -58,7 +59,8 @@ class Errand:
             if job.key != self.key:
                 code = "its methods, datasets, models or dpbench differ from those of the machine that started the grid"
                 raise RunFailed(f"{socket.gethostname()} has other code: {code}")
-            [(_, outcome)] = run_all(work, [job], 1, self.threads, self.timeout_s)
+            carry_out = partial(run_together, job.devices) if job.devices > 1 else run_all
+            [(_, outcome)] = carry_out(work, [job], 1, self.threads, self.timeout_s)
             if isinstance(outcome, BaseException):
                 raise outcome
             (Path(self.folder) / f"{self.name}.over").touch()

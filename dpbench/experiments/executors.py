@@ -30,18 +30,24 @@ _POLL_S = 1.0  # a child that a job has forked holds the worker's pipes open: it
 
 
 def run_all(
-    work: Callable[[J], Any], jobs: Iterable[J], workers: int, threads: int = 1, timeout_s: float | None = None
+    work: Callable[[J], Any],
+    jobs: Iterable[J],
+    workers: int,
+    threads: int = 1,
+    timeout_s: float | None = None,
+    start: Callable[..., Worker] | None = None,
 ) -> Iterator[tuple[J, Any]]:
     """Yield each job, as soon as it ends, with its result or with the exception it raised.
 
     A job that has not ended after `timeout_s` is killed and has failed, and so has one whose process dies; one that was
     killed from outside beside others, perhaps for the memory that they took, is first tried again alone. Leaving the
-    iterator early stops the workers at once. Where there are several GPUs, each worker sees one of them.
+    iterator early stops the workers at once. `start` makes a worker, where one is more than a process.
     """
-    queue, exhausted, gpus = iter(jobs), False, _gpus()
+    queue, exhausted = iter(jobs), False
     slots = list(range(workers))
-    idle: list[_Worker] = []
-    busy: dict[_Worker, J] = {}
+    start = start or _worker
+    idle: list[Worker] = []
+    busy: dict[Worker, J] = {}
     again: list[J] = []
     try:
         while True:
@@ -51,11 +57,10 @@ def run_all(
                 except StopIteration:
                     exhausted = True
                     break
-                if idle and idle[-1].alive():
-                    worker = idle.pop()
-                else:
-                    slot = slots.pop(0)
-                    worker = _Worker(work, threads, slot, gpus[slot % len(gpus)] if gpus else None)
+                while idle and not idle[-1].alive():
+                    idle[-1].end()
+                    slots.append(idle.pop().slot)
+                worker = idle.pop() if idle else start(work, threads, slots.pop(0))
                 busy[worker] = job
                 worker.start(job, timeout_s)
             if not busy:
@@ -75,7 +80,13 @@ def run_all(
         for worker in [*busy, *idle]:
             worker.end()
     if again:
-        yield from run_all(work, again, 1, threads, timeout_s)
+        yield from run_all(work, again, 1, threads, timeout_s, start)
+
+
+def _worker(work: Callable[[Any], Any], threads: int, slot: int) -> Worker:
+    """A process that does one job after another; where there are several GPUs, it sees one of them."""
+    gpus = _gpus()
+    return Worker(work, threads, slot, {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
 
 
 def _gpus() -> list[str]:
@@ -86,21 +97,21 @@ def _gpus() -> list[str]:
     return [] if count < 2 else visible if len(visible) == count else [str(i) for i in range(count)]
 
 
-def _ended(busy: list[_Worker]) -> list[_Worker]:
+def _ended(busy: list[Worker]) -> list[Worker]:
     """Wait until some of the workers have an outcome; return these."""
     while not (ended := [worker for worker in busy if worker.over()]):
-        wait([worker.connection for worker in busy], _POLL_S)
+        wait([connection for worker in busy for connection in worker.connections()], _POLL_S)
     return ended
 
 
-class _Worker:
-    """A process that does one job after another."""
+class Worker:
+    """A process that does one job after another, with `variables` in its environment."""
 
-    def __init__(self, work: Callable[[Any], Any], threads: int, slot: int, gpu: str | None) -> None:
+    def __init__(self, work: Callable[[Any], Any], threads: int, slot: int, variables: dict[str, str]) -> None:
         self.slot = slot
         self.connection, theirs = _CONTEXT.Pipe()
         leash, self.held = _CONTEXT.Pipe(duplex=False)
-        arguments = (places.FILES, pickle.dumps(work), threads, gpu, theirs, leash)
+        arguments = (places.FILES, pickle.dumps(work), threads, variables, theirs, leash)
         self.process = _CONTEXT.Process(target=_serve, args=arguments)
         self.process.start()
         theirs.close()
@@ -110,10 +121,14 @@ class _Worker:
     def start(self, job: Any, timeout_s: float | None) -> None:
         """Hand a job over; how it went is in `outcome` when `over` says so."""
         self.outcome: Any = None
-        self.killed = False
+        self.killed = self.died = False
         self.timeout_s, self.began = timeout_s, time.monotonic()
         with suppress(OSError):  # it has died, as `over` will find
             self.connection.send(job)
+
+    def connections(self) -> list[Connection]:
+        """By what it tells that something has happened."""
+        return [self.connection]
 
     def over(self) -> bool:
         """Whether the job has ended, in whatever way."""
@@ -135,7 +150,7 @@ class _Worker:
             self._died()
         elif self.ready and self.timeout_s is not None and time.monotonic() - self.began > self.timeout_s:
             self.outcome = RunFailed(f"did not end within {self.timeout_s:g} s (--cell-timeout); it was killed")
-            self.ended = True
+            self.ended = self.died = True
         else:
             return False
         return True
@@ -152,7 +167,7 @@ class _Worker:
             self.killed = code == -signal.SIGKILL
             reason += ", perhaps for want of memory" if self.killed else ""
         self.outcome = RunFailed(f"the worker process died: {reason}")
-        self.ended = True
+        self.ended = self.died = True
 
     def alive(self) -> bool:
         """Whether it can do another job."""
@@ -171,15 +186,19 @@ class _Worker:
 
 
 def _serve(
-    files: dict[str, str], work: bytes, threads: int, gpu: str | None, connection: Connection, leash: Connection
+    files: dict[str, str],
+    work: bytes,
+    threads: int,
+    variables: dict[str, str],
+    connection: Connection,
+    leash: Connection,
 ) -> None:
     """Be a worker: do the jobs that come, each in the process state that the first found, until the parent kills it.
 
     `files` are the single files that the parent knows as plug-ins; the work and the jobs may be made of their classes.
     """
     places.FILES.update(files)
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA is asked for anything
+    os.environ.update(variables)  # before CUDA is asked for anything
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -18,11 +17,13 @@ from rich.markup import escape
 from dpbench import catalog, store
 from dpbench.claims import Registered, register
 from dpbench.errors import RunFailed, UsageError
-from dpbench.experiments import controls
+from dpbench.experiments import controls, gang
 from dpbench.experiments.executors import AT_ONCE, Executor, run_all
 from dpbench.experiments.jobs import Job, do
 from dpbench.experiments.progress import Running
+from dpbench.processes import cores
 from dpbench.recipe import Recipe
+from dpbench.setting import Setting
 from dpbench.spec import Grid, RunSpec
 from dpbench.training.results import RunResult, is_done, read_result
 
@@ -83,8 +84,8 @@ def _fits(spec: RunSpec, grid: Grid, data: dict[str, str], recipes: Collection[R
     """Whether a run was made with the grid's present settings, or one of the recipes, and of its dataset's data."""
     same_data = data.get(spec.dataset, spec.data) == spec.data
     same_recipe = spec.recipe == grid.recipe_at(spec.row) or spec.recipe in recipes
-    settings = (grid.budget, grid.probe, grid.shifts)
-    return same_data and same_recipe and (spec.budget, spec.probe, spec.shifts) == settings
+    same = all(getattr(spec, name) == getattr(grid, name) for name in Setting.model_fields)
+    return same_data and same_recipe and same
 
 
 def list_controls(name: str, plan: Callable[[Manifest], dict[str, RunSpec]]) -> dict[str, RunSpec]:
@@ -176,7 +177,7 @@ def default_jobs(device: torch.device) -> int:
         import torch
 
         return torch.cuda.device_count() if device.index is None else 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 def run_grid(
@@ -224,7 +225,8 @@ def run_cells(
     from dpbench.training import runner
 
     if executor is None:
-        device, executor = device or runner.default_device(), run_all
+        device, devices = device or runner.default_device(), max((spec.devices for spec in cells.values()), default=1)
+        jobs, executor = gang.of(devices, device, jobs, threads) if devices > 1 else (jobs, run_all)
     progress = Running(title, console)  # it starts with the first run
     try:
         _run(cells, progress, jobs, threads, device, data_root, cell_timeout_s, executor)

@@ -26,6 +26,11 @@ class Job:
         """A short name for people."""
         return self.work.title if isinstance(self.work, RunSpec) else f"a proxy of seed {self.work[0].seed}"
 
+    @property
+    def devices(self) -> int:
+        """How many processes do it together."""
+        return self.work.devices if isinstance(self.work, RunSpec) else 1
+
     def __call__(self) -> RunResult | None:
         """Do it, in a worker."""
         import torch

@@ -22,7 +22,8 @@ from dpbench.experiments.jobs import Job
 from dpbench.image_files import DecodedFiles, ImageFiles
 from dpbench.images import Images
 from dpbench.recipe import Recipe
-from dpbench.spec import Budget, Grid, RunSpec
+from dpbench.setting import Budget
+from dpbench.spec import Grid, RunSpec
 from dpbench.training import account, loading
 
 MADE = 600  # samples of a dataset whose files are absent
@@ -76,7 +77,7 @@ def smoke(
                 built.add((grid.name, spec.model, data.shape))
                 title = f"{grid.name}: {spec.dataset} {spec.model} {spec.method} keep={spec.keep:g}"
                 changed = {"dataset": text, "data": data.fingerprint, "budget": budget(spec.budget)}
-                changed |= {"recipe": recipe(spec.recipe, device)}
+                changed |= {"recipe": recipe(spec.recipe, device), "devices": 1, "sync_batchnorm": False}
                 if again and spec.recipe.layer_decay is None and _size(spec.model, data.shape, data.classes) > LARGE:
                     changed["model"] = catalog.FIRST.get(catalog.load_dataset(text).kind, spec.model)
                 spec = spec.model_copy(update=changed)

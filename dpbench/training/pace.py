@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 from dpbench import optim
-from dpbench.spec import Budget, Recipe
+from dpbench.setting import Budget
+from dpbench.spec import Recipe
 from dpbench.training.ledger import Epoch, Ledger
+from dpbench.training.ranks import ALONE, Ranks
 
 SPENT = ("select", "train", "observe")  # the phases whose seconds a budget of time counts
 
@@ -25,10 +27,11 @@ class Pace:
         samples: float = 0,
         steps: int = 0,
         ledger: Ledger | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.recipe, self.epochs, self.samples, self.steps = recipe, epochs, samples, steps
         self.budget = budget or Budget()
-        self.ledger = ledger or Ledger()
+        self.ledger, self.ranks = ledger or Ledger(), ranks
 
     def progress(self, epoch: int, share: float = 0.0, done: Epoch | None = None) -> float:
         """The share of the budget that is spent at `share` of `epoch`, which `done` something by then."""
@@ -41,7 +44,8 @@ class Pace:
             case "time":
                 assert self.budget.seconds is not None
                 now = time.perf_counter() - self.began if share else 0.0
-                return (sum(self.ledger.seconds[phase] for phase in SPENT) + now) / self.budget.seconds
+                spent = sum(self.ledger.seconds[phase] for phase in SPENT) + now
+                return self.ranks.agreed(spent / self.budget.seconds)  # clocks differ
             case _:
                 return (epoch + share) / self.epochs
 

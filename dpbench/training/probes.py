@@ -57,6 +57,15 @@ class GradientProbe:
     cosine_surrogate: float = float("nan")
     norm_ratio_surrogate: float = float("nan")
 
+    def measures(self, surrogate: bool) -> dict[str, float]:
+        """The probe by the names of the measures, with those of the surrogate loss where there is one."""
+        found = {"gradient_cosine": self.cosine, "gradient_cosine_ci95": self.cosine_ci95}
+        found |= {"gradient_norm_ratio": self.norm_ratio, "gradient_norm": self.norm}
+        if surrogate:
+            found["gradient_cosine_surrogate"] = self.cosine_surrogate
+            found["gradient_norm_ratio_surrogate"] = self.norm_ratio_surrogate
+        return found
+
 
 def probe_gradient(
     learner: Learner,

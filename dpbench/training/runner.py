@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import TypeAlias
 
 import torch
@@ -18,19 +17,21 @@ from dpbench import catalog, isolation, shifts, store
 from dpbench.data import Data
 from dpbench.errors import Diverged, MethodFailed
 from dpbench.method import PruningMethod, Signals, Task
-from dpbench.rng import derive, generator, seeded
+from dpbench.rng import generator
 from dpbench.scores import ScoreMethod
 from dpbench.selections import Selections
-from dpbench.spec import Budget, RunSpec
-from dpbench.training import account, embeddings, loading, probes, proxy, pulse, results
+from dpbench.setting import Budget
+from dpbench.spec import RunSpec
+from dpbench.training import account, embeddings, loading, probes, proxy, pulse, ranks, results
 from dpbench.training import ledger as ledgers
 from dpbench.training.answers import call
 from dpbench.training.driver import Driver
 from dpbench.training.ledger import Ledger
 from dpbench.training.pace import Pace
+from dpbench.training.ranks import ALONE, Ranks
 from dpbench.training.results import EpochRecord, RunResult, final
 from dpbench.training.rows import batches, mask, to_cpu
-from dpbench.training.train import Learner, evaluate, measure_all, predict, train_epoch
+from dpbench.training.train import Learner, evaluate, evaluate_shifted, measure_all, predict, train_epoch
 from dpbench.training.workload import workload
 
 PROBE_BATCH = 512
@@ -55,29 +56,34 @@ def run(
 
     A failure is a result too: status FAILED with a one-line reason, and the traceback in the run's folder; it is tried
     again. A training that diverged is final: status DIVERGED with its reason and the epochs up to there.
-    A checkpoint is written at the end of an epoch when the last is `checkpoint_s` seconds old.
+    A checkpoint is written at the end of an epoch when the last is `checkpoint_s` seconds old. Of several processes,
+    as many as the run has devices, the first writes and returns the result; the others raise what fails them.
     """
-    folder = store.run_folder(spec.hash)
-    with store.locked(folder / "lock"):
-        finished = final(spec.hash)
+    folder, group = store.run_folder(spec.hash), ranks.of(spec)
+    with group.locked(folder / "lock"):
+        finished = group.decided(lambda: final(spec.hash))
         if finished is not None:
             return finished
         result = account.blank(spec)
         records: list[EpochRecord] = []
         try:
-            training = _begin(spec, device or default_device(), data_root, folder)
-            records = training.records
-            result |= training.train(checkpoint_s, on_epoch)
+            with group.joined(spec):
+                training = _begin(spec, device or default_device(), data_root, folder, group)
+                records = training.records
+                result |= training.train(checkpoint_s, on_epoch)
             why = training.diverged()
             result |= {"status": "DIVERGED", "reason": why} if why else {"status": "FINISHED"}
         except Diverged as error:
             result |= {"status": "DIVERGED", "reason": account.reason(error), "epochs": records}
         except Exception as error:
+            if not group.first:
+                raise
             result |= account.failed(spec.hash, error)
         result["ended"] = time.time()
-        results.write(result)
-        (folder / pulse.FILE).unlink(missing_ok=True)
-        if result["status"] != "FAILED":
+        if group.first:
+            results.write(result)
+            (folder / pulse.FILE).unlink(missing_ok=True)
+        if group.first and result["status"] != "FAILED":
             store.write(folder / "done", lambda file: file.touch())
             (folder / "checkpoint.pt").unlink(missing_ok=True)
             (folder / "traceback.txt").unlink(missing_ok=True)
@@ -100,16 +106,19 @@ def lost(spec: RunSpec, error: BaseException) -> RunResult:
     return result
 
 
-def _begin(spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> _Run:
+def _begin(spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path, group: Ranks) -> _Run:
     """Set a run up, and take it to its checkpoint if there is one; a damaged one is set aside."""
-    begun = _Run(spec, device, data_root, folder)
-    path = folder / "checkpoint.pt"
-    if path.is_file():
+    device = group.device(device)
+    begun = _Run(spec, device, data_root, folder, group)
+    path, resumed = folder / "checkpoint.pt", False
+    if group.first and path.is_file():
         try:
-            begun.resume(path)
+            resumed = begun.resume(path)
         except Exception as error:  # torch and methods raise what they like
             store.set_aside(path, error)
-            begun = _Run(spec, device, data_root, folder)  # the other has taken in a part of it
+            begun = _Run(spec, device, data_root, folder, group)  # the other has taken in a part of it
+    if group.agreed(resumed) and not group.first:
+        begun.resume(path)
     return begun
 
 
@@ -148,9 +157,12 @@ def prepare(spec: RunSpec, data: Data, device: torch.device, ledger: Ledger) -> 
 class _Run:
     """The state of one run."""
 
-    def __init__(self, spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path) -> None:
+    def __init__(
+        self, spec: RunSpec, device: torch.device, data_root: Path | None, folder: Path, group: Ranks = ALONE
+    ) -> None:
         ledgers.reset_peak_memory()
         self.spec, self.recipe, self.device, self.folder = spec, spec.recipe.at(spec.keep), device, folder
+        self.ranks = group
         self.data = loading.data_of(spec, data_root)
         self.n = len(self.data.train)
         self.ledger = Ledger()
@@ -161,7 +173,7 @@ class _Run:
         self.pace = self._pace()
         recipe, train = self.recipe, self.data.train
         self.workload = workload(self.data, recipe)
-        self.learner = Learner(spec.model, recipe, self.workload, self.data.shape, spec.seed, device)
+        self.learner = Learner(spec.model, recipe, self.workload, self.data.shape, spec.seed, device, group)
         self.loader = train.loader(train, recipe, device, augment=True)
         self.validation, self.test = (
             split.loader(train, recipe, device, augment=False) for split in (self.data.validation, self.data.test)
@@ -180,7 +192,7 @@ class _Run:
         if budget.unit == "epochs" and self.driver.requires.budget == "samples":
             budget, share = Budget(unit="samples"), self.method.task.keep
         steps = math.ceil(len(batches(torch.arange(self.n), recipe.batch_size)) / recipe.accumulate) * recipe.epochs
-        return Pace(recipe, self.epochs, budget, share * samples, budget.iterations or steps, self.ledger)
+        return Pace(recipe, self.epochs, budget, share * samples, budget.iterations or steps, self.ledger, self.ranks)
 
     def train(self, checkpoint_s: float, on_epoch: OnEpoch | None) -> results.Trained:
         """Train to the end of the budget; return metrics, per-epoch records and diagnostics."""
@@ -188,38 +200,31 @@ class _Run:
         beat = pulse.Beat(self.folder, self.epochs)
         while self.pace.progress(len(self.records)) < 1 - 1e-9:
             epoch = len(self.records)
-            beat(epoch)
-            with seeded(derive(self.spec.seed, "train", epoch), self.device):
+            if self.ranks.first:
+                beat(epoch)
+            with self.ranks.seeded(self.spec.seed, epoch, self.device):
                 self.records.append(self._epoch(epoch))
             if on_epoch is not None:
                 on_epoch(self.records[-1])
-            if time.monotonic() - saved >= checkpoint_s:
+            if self.ranks.first and time.monotonic() - saved >= checkpoint_s:
                 store.write(self.folder / "checkpoint.pt", self._save)
                 saved = time.monotonic()
         config = {"hash": self.spec.hash} | self.spec.model_dump(mode="json")
         scores = None if self.driver.asked is None else fixed_scores(self.method)
         selections = Selections(self.selections, self.n, config, self.data.positions, self._fixed_weights(), scores)
-        selections.write(self.folder / "selections.npz")
         metrics = account.metrics(self.records, self.ledger, self.n, self.recipe.epochs, self.device)
         predictions = predict(self.learner, self.test)
-        predictions.write(self.folder / "predictions.npz")
+        if self.ranks.first:
+            selections.write(self.folder / "selections.npz")
+            predictions.write(self.folder / "predictions.npz")
         return {
             "kind": self.method.kind(),
             "hyperparameters": self.method.hyperparameters(),
             "samples": {"train": self.n, "validation": len(self.data.validation), "test": len(self.data.test)},
-            "metrics": metrics | self._shifted(),
+            "metrics": metrics | evaluate_shifted(self.learner, self.shifted),
             "epochs": self.records,
             "diagnostics": account.diagnostics(self.selections, self.data, self.recipe.epochs, predictions),
         }
-
-    def _shifted(self) -> dict[str, float]:
-        """The mean accuracy of each set of corrupted tests, and the mean over the kinds of our own."""
-        found = {
-            name: fmean(evaluate(self.learner, loader)[0] for loader in loaders)
-            for name, loaders in self.shifted.items()
-        }
-        own = [value for name, value in found.items() if name.startswith("accuracy_shifted")]
-        return found | ({"accuracy_shifted": fmean(own)} if own else {})
 
     def diverged(self) -> str | None:
         """Why the training, which has reached its end, counts as diverged."""
@@ -242,14 +247,16 @@ class _Run:
         with ledger.time("select"):
             selection = driver.start(epoch, end)
         probe = {}
-        if spec.probe.every and epoch % spec.probe.every == 0:
+        if self.ranks.first and spec.probe.every and epoch % spec.probe.every == 0:
             with ledger.time("probe", device):
                 probe = self._probe(epoch)
         with ledger.time("train", device):
             self.pace.start(epoch, selection.lr_scale)
             self.loader.start_epoch(generator(spec.seed, "augment", epoch))
-            parts = batches(driver.order().to(device), self.recipe.batch_size * driver.pool)
+            order = self.ranks.checked(driver.order(), epoch)
+            parts = batches(order.to(device), self.recipe.batch_size * driver.pool)
             done = train_epoch(self.learner, self.loader, parts, self.pace, driver, self._weights())
+            self.ranks.first_buffers(self.learner.network, self.learner.average)
         if driver.needs and selection.refresh is not None and len(selection.refresh):
             with ledger.time("train", device):
                 refreshed = measure_all(self.learner, self.loader, selection.refresh, driver.needs)
@@ -312,16 +319,7 @@ class _Run:
         found = probes.probe_gradient(self.learner, self.loader, self.probed, of_rows, chunk, surrogate)
         if state is not None:  # `pick` may have changed it
             self.method.load_state_dict(state)
-        record = {
-            "gradient_cosine": found.cosine,
-            "gradient_cosine_ci95": found.cosine_ci95,
-            "gradient_norm_ratio": found.norm_ratio,
-            "gradient_norm": found.norm,
-        }
-        if surrogate is not None:
-            record["gradient_cosine_surrogate"] = found.cosine_surrogate
-            record["gradient_norm_ratio_surrogate"] = found.norm_ratio_surrogate
-        return record
+        return found.measures(surrogate is not None)
 
     def _save(self, path: Path) -> None:
         state = {
@@ -334,8 +332,8 @@ class _Run:
         }
         store.save_state(path, state)
 
-    def resume(self, path: Path) -> None:
-        """Continue from a checkpoint; any exception if it is damaged, or another run's."""
+    def resume(self, path: Path) -> bool:
+        """Continue from a checkpoint, true; any exception if it is damaged, or another run's."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["hash"] != self.spec.hash or len(state["records"]) != len(state["selections"]):
             raise ValueError("the checkpoint of another run")
@@ -344,3 +342,4 @@ class _Run:
         self.ledger.load_state_dict(state["ledger"])
         self.records[:] = state["records"]
         self.selections = to_cpu(state["selections"])
+        return True

@@ -243,9 +243,13 @@ class PruningSampler(Sampler[list[int]]):
         self._replayed.add((run, epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that this rank needs to go on within or after the epoch under way, in plain values and tensors."""
+        """All that this rank needs to go on within or after the epoch under way, in plain values and tensors.
+
+        Each of several ranks saves its own and loads it again: what it has observed waits there for the next epoch.
+        """
         return {
             "n": self.task.n,
+            "rank": (self.rank, self.replicas),
             "next": self._next,
             "batches": (self._length, self._drawn),
             "samples": (self._total, self._told),
@@ -259,6 +263,11 @@ class PruningSampler(Sampler[list[int]]):
             raise UsageError(f"PruningSampler.load_state_dict: the state has no {sorted(missing)[0]!r}")
         if state["n"] != self.task.n:
             raise UsageError(f"PruningSampler.load_state_dict: the state is of n = {state['n']}, not {self.task.n}")
+        if tuple(state["rank"]) != (self.rank, self.replicas) and (state["driver"]["passed"] or self._driver.picks):
+            raise UsageError(
+                "PruningSampler.load_state_dict: the state is of rank {} of {}, not of rank {} of {}; each rank saves "
+                "and loads its own".format(*state["rank"], self.rank, self.replicas)
+            )
         self._restore(state)
         self._count, self._offset = -1, 0
         # A 0 after a state from within epoch 0 is that epoch, whoever says it.

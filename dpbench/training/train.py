@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import ceil, isfinite
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from dpbench.spec import Recipe
 from dpbench.training.ledger import Epoch
 from dpbench.training.mixing import mixer
 from dpbench.training.pace import Pace
+from dpbench.training.ranks import ALONE, Ranks
 from dpbench.training.rows import Passed, batches
 from dpbench.training.workload import Classification
 
@@ -85,7 +87,7 @@ class Hardest(Recorder):
 
 
 class Learner:
-    """A model with its optimizer, and what it is trained for, on a device."""
+    """A model with its optimizer, and what it is trained for, on a device; one of `ranks` trains it with the others."""
 
     def __init__(
         self,
@@ -95,12 +97,14 @@ class Learner:
         shape: tuple[int, ...],
         seed: int,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.recipe, self.workload, self.device = recipe, workload, device
+        self.recipe, self.workload, self.device, self.ranks = recipe, workload, device, ranks
         with seeded(derive(seed, "weights"), torch.device("cpu")):
             network = catalog.load_model(model, recipe.shape(shape), workload.classes).to(device)
         if recipe.test_shape(shape) != recipe.shape(shape):
             _try(network, model, recipe.shape(shape), recipe.test_shape(shape), device)
+        network = ranks.prepared(network)
         self.network = network.to(memory_format=torch.channels_last) if recipe.channels_last else network
         self.head = head(self.network)
         self.model: nn.Module = torch.compile(self.network) if recipe.compile else self.network  # type: ignore[assignment]
@@ -109,7 +113,7 @@ class Learner:
         self.average: AveragedModel | None = None
         if recipe.ema is not None:
             self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-        self.mix = mixer(recipe, workload.classes)
+        self.mix = ranks.mixing(mixer(recipe, workload.classes))
         self.differentiated = (0, 0)  # samples that signals which differentiate the model sent forward and backward
 
     @property
@@ -147,6 +151,7 @@ class Learner:
 
     def step(self, at: optim.Step) -> None:
         """One optimizer step along the gradient, at the schedule's learning rate and momentum."""
+        self.ranks.sum_gradients(self.network)
         optim.set_step(self.optimizer, at)
         if self.recipe.clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -194,12 +199,12 @@ def train_epoch(
     `weights` (n,) multiply the losses. A guide that picks chooses what goes backward after a scoring pass over the
     batch in evaluation mode, unless it needs no signals; the chosen rows are forwarded again to be trained on. It
     observes the rows and the signals of each step. A step follows the gradient of `accumulate` batches, each with the
-    share of the samples that it has.
+    share of the samples that it has. Several ranks go through the loop alike; each has its share of the inputs.
     """
-    done, together = Epoch(), learner.recipe.accumulate
+    done, together, ranks = Epoch(), learner.recipe.accumulate, learner.ranks
     steps = ceil(len(parts) / together)
     needs = guide.needs & signals.SIGNALS.keys()  # those of a training pass
-    for step, (rows, inputs, labels) in enumerate(loader.batches(parts)):
+    for step, (rows, inputs, labels) in enumerate(ranks.batches(loader, parts)):
         if step % together == 0:
             at, sent = pace.at(step // together / steps, done), 0
             size = sum(len(part) for part in parts[step : step + together])
@@ -211,20 +216,22 @@ def train_epoch(
             if needs:
                 learner.model.eval()
                 with torch.no_grad():
-                    _, values = learner.measure(inputs, labels, needs)
+                    _, values = ranks.whole(*learner.measure(inputs, labels, needs), len(rows))
                 done.forward += len(rows)
             positions, picked = guide.pick(rows, values)
-            chosen, inputs, labels = rows[positions], inputs[positions], labels[positions]
+            chosen = rows[positions]
+            inputs, labels = ranks.picked(loader, chosen, positions, inputs, labels)
             weight = picked if weight is None else weight[positions] * (1 if picked is None else picked)
         if len(chosen):
             learner.model.train(len(chosen) > 1)  # a single sample has no batch statistics
             inputs, labels = learner.mix(inputs, labels)
-            losses, measured = learner.measure(inputs, labels, frozenset() if guide.picks else needs)
+            measured = learner.measure(inputs, labels, frozenset() if guide.picks else needs)
+            losses, found = ranks.whole(*measured, len(chosen))
             loss = losses.mean() if weight is None else (losses * weight).mean()
             learner.backward(loss * (len(rows) / size))
             done.add(chosen, loss)
             sent += 1
-            values = values if guide.picks else measured
+            values = values if guide.picks else found
         if sent and (step + 1 == len(parts) or (step + 1) % together == 0):
             learner.step(at)
             done.steps += 1
@@ -240,7 +247,10 @@ def measure_all(learner: Learner, loader: Loader, rows: Tensor, needs: frozenset
     learner.model.eval()
     rows = rows.to(learner.device)
     parts = batches(rows, EVALUATION_BATCH)
-    measured = [learner.measure(inputs, labels, needs)[1] for _, inputs, labels in loader.batches(parts, augment=False)]
+    measured = [
+        learner.ranks.whole(*learner.measure(inputs, labels, needs), len(part))[1]
+        for part, inputs, labels in learner.ranks.batches(loader, parts, augment=False)
+    ]
     return rows, {name: torch.cat([values[name] for values in measured]) for name in measured[0]}
 
 
@@ -253,6 +263,13 @@ def evaluate(learner: Learner, loader: Loader) -> tuple[float, float]:
     return int(right) / len(loader), float(total) / len(loader)
 
 
+def evaluate_shifted(learner: Learner, shifted: dict[str, list[Loader]]) -> dict[str, float]:
+    """The mean accuracy of each set of corrupted tests, and the mean over the kinds of our own."""
+    found = {name: fmean(evaluate(learner, loader)[0] for loader in loaders) for name, loaders in shifted.items()}
+    own = [value for name, value in found.items() if name.startswith("accuracy_shifted")]
+    return found | ({"accuracy_shifted": fmean(own)} if own else {})
+
+
 def predict(learner: Learner, loader: Loader) -> Predictions:
     """What the model says of each sample."""
     parts = [learner.workload.predictions(outputs, labels) for outputs, labels in _tested(learner, loader)]
@@ -262,7 +279,8 @@ def predict(learner: Learner, loader: Loader) -> Predictions:
 @torch.no_grad()
 def _tested(learner: Learner, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
     """The outputs (b, C) and labels (b,) of all samples, in order, by the model whose accuracy counts."""
-    model = learner.evaluated.eval()
-    parts = torch.arange(len(loader), device=learner.device).split(EVALUATION_BATCH)
-    for _, inputs, labels in loader.batches(parts, augment=False):
-        yield learner.forward(inputs, model), labels
+    model, ranks = learner.evaluated.eval(), learner.ranks
+    parts = torch.arange(len(loader), device=learner.device).split(EVALUATION_BATCH * ranks.size)
+    for rows, inputs, _ in ranks.batches(loader, parts, augment=False):
+        outputs, _ = ranks.whole(learner.forward(inputs, model), {}, len(rows))
+        yield outputs, loader.labels[rows]

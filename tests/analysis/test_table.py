@@ -31,7 +31,8 @@ from dpbench.experiments import controls
 from dpbench.reports import columns, comparison, figures, formats, screen
 from dpbench.reports import files as written
 from dpbench.selections import Selections
-from dpbench.spec import Budget, Recipe, RunSpec, canonical
+from dpbench.setting import Budget
+from dpbench.spec import Recipe, RunSpec, canonical
 from dpbench.training import loading, runner
 
 ALL = screen.Wanted(wide=True, every=True, notes=True)

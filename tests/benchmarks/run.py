@@ -31,7 +31,8 @@ from torch import Tensor
 from dpbench import catalog
 from dpbench.images import ImageLoader, Images
 from dpbench.method import Signals, Task
-from dpbench.spec import Budget, Probe, Recipe, RunSpec
+from dpbench.setting import Budget, Probe
+from dpbench.spec import Recipe, RunSpec
 from dpbench.training import ledger, loading, runner
 
 REPEATS = 5

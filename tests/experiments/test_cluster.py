@@ -32,6 +32,7 @@ class Noted:
     """A job whose result is a file of the home."""
 
     title: str
+    devices: int = 1
 
     @property
     def key(self) -> str:

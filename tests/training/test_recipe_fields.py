@@ -16,7 +16,8 @@ from dpbench.errors import UsageError
 from dpbench.grid_file import read_grid
 from dpbench.images import ImageLoader, Images
 from dpbench.optim import Step, optimizer, set_step
-from dpbench.spec import Budget, Recipe, RunSpec
+from dpbench.setting import Budget
+from dpbench.spec import Recipe, RunSpec
 from dpbench.training import probes
 from dpbench.training.ledger import Epoch
 from dpbench.training.mixing import mixer

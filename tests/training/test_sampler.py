@@ -1,8 +1,8 @@
 """The batch sampler: exact epochs with any DataLoader, weights, state, resumes, sharding, and clear errors."""
 
 import os
-import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forks import on_ranks
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -766,27 +767,6 @@ def test_samples_that_are_no_mappings_become_pairs() -> None:
 # ranks
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def _be_rank(rank: int, train: Callable[[int], dict[str, Any]], port: int, folder: str) -> None:
-    """Run `train(rank)` with the environment of torchrun, save what it returns as `folder/RANK.pt` and leave."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.save(train(rank), f"{folder}/{rank}.pt")
-    torch.distributed.barrier()  # no rank closes its connections while the other still uses them
-    torch.distributed.destroy_process_group()
-    os._exit(0)  # torch's threads sometimes abort a process while Python shuts down
-
-
-def on_two_ranks(train: Callable[[int], dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """What `train` returns on each of two processes that torch.distributed joins over gloo."""
-    torch.multiprocessing.spawn(_be_rank, (train, _free_port(), str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
 def _train_under_torchrun(rank: int) -> dict[str, Any]:
     """What a rank started by torchrun does: nothing tells the sampler of the ranks but the environment."""
     sampler = PruningSampler("orderdp", n=N, epochs=3, batch_size=8, keep=0.4)  # before the group
@@ -821,7 +801,7 @@ def _train_under_torchrun(rank: int) -> dict[str, Any]:
 
 
 def test_ranks_are_those_of_the_launcher(tmp_path: Path) -> None:
-    a, b = on_two_ranks(_train_under_torchrun, tmp_path)
+    a, b = on_ranks(2, _train_under_torchrun, tmp_path)
     for x, y in zip(a["shards"], b["shards"], strict=True):
         assert len(x) == len(y)
         assert len(torch.cat([x, y]).unique()) == round(0.4 * N)
@@ -876,7 +856,7 @@ def _train_as_rank(rank: int) -> dict[str, Any]:
 
 
 def test_torch_distributed_ranks_stay_in_step(tmp_path: Path) -> None:
-    a, b = on_two_ranks(_train_as_rank, tmp_path)
+    a, b = on_ranks(2, _train_as_rank, tmp_path)
     assert torch.equal(a["scores"], b["scores"])
     for epoch, (x, y) in enumerate(zip(a["shards"], b["shards"], strict=True)):
         union = torch.cat([x, y]).unique()
@@ -884,3 +864,91 @@ def test_torch_distributed_ranks_stay_in_step(tmp_path: Path) -> None:
         assert len(union) == round(0.4 * N)
     seen = a["scores"].isfinite()
     assert torch.equal(seen.nonzero().squeeze(1), torch.cat(a["shards"] + b["shards"]).unique())
+
+
+def _train_unevenly(rank: int, folder: str) -> dict[str, Any]:
+    """Three epochs of OrderDP with workers that persist and steps of two batches, without and with a stop within."""
+    torch.distributed.init_process_group("gloo")
+    data = IndexedDataset(TensorDataset(torch.randn(N, 3, generator=torch.Generator().manual_seed(0))))
+
+    def train(stop: int | None) -> tuple[Tensor, list[int]]:
+        model = torch.nn.Linear(3, 1, bias=False)
+        torch.nn.init.zeros_(model.weight)
+        ddp = torch.nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
+        sizes, done, epoch, skip = [], 0, 0, 0
+        sampler, loader = start()
+        while epoch < 3:
+            for step, (rows, (x,)) in enumerate(loader):
+                if step < skip:
+                    continue
+                two = (step + 1) % 2 == 0 or step + 1 == len(sampler)
+                with nullcontext() if two else ddp.no_sync():
+                    losses = (ddp(x).squeeze(1) - rows % 5).square()
+                    (sampler.reduce(losses, rows) / 2).backward()
+                if two:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                sizes.append(len(rows))
+                done += 1
+                if done == stop:
+                    torch.save(sampler.state_dict(), f"{folder}/state-{rank}.pt")
+                    sampler, loader = start()
+                    sampler.load_state_dict(torch.load(f"{folder}/state-{rank}.pt"))
+                    sampler.set_epoch(epoch)
+                    skip = step + 1
+                    break
+            else:
+                epoch, skip = epoch + 1, 0
+        return torch.cat([model.weight.detach().flatten(), sampler.method.scores]), sizes  # type: ignore[attr-defined]
+
+    def start() -> tuple[PruningSampler, DataLoader[Any]]:
+        sampler = PruningSampler("orderdp", n=N, epochs=3, batch_size=4, keep=0.4)
+        return sampler, DataLoader(data, batch_sampler=sampler, num_workers=1, persistent_workers=True)
+
+    (plain, sizes), (resumed, _) = train(None), train(7)  # an epoch has 5 batches
+    torch.distributed.barrier()
+    try:
+        start()[0].load_state_dict(torch.load(f"{folder}/state-{1 - rank}.pt"))
+    except UsageError as error:
+        return {"plain": plain, "resumed": resumed, "sizes": sizes, "other": str(error)}
+    raise AssertionError("a state of the other rank was taken")
+
+
+def test_ranks_accumulate_and_resume_within_an_epoch(tmp_path: Path) -> None:
+    a, b = on_ranks(2, _train_unevenly, tmp_path, str(tmp_path))
+    assert a["sizes"] == b["sizes"]
+    assert a["sizes"] == [4, 4, 4, 4, 5] * 3, "21 samples each: the last one joins the batch before"
+    assert torch.equal(a["plain"], a["resumed"])
+    assert torch.equal(b["plain"], b["resumed"])
+    assert torch.equal(a["plain"][:3], b["plain"][:3])
+    assert "the state is of rank 1 of 2, not of rank 0 of 2; each rank saves and loads its own" in a["other"]
+
+
+class Heard(PruningMethod):
+    """Remember the last samples that it was told of."""
+
+    def requires(self) -> Requires:
+        return Requires({"loss"})
+
+    def select(self, epoch: int) -> Selection:
+        return Selection(torch.arange(2))
+
+    def observe(self, signals: Signals) -> None:
+        self.told = signals.indices
+
+
+def _tell_large_rows(rank: int) -> Tensor:
+    torch.distributed.init_process_group("gloo")
+    sampler = PruningSampler(Heard(), n=2**24 + 8, epochs=1, batch_size=4)
+    rows = 2**24 + torch.tensor([2 * rank + 1, 2 * rank + 3])
+    sampler.observe(rows, torch.rand(2))
+    sampler._driver.start(0, 1.0)
+    sampler._driver.tell()
+    return sampler.method.told  # type: ignore[attr-defined]
+
+
+def test_ranks_tell_each_other_rows_that_a_float_cannot_hold(tmp_path: Path) -> None:
+    for told in on_ranks(2, _tell_large_rows, tmp_path):
+        assert told.dtype == torch.int64
+        assert told.tolist() == [2**24 + row for row in (1, 3, 3, 5)]
