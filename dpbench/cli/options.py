@@ -60,7 +60,10 @@ def asked_executor(of_grid: dict[str, Any], name: str | None, given: list[str]) 
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UsageError(f"--executor-option {text}: KEY=VALUE is needed")
-        options[key.replace("-", "_")] = yaml.safe_load(value)
+        try:
+            options[key.replace("-", "_")] = value if ":" in value else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--executor-option {text}: {value!r} is no value; quote it as YAML does") from None
     name = name or of_grid["use"]
     if name == "local" and not options:
         return None

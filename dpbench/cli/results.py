@@ -153,7 +153,10 @@ def samples(
 def sync(
     grid: RunHere,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Send what is finished again and again, until all runs have ended.")
+        bool,
+        typer.Option(
+            "--watch", help="Send what is finished again and again, until all runs that are listed have ended."
+        ),
     ] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two times.")] = 30.0,
     tracking_uri: TrackingUri = None,
@@ -172,10 +175,10 @@ def sync(
         raise UsageError(f"{grid} was not run here; there is nothing to send")
     tracking.check(tracking_uri)
     while True:
-        ended = status(grid).over  # asked before, so that what ends meanwhile is sent the next time
+        ended = not watch or status(grid).over  # asked before, so that what ends meanwhile is sent the next time
         try:
             out.print(send.send(grid, tracking_uri, err, data_root), markup=False, soft_wrap=True)
-            if ended or not watch:
+            if ended:
                 return
         except RunFailed as error:
             if not watch:

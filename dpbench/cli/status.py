@@ -23,7 +23,9 @@ SHOWN = 20  # lines of each list
 
 def status(
     grid: RunHere,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again until all runs have ended.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again until all runs that are listed have ended.")
+    ] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     """Show how far a grid is: runs done, running (where, which epoch, since when), failed (why) and waiting.

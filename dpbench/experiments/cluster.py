@@ -45,6 +45,8 @@ class Errand:
     threads: int
     timeout_s: float | None
     files: dict[str, str]
+    cwd: str  # of the command, to which relative paths belong
+    cores: int  # that it uses
     key: str  # of the job, by which a machine with other code is known
     version: str = __version__
 
@@ -54,6 +56,8 @@ class Errand:
             self._check()
             places.FILES.update(self.files)
             single_threaded(self.threads)
+            with suppress(OSError):
+                os.chdir(self.cwd)
             os.environ["DPBENCH_HOME"] = str(Path(self.folder).parents[1])
             work, job = pickle.loads(self.work)
             if job.key != self.key:
@@ -61,8 +65,8 @@ class Errand:
                 raise RunFailed(f"{socket.gethostname()} has other code: {code}")
             carry_out = partial(run_together, job.devices) if job.devices > 1 else run_all
             [(_, outcome)] = carry_out(work, [job], 1, self.threads, self.timeout_s)
-            if isinstance(outcome, BaseException):
-                raise outcome
+            if isinstance(outcome, BaseException):  # SystemExit, say
+                raise outcome if isinstance(outcome, Exception) else RunFailed(repr(outcome))
             (Path(self.folder) / f"{self.name}.over").touch()
         except Exception as error:
             said = str(error) if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {error}"
@@ -135,13 +139,14 @@ def send_all(
     folder = store.home() / "cluster" / secrets.token_hex(4)
     with store.told(folder):
         folder.mkdir(parents=True)
-    numbers, queue, whole = count(1), iter(jobs), True
+    numbers, queue, whole = count(1), iter(jobs), False
+    failed = False
     again: list[tuple[Any, int]] = []
     flying: dict[Any, tuple[Errand, Any, int]] = {}
 
     def errand(job: Any) -> Errand:
-        parts = (job.title, str(folder), f"{next(numbers):05d}", threads, timeout_s, dict(places.FILES), job.key)
-        return Errand(pickle.dumps((work, job)), *parts)
+        parts = (job.title, str(folder), f"{next(numbers):05d}", threads, timeout_s, dict(places.FILES))
+        return Errand(pickle.dumps((work, job)), *parts, str(Path.cwd()), threads * job.devices, job.key)
 
     try:
         while True:
@@ -152,6 +157,7 @@ def send_all(
             handles = engine.start(errands, folder) if errands else []
             flying |= {handle: (sent, *part) for handle, sent, part in zip(handles, errands, new, strict=True)}
             if not flying:
+                whole = not failed
                 break
             over = engine.over(list(flying))
             for handle, reason in over.items():
@@ -162,7 +168,7 @@ def send_all(
                 elif said is None and tries < TRIES:
                     again.append((job, tries + 1))  # its node is lost, or what ran on it
                 else:
-                    whole = False
+                    failed = True
                     yield job, RunFailed(said or f"{reason}; tried {TRIES} times, logs in {folder}")
             if not over:
                 time.sleep(engine.poll_s)

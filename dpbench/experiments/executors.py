@@ -107,11 +107,13 @@ def _ended(busy: list[Worker]) -> list[Worker]:
 class Worker:
     """A process that does one job after another, with `variables` in its environment."""
 
-    def __init__(self, work: Callable[[Any], Any], threads: int, slot: int, variables: dict[str, str]) -> None:
+    def __init__(
+        self, work: Callable[[Any], Any], threads: int, slot: int, variables: dict[str, str] | None = None
+    ) -> None:
         self.slot = slot
         self.connection, theirs = _CONTEXT.Pipe()
         leash, self.held = _CONTEXT.Pipe(duplex=False)
-        arguments = (places.FILES, pickle.dumps(work), threads, variables, theirs, leash)
+        arguments = (places.FILES, pickle.dumps(work), threads, variables or {}, theirs, leash)
         self.process = _CONTEXT.Process(target=_serve, args=arguments)
         self.process.start()
         theirs.close()

@@ -97,7 +97,8 @@ class Gang(Worker):
                 self.failed_at, self.first_failed = time.monotonic(), (rank, member)
         if not self.running:
             self.outcome = self.members[0].outcome
-            self.ended = not all(member.alive() for member in self.members)
+            failed = any(isinstance(member.outcome, BaseException) for member in self.members)  # they parted for good
+            self.ended = failed or not all(member.alive() for member in self.members)
             return True
         if self.failed_at is not None and time.monotonic() - self.failed_at > GRACE_S:
             return self._ends(*self.first_failed)

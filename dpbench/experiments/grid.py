@@ -18,7 +18,7 @@ from dpbench import catalog, store
 from dpbench.claims import Registered, register
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import controls, gang
-from dpbench.experiments.executors import AT_ONCE, Executor, run_all
+from dpbench.experiments.executors import AT_ONCE, Executor, Worker, run_all
 from dpbench.experiments.jobs import Job, do
 from dpbench.experiments.progress import Running
 from dpbench.processes import cores
@@ -226,7 +226,8 @@ def run_cells(
 
     if executor is None:
         device, devices = device or runner.default_device(), max((spec.devices for spec in cells.values()), default=1)
-        jobs, executor = gang.of(devices, device, jobs, threads) if devices > 1 else (jobs, run_all)
+        alone = run_all if device.index is None else partial(run_all, start=Worker)  # which sees all GPUs
+        jobs, executor = gang.of(devices, device, jobs, threads) if devices > 1 else (jobs, alone)
     progress = Running(title, console)  # it starts with the first run
     try:
         _run(cells, progress, jobs, threads, device, data_root, cell_timeout_s, executor)

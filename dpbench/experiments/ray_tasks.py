@@ -41,10 +41,9 @@ class Ray(Engine):
             raise UsageError(f"no Ray cluster answers at {address}: {line}; start one by ray start --head") from None
 
     def start(self, errands: list[Errand], folder: Path) -> list[Any]:
-        """Start them as tasks, each with its threads as CPUs unless the options say otherwise."""
-        resources = {"num_cpus": errands[0].threads} | self.resources
-        task = self.ray.remote(max_retries=0, **resources)(_carry_out)
-        return [task.remote(errand) for errand in errands]
+        """Start them as tasks, each with its cores as CPUs unless the options say otherwise."""
+        task = self.ray.remote(max_retries=0)(_carry_out)
+        return [task.options(**{"num_cpus": errand.cores} | self.resources).remote(errand) for errand in errands]
 
     def over(self, handles: list[Any]) -> dict[Any, str]:
         """Those whose result, or exception, is there."""

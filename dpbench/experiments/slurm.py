@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from dpbench.experiments.cluster import Engine, Errand
 
 ARRAY = 1000  # jobs of an array; Slurm's own default limit is 1001
 MINUTES = 60  # of one allocation; a run that needs more is requeued and goes on from its checkpoint
+MOST_TIMES = 1000  # that a job without a limit is requeued
+AGAIN_S = 15.0
 SILENT_S = 600.0  # how long the controller may not answer
 
 
@@ -35,7 +38,9 @@ class Slurm(Engine):
         except ImportError:
             raise UsageError("the executor slurm needs submitit: pip install 'dpbench[slurm]'") from None
         minutes = self.options["time"]
-        times = math.ceil((timeout_s or 0) / 60 / minutes)
+        if not isinstance(minutes, int) or isinstance(minutes, bool) or minutes < 1:
+            raise UsageError(f"the executor slurm: time is {minutes!r}, and must be a whole number of minutes")
+        times = MOST_TIMES if timeout_s is None else math.ceil(timeout_s / 60 / minutes)
         try:
             executor = SlurmExecutor(folder, max_num_timeout=times)
             executor.update_parameters(**self.options)
@@ -48,13 +53,21 @@ class Slurm(Engine):
     def start(self, errands: list[Errand], folder: Path) -> list[Any]:
         """Submit them as arrays."""
         executor = self._executor(folder, errands[0].timeout_s)
+        if "cpus_per_task" not in self.options:
+            executor.update_parameters(cpus_per_task=max(errand.cores for errand in errands))
         jobs: list[Any] = []
-        try:
-            for first in range(0, len(errands), ARRAY):
+        began = time.monotonic()
+        while len(jobs) < len(errands):
+            try:
                 with executor.batch():
-                    jobs += [executor.submit(errand) for errand in errands[first : first + ARRAY]]
-        except Exception as error:  # submitit passes on what sbatch says
-            raise UsageError(f"Slurm does not take the jobs: {' '.join(str(error).split())[-300:]}") from None
+                    new = [executor.submit(errand) for errand in errands[len(jobs) : len(jobs) + ARRAY]]
+                jobs += new
+            except Exception as error:  # submitit passes on what sbatch says
+                if not (self.jobs or jobs) or time.monotonic() - began > SILENT_S:
+                    self.cancel([job.job_id for job in jobs])
+                    said = " ".join(str(error).split())[-300:]
+                    raise UsageError(f"Slurm does not take the jobs: {said}") from None
+                time.sleep(AGAIN_S)  # it has taken others: the controller restarts, or a limit is reached
         self.jobs |= {job.job_id: job for job in jobs}
         return [job.job_id for job in jobs]
 
@@ -80,7 +93,8 @@ class Slurm(Engine):
     def cancel(self, handles: list[Any]) -> None:
         """By `scancel`."""
         if handles:
-            subprocess.run(["scancel", *handles], check=False, capture_output=True, timeout=60)
+            with suppress(OSError, subprocess.SubprocessError):  # what was to be told is on its way
+                subprocess.run(["scancel", *handles], check=False, capture_output=True, timeout=60)
 
 
 def engine(options: dict[str, Any]) -> Engine:

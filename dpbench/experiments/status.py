@@ -44,7 +44,7 @@ class Status:
 
         A run that has begun is counted by the share of its epochs that is left.
         """
-        spent = [one["ended"] - one["started"] for one in self.done if one["ended"]]
+        spent = [one["ended"] - one["started"] for one in self.done if one.get("ended")]
         if not spent or not self.running:
             return None
         begun = [1 - sign.epoch / max(sign.epochs, 1) for _, sign in self.running]
@@ -63,7 +63,7 @@ def status(grid: str) -> Status:
             found.done.append(result)
         elif result is not None and result["status"] == "DIVERGED":
             found.diverged.append(result)
-        elif sign is not None:
+        elif sign is not None and (result is None or sign.at > (result.get("ended") or result["started"])):
             (found.silent if sign.silent else found.running).append((spec, sign))
         elif result is not None:
             found.failed.append((spec, result["reason"]))

@@ -108,14 +108,18 @@ def mend(path: Path) -> None:
             os.truncate(path, content.rfind(b"\n") + 1)
 
 
-def fail_orphans(study: optuna.Study, nameless: bool) -> None:
+def fail_orphans(study: optuna.Study, nameless: bool, everywhere: bool = False) -> None:
     """Fail the running trials whose process on this machine is gone, and put their parameters in line again.
 
-    `nameless` includes trials that had no time to say where they run.
+    `nameless` includes trials that had no time to say where they run, `everywhere` all, where nobody else can be at it.
     """
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         where = trial.user_attrs.get("worker")
-        if (where is None and nameless) or (where and where[0] == platform.node() and not _alive(where[1])):
+        if (
+            everywhere
+            or (where is None and nameless)
+            or (where and where[0] == platform.node() and not _alive(where[1]))
+        ):
             study.tell(trial.number, state=TrialState.FAIL)
             first = {AT_DEFAULT: trial.user_attrs[AT_DEFAULT]} if AT_DEFAULT in trial.user_attrs else {}
             params = trial.system_attrs.get("fixed_params", {}) | trial.params  # fixed: it stood in line before

@@ -61,6 +61,11 @@ class Job:
         """What names the study, by all that its values depend on."""
         return self.plan.name
 
+    @property
+    def devices(self) -> int:
+        """How many processes do it together."""
+        return 1
+
     def done(self) -> bool:
         """Whether the trial is known to have ended: the study counts trials, not places."""
         return False
@@ -187,7 +192,7 @@ def tune(plans: Sequence[Plan], jobs: int, executor: Executor | None = None) -> 
                 raise outcome  # no trial's fault; a worker that died is RunFailed, and the others go on
             yield begun[job.plan.name]
         for plan, study in begun.values():
-            fail_orphans(study, nameless=journal(plan) is not None)
+            fail_orphans(study, journal(plan) is not None, everywhere=plan.storage is None)
 
 
 def _begin(plan: Plan, held: ExitStack) -> optuna.Study:
@@ -201,7 +206,7 @@ def _begin(plan: Plan, held: ExitStack) -> optuna.Study:
     if path is not None:
         mend(path)
     study = open_study(plan)
-    fail_orphans(study, nameless=path is not None)
+    fail_orphans(study, path is not None, everywhere=plan.storage is None)  # its own journal, which is held
     whole = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL or "reason" in t.user_attrs]
     known = [t.system_attrs.get("fixed_params") for t in whole]
     for params in first_trials(plan):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from dpbench import store
+from dpbench.errors import RunFailed
 
 FILE = "running.json"
 EVERY_S = 2.0  # between two writes
 QUIET_S = 120.0  # without a sign a run counts as silent, unless its epochs take so long
+FIRST_S = 3600.0  # the same before the first epoch is over, of which nobody knows how long it takes
 EPOCHS = 3  # that it may be silent for
 
 
@@ -30,7 +33,8 @@ class Pulse(NamedTuple):
     @property
     def silent(self) -> bool:
         """Whether there should have been a newer sign."""
-        return time.time() - self.at > max(QUIET_S, EPOCHS * self.epoch_s)
+        patience = max(QUIET_S, EPOCHS * self.epoch_s) if self.epoch else FIRST_S
+        return time.time() - self.at > patience
 
 
 class Beat:
@@ -47,7 +51,8 @@ class Beat:
         if time.monotonic() - self.written >= EVERY_S:
             self.written = time.monotonic()
             pulse = Pulse(socket.gethostname(), os.getpid(), epoch, self.epochs, now - self.last, self.since, now)
-            store.write_json(self.path, pulse._asdict())
+            with suppress(RunFailed):  # a sign that is missing harms no run
+                store.write_json(self.path, pulse._asdict())
         self.last = now
 
 

@@ -101,6 +101,7 @@ def lost(spec: RunSpec, error: BaseException) -> RunResult:
                 return finished
             result |= account.failed(spec.hash, error)
             results.write(result)
+            (folder / pulse.FILE).unlink(missing_ok=True)
     except Timeout:
         pass  # another process carries the run out by now; what it writes counts
     return result

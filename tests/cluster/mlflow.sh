@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a grid with 8 workers beside a real MLflow server on PostgreSQL, which is gone for a minute on the way, and checks
 # that every finished run is there exactly once.
-#   apt-get install postgresql && pip install -e . psycopg2-binary && tests/cluster/mlflow.sh
+#   apt-get install postgresql && pip install -e . 'psycopg[binary]' && tests/cluster/mlflow.sh
 # It must run as root, which lends PostgreSQL the user postgres; all listens on 127.0.0.1.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -142,7 +142,9 @@ def test_leaving_early_cancels_what_waits_or_runs(here: Path) -> None:
 
 def errand(at: Path, **changes: Any) -> Errand:
     at.mkdir(parents=True, exist_ok=True)
-    return replace(Errand(pickle.dumps((note, Noted("a"))), "a", str(at), "00001", 1, None, {}, "key of a"), **changes)
+    return replace(
+        Errand(pickle.dumps((note, Noted("a"))), "a", str(at), "00001", 1, None, {}, str(at), 2, "key of a"), **changes
+    )
 
 
 def test_a_node_that_would_make_something_else_refuses(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +175,9 @@ def test_an_errand_in_a_process_of_its_own(home: Path) -> None:
         (LOCAL, "pbs", [], "there is no executor 'pbs'; known: local, slurm, ray"),
         (LOCAL, None, ["time=3"], "the executor local has no option 'time'"),
         (LOCAL, "ray", ["time=3"], "the executor ray has no option 'time'; known: address, num_cpus"),
+        (LOCAL, "slurm", ["time=2:00:00"], "time is '2:00:00', and must be a whole number of minutes"),
+        (LOCAL, "slurm", ["time=0"], "time is 0, and must be"),
+        (LOCAL, "slurm", ["partition=["], "'\\[' is no value"),
         (LOCAL, "slurm", ["time"], "--executor-option time: KEY=VALUE is needed"),
         (LOCAL, "slurm", [], "finds no Slurm here"),
         ({"use": "slurm", "colour": "red"}, None, [], "finds no Slurm here|colour"),
@@ -251,7 +256,7 @@ def test_slurm_is_asked_for_what_the_options_say(slurm: Path, here: Path) -> Non
     made = engine({"time": 30, "partition": "gpu", "mem": "8G"})
     [job] = made.start([errand(folder, timeout_s=7200.0)], folder)
     written = (slurm / f"{job}.sh").read_text()
-    for line in ("--time=30", "--partition=gpu", "--mem=8G", "--job-name=dpbench"):
+    for line in ("--time=30", "--partition=gpu", "--mem=8G", "--job-name=dpbench", "--cpus-per-task=2"):
         assert line in written
     assert "--signal=USR2@90" in written, "it is told before its time is over"
     assert made.over([job]) == {}

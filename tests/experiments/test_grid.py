@@ -213,7 +213,7 @@ def test_proxies_go_first_are_merged_and_only_missing_cells_run(home: Path, monk
     assert grids.results(listed | at_cost).keys() == cells.keys()
     assert grids.write_manifest(grid, listed).controls == at_cost, "they stay while their cells run again"
     other = grid.model_copy(update={"recipe": grid.recipe.model_copy(update={"epochs": 3})})
-    assert grids.write_manifest(other, {}) == (other, {}, {}), "with another recipe they are no controls"
+    assert grids.write_manifest(other, {})[:3] == (other, {}, {}), "with another recipe they are no controls"
 
 
 def test_thirty_static_methods_share_one_proxy_a_seed(

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dpbench import store
 from dpbench.cli.status import screen
+from dpbench.errors import RunFailed
 from dpbench.experiments import grid as grids
 from dpbench.experiments.status import status
 from dpbench.grid_file import read_grid
@@ -77,6 +78,17 @@ def test_an_epoch_that_takes_long_is_waited_for(cells: dict[str, RunSpec]) -> No
     console = Console(file=io.StringIO(), width=100)
     console.print(screen(status("small")))
     assert "The clock of ahead is" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_run_whose_worker_died_has_failed_and_runs_no_more(cells: dict[str, RunSpec]) -> None:
+    first, second, *_ = cells
+    sign(first, 1)
+    runner.lost(cells[first], RunFailed("killed"))
+    results.write(runner.account.blank(cells[second]) | {"status": "FAILED", "reason": "its node is gone"})
+    sign(second, 1, at=time.time() - 5)  # nobody could remove it
+    found = status("small")
+    assert {why for _, why in found.failed} == {"killed", "its node is gone"}
+    assert not found.running
 
 
 def test_a_run_gives_signs_and_none_when_it_has_ended(home: Path, spec: Callable[..., RunSpec]) -> None:
