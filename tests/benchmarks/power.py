@@ -146,7 +146,7 @@ def rows_of_samples(
     return right, np.interp(moved, variances, slopes) * of_all
 
 
-def paired_samples(boards: int = 200, rows: int = 40, samples: int = 1000) -> str:
+def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> str:
     """Boards of rows with one control, drawn sample by sample: any false verdict, and the share of gaps found.
 
     A gap is four standard deviations of a run of the typical row. By the paired t test, by variances drawn towards a
