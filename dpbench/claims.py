@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +112,7 @@ def merged(ours: Iterable[Registered], theirs: Iterable[Registered]) -> tuple[Re
     found = {one.text: one for one in theirs}
     for one in ours:
         known = found.pop(one.text, one)  # popped, so that ours come last
-        found[one.text] = min(one, known, key=lambda each: each.date or 0.0)
+        found[one.text] = min(one, known, key=lambda each: math.inf if each.date is None else each.date)
     return tuple(found.values())
 
 

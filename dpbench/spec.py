@@ -222,6 +222,11 @@ class Grid(Setting):
         dataset, model, method, keep = row
         return next((one for one in self.tuned if one.becomes == method and one.at(dataset, model, keep)), None)
 
+    def as_listed(self, row: Row) -> str:
+        """The method of a row as the grid lists it, whatever parameters tuning has chosen for it there."""
+        found = self.tuning(row)
+        return found.method if found else row[2]
+
     def pairs(self) -> list[tuple[str, str]]:
         """Each dataset with each model that takes its kind; UsageError for one that is left alone."""
         found = [(data, model) for data in self.datasets for model in self.models if catalog.fits(data, model)]

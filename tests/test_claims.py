@@ -89,6 +89,8 @@ def test_merged_claims_keep_their_earlier_date_and_ours_stays_the_last() -> None
     theirs = (Registered(date=7.0, text="c"), Registered(date=4.0, text="b"), Registered(date=9.0, text="a"))
     assert [(one.text, one.date) for one in merged(ours, theirs)] == [("c", 7.0), ("a", 5.0), ("b", 4.0)]
     assert merged((), theirs) == theirs
+    [undated] = merged((Registered(date=5.0, text="a"),), (Registered(date=None, text="a"),))
+    assert undated.date == 5.0, "one that was not registered is not the earlier"
 
 
 def test_of_a_stranger_only_claims_are_taken() -> None:

@@ -19,7 +19,8 @@ from dpbench.rng import generator
 from dpbench.spec import RunSpec
 from dpbench.training import loading
 from dpbench.training.measures import MEASURES
-from dpbench.training.train import evaluate
+from dpbench.training.ranks import Ranks
+from dpbench.training.train import evaluate, evaluate_shifted
 
 CPU = torch.device("cpu")
 GRID = """
@@ -128,6 +129,21 @@ def test_a_run_records_the_means_and_is_the_same_otherwise(
     inner = trained(asked)
     by_hand = [evaluate(inner.learner, one)[0] for one in inner.shifted["accuracy_shifted_blur"]]
     assert metrics["accuracy_shifted_blur"] == pytest.approx(np.mean(by_hand))
+
+
+def test_each_rank_sees_the_corrupted_images_of_one_process(spec: Any, trained: Callable[[RunSpec], Any]) -> None:
+    inner = trained(spec("uniform", shifts=True))
+    noisy = {"accuracy_shifted_noise": inner.shifted["accuracy_shifted_noise"]}
+    alone = evaluate_shifted(inner.learner, noisy)
+
+    class Second(Ranks):
+        rank, size = 1, 2
+
+        def batches(self, loader: Any, parts: Any, augment: bool = True) -> Any:
+            return loader.batches([rows[len(rows) // 2 :] for rows in parts], augment)
+
+    inner.learner.ranks = Second()
+    assert evaluate_shifted(inner.learner, noisy) == alone
 
 
 def test_runs_without_shifts_keep_the_hash_from_before_there_were_any(spec: Any) -> None:

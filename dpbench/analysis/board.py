@@ -79,8 +79,12 @@ class Board:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One line a run of the rows that are whole."""
-        return verdicts.runs_frame(self.results.values(), self.grid.looks)
+        """What datasets are compared by: the first look's runs of the rows that are whole, one a line.
+
+        Methods are named as the grid lists them, since tuning may choose other parameters on each dataset.
+        """
+        found = verdicts.of_first_look(verdicts.runs_frame(self.results.values(), self.grid.looks), self.grid.looks)
+        return found.assign(method=[self.grid.as_listed(row_of(line)) for line in tables.records(found)])
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -90,7 +94,7 @@ class Board:
     @cached_property
     def across(self) -> pd.DataFrame:
         """The summary over datasets, empty for one dataset."""
-        return verdicts.across_datasets(verdicts.of_first_look(self.runs, self.grid.looks))
+        return verdicts.across_datasets(self.runs)
 
     @cached_property
     def gallery(self) -> Gallery:

@@ -22,7 +22,7 @@ from dpbench.analysis.measured import Measured
 from dpbench.analysis.table import Line
 from dpbench.claims import ORDER, Claim
 from dpbench.experiments.controls import EXEMPT, METHOD
-from dpbench.spec import Row, row_of
+from dpbench.spec import Grid, Row, row_of
 
 if TYPE_CHECKING:
     from dpbench.analysis.board import Board
@@ -62,7 +62,7 @@ def outcomes(board: Board) -> list[Outcome]:
     """The outcome of each claim that counts, in the order of their file."""
     if not board.registered:
         return []
-    claims, date = board.registered[-1].claims, board.registered[-1].date
+    claims = board.registered[-1].claims
     results = [*board.results.values(), *board.controls.values()]
     found = {
         name: measured.measure(name, results, board.flips, board.grid.looks)
@@ -72,13 +72,14 @@ def outcomes(board: Board) -> list[Outcome]:
     for result in results:
         row = row_of(result["spec"])
         began[row] = min(result["started"], began.get(row, math.inf))
-    return [_outcome(claim, len(claims), board.table, found[claim.measure], began, date) for claim in claims]
+    listed = [board.grid.as_listed(row_of(row)) for row in tables.records(board.table)]  # claims name methods so
+    table = board.table.assign(listed=listed)
+    return [_outcome(claim, board, table, found[claim.measure], began) for claim in claims]
 
 
-def _outcome(
-    claim: Claim, family: int, table: pd.DataFrame, found: Measured, began: dict[Row, float], date: float | None
-) -> Outcome:
-    """`family` is how many claims share alpha, `date` when they were registered."""
+def _outcome(claim: Claim, board: Board, table: pd.DataFrame, found: Measured, began: dict[Row, float]) -> Outcome:
+    """`table` is the board's, with each row's method as the grid lists it, `began` when the first run of a row did."""
+    family, date = len(board.registered[-1].claims), board.registered[-1].date
     places = _orders(claim, table) if claim.test == ORDER else _places(claim, table)
     count = sum(map(len, places.values()))
     level = 1 - claim.alpha / family / max(1, count)
@@ -88,7 +89,7 @@ def _outcome(
         if not pairs:
             compared.append([Comparison(where, why="it has no run here")])
         elif claim.test == ORDER:
-            compared.append([_order(where, rows, found, level) for rows in pairs])
+            compared.append([_order(where, rows, board.grid, found, level) for rows in pairs])
         else:
             compared.append([_difference(where, row, reference, found, level) for row, reference in pairs])
         used |= {row for rows in pairs for row in rows}
@@ -126,7 +127,7 @@ def _rows(claim: Claim, table: pd.DataFrame) -> list[Line]:
     """The rows of a board that a claim is about."""
     found = []
     for row in tables.records(table):
-        named = row["method"] in claim.methods if claim.methods else catalog.parse(row["method"])[0] not in EXEMPT
+        named = row["listed"] in claim.methods if claim.methods else catalog.parse(row["method"])[0] not in EXEMPT
         kind = claim.kind is None or row["kind"] == claim.kind
         if named and kind and row["dataset"] in (claim.datasets or [row["dataset"]]):
             found.append(row)
@@ -152,9 +153,10 @@ def _reference(claim: Claim, row: Line, table: pd.DataFrame) -> Row:
     if claim.at_cost and not math.isnan(row["control_keep"]):
         return (row["dataset"], row["model"], METHOD, float(row["control_keep"]))
     here = (table["dataset"] == row["dataset"]) & (table["model"] == row["model"])
-    keeps = table[here & (table["method"] == claim.against)]["keep"]
-    keep = float(keeps.iloc[0]) if len(keeps) == 1 else row["keep"]  # such as full's, which has one keep
-    return (row["dataset"], row["model"], claim.against, keep)
+    found = tables.records(table[here & (table["listed"] == claim.against)])
+    if len(found) > 1:  # full has one keep only
+        found = [one for one in found if one["keep"] == row["keep"]]
+    return row_of(found[0]) if found else (row["dataset"], row["model"], claim.against, row["keep"])
 
 
 def _difference(where: str, row: Row, reference: Row, found: Measured, level: float) -> Comparison:
@@ -179,13 +181,16 @@ def _orders(claim: Claim, table: pd.DataFrame) -> dict[str, list[tuple[Row, ...]
     return {f"keep {keep:g}": [tuple(row_of(row) for row in rows if row["keep"] == keep)] for keep in keeps}
 
 
-def _order(where: str, rows: tuple[Row, ...], found: Measured, level: float) -> Comparison:
+def _order(where: str, rows: tuple[Row, ...], grid: Grid, found: Measured, level: float) -> Comparison:
     """Kendall's tau between the methods' mean values on two datasets, the mean over all pairs of datasets.
 
+    Of a grid with looks the means are of the first one's seeds, so that it is read once, whatever seeds are added.
     Its interval is that of one pair, by Fieller's variance of Fisher's z; the mean of several varies less.
     """
-    means = {row: float(found.values[row].mean()) for row in rows if row in found.values and row not in found.trouble}
-    lines = [(f"{row[0]}, {row[1]}", row[0], row[2], mean) for row, mean in means.items()]
+    first = grid.looks[0] if grid.looks else math.inf
+    values = {row: found.values[row] for row in rows if row in found.values and row not in found.trouble}
+    means = {row: float(one[one.index < first].mean()) for row, one in values.items()}
+    lines = [(f"{row[0]}, {row[1]}", row[0], grid.as_listed(row), mean) for row, mean in means.items()]
     wide = pd.DataFrame(lines, columns=["column", "dataset", "method", "mean"])
     wide = wide.pivot(index=["column", "dataset"], columns="method", values="mean").dropna(axis=1)
     datasets = wide.index.get_level_values("dataset")

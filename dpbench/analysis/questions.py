@@ -17,7 +17,7 @@ from dpbench.analysis import measured, stats
 from dpbench.analysis.board import Board
 from dpbench.experiments import controls
 from dpbench.places import LEADERBOARDS
-from dpbench.spec import Row, RunSpec, canonical
+from dpbench.spec import Grid, Row, RunSpec, canonical
 
 MIN_ORDERED = 4  # methods of which two orders are compared: of three, no order can be told from chance
 
@@ -150,7 +150,7 @@ def answer(question: Question, board: Board) -> Answer:
             cells[row], word="" if word == "no" else word, mean=line["mean"], half_width=line["half_width"]
         )
     whole = {row: float(of_row.mean()) for row, of_row in values.items() if row in cells and row not in trouble}
-    orders = _orders(question, whole) if question.transfer else []
+    orders = _orders(question, whole, board.grid) if question.transfer else []
     asked = dict.fromkeys(row for at in cells for row in (at, (*at[:2], question.reference, at[3])))
     return Answer(question, list(cells.values()), own, orders, _equal({row: values.get(row) for row in asked}))
 
@@ -204,9 +204,9 @@ def _equal(values: Mapping[Row, pd.Series | None]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _orders(question: Question, means: Mapping[Row, float]) -> list[Order]:
+def _orders(question: Question, means: Mapping[Row, float], grid: Grid) -> list[Order]:
     """Kendall's tau between the mean ranks that the methods have in each two parts; only of methods that have all."""
-    lines = [(*_place(question, row), row[2], mean) for row, mean in means.items()]
+    lines = [(*_place(question, row), grid.as_listed(row), mean) for row, mean in means.items()]
     wide = pd.DataFrame(lines, columns=["part", "column", "method", "mean"])
     wide = wide.pivot(index=["part", "column"], columns="method", values="mean").dropna(axis=1)
     if wide.shape[1] < MIN_ORDERED or wide.index.get_level_values("part").nunique() < 2:

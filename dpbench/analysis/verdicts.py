@@ -60,13 +60,19 @@ def runs_frame(results: Iterable[RunResult], looks: Sequence[int] = ()) -> pd.Da
 
 
 def looks_text(looks: Sequence[int]) -> str:
-    """How verdicts are read of a grid whose seeds were added while some were open; empty for others."""
-    if len(looks) < 2:
+    """How a grid is read whose numbers of seeds were planned beforehand; empty for others."""
+    if not looks:
         return ""
     *first, last = map(str, looks)
+    text = f"Verdicts are read at {last} seeds, whatever was run beyond them."
+    if first:
+        text = (
+            f"Seeds were added where a verdict was open: verdicts are read at {', '.join(first)} and {last} seeds, at "
+            f"each with 1/{len(looks)} of the 5 %."
+        )
     return (
-        f"Seeds were added where a verdict was open: verdicts are read at {', '.join(first)} and {last} seeds, at each "
-        f"with 1/{len(looks)} of the 5 %. Ranks and what is said over datasets are of the first {looks[0]} seeds."
+        f"{text} Mean accuracies and ranks are of all seeds; the intervals of ranks, and what is said over datasets, "
+        f"are of the first {looks[0]}."
     )
 
 

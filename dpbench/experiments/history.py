@@ -49,9 +49,9 @@ def entries(folder: Path | None = None) -> list[Entry]:
 
 
 def take_over(folder: Path) -> None:
-    """Add what another folder's log says of bundles, when its runs were merged."""
+    """Add from which bundles another folder's log says that its runs came; what was verified there is its own word."""
     for entry in entries(folder):
-        if entry["what"] in ("merged", "verified") and entry.get("sha256"):
+        if entry["what"] == "merged" and entry.get("sha256"):
             add(entry["what"], **{key: value for key, value in entry.items() if key not in ("time", "what")})
 
 

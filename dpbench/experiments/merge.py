@@ -12,10 +12,12 @@ from dpbench import claims, store
 from dpbench.errors import UsageError, one_line
 from dpbench.experiments import bundle, history
 from dpbench.experiments import grid as grids
+from dpbench.setting import Setting
 from dpbench.spec import RunSpec
 from dpbench.training.results import RunResult, check, check_predictions, check_selections, is_done, read_result
 
 VARYING = re.compile(r"time_|peak_")  # metrics that differ between runs of equal results
+OPTIONAL = ("accuracy_cifar_c",)  # those that a run has only where its machine has their files
 
 
 @dataclass
@@ -134,8 +136,14 @@ def _differing(ours: RunResult, theirs: RunResult) -> list[str]:
     """The status, or two metrics, that should be equal and are not, accuracy first."""
     a, b = ({"status": one["status"]} | one.get("metrics", {}) for one in (ours, theirs))
     names = sorted({*a, *b}, key=lambda name: (name != "status", name != "accuracy", name))
+    names = [name for name in names if name not in one_sided(ours, theirs)]
     unequal = [name for name in names if not VARYING.match(name) and a.get(name) != b.get(name)]
     return [f"{name} {a.get(name)} here, {b.get(name)} there" for name in unequal[:2]]
+
+
+def one_sided(*results: RunResult) -> list[str]:
+    """The metrics that only one of two runs has, since the other's machine has not their files."""
+    return [name for name in OPTIONAL if len({name in one.get("metrics", {}) for one in results}) == 2]
 
 
 def _manifest(path: Path) -> grids.Manifest:
@@ -163,7 +171,7 @@ def _join(manifest: grids.Manifest, merged: Merged) -> None:
         grids.Manifest(theirs, cells, controls, manifest.claims).save()
         return
     ours, old, ours_controls, ours_claims = mine
-    settings = ("recipe", "budget", "probe")
+    settings = ("recipe", "recipe_by_dataset", "recipe_by_model", "tuned", *Setting.model_fields)
     changed = [name for name in settings if getattr(ours, name) != getattr(theirs, name)]
     changed += ["looks"] * bool(ours.looks and theirs.looks and ours.looks != theirs.looks)
     if changed:
@@ -185,8 +193,7 @@ def _join(manifest: grids.Manifest, merged: Merged) -> None:
         name: list(dict.fromkeys(getattr(ours, name) + getattr(theirs, name)))
         for name in ("datasets", "models", "methods", "keep")
     }
-    tuned = [*ours.tuned, *(one for one in theirs.tuned if one not in ours.tuned)]
-    others = {"seeds": max(ours.seeds, theirs.seeds), "tuned": tuned, "looks": ours.looks or theirs.looks}
+    others = {"seeds": max(ours.seeds, theirs.seeds), "looks": ours.looks or theirs.looks}
     both = ours.model_copy(update=lists | others)
     grids.Manifest(both, old, ours_controls | controls, claims.merged(ours_claims, manifest.claims)).save()
 

@@ -21,7 +21,7 @@ from dpbench.experiments import bundle as bundles
 from dpbench.experiments import grid as grids
 from dpbench.experiments.bundle import Bundle
 from dpbench.experiments.grid import Executor
-from dpbench.experiments.merge import VARYING, checked
+from dpbench.experiments.merge import VARYING, checked, one_sided
 from dpbench.predictions import Predictions
 from dpbench.selections import Selections
 from dpbench.spec import PROTOCOL, RunSpec
@@ -163,7 +163,8 @@ def _compared(bundle: Bundle, theirs: RunResult, peers: list[RunResult]) -> tupl
         return _within(ours, theirs, peers, within)
     differing = [*_differing(ours, theirs), *_differing_files(bundle, theirs)]
     if not differing:
-        return True, "exactly"
+        without = one_sided(ours, theirs)
+        return True, f"exactly, but for {', '.join(without)}, which only one of the two has" if without else "exactly"
     versions = [f"{name} {theirs['environment'].get(name)} there, {ours['environment'].get(name)} here"
                 for name in ("torch", "numpy", "machine")
                 if theirs["environment"].get(name) != ours["environment"].get(name)]  # fmt: skip
@@ -174,7 +175,8 @@ def _compared(bundle: Bundle, theirs: RunResult, peers: list[RunResult]) -> tupl
 def _differing(ours: RunResult, theirs: RunResult) -> list[str]:
     """Each value that should be equal and is not, the accuracy first."""
     a, b = ({name: value for part in COMPARED for name, value in _flat(one.get(part), part)} for one in (ours, theirs))
-    names = sorted({*a, *b}, key=lambda name: (name != "metrics.accuracy", name))
+    without = {f"metrics.{name}" for name in one_sided(ours, theirs)}
+    names = sorted({*a, *b} - without, key=lambda name: (name != "metrics.accuracy", name))
     return [f"{name} {b.get(name)} in the bundle, {a.get(name)} here" for name in names if a.get(name) != b.get(name)]
 
 

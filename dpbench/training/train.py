@@ -254,32 +254,39 @@ def measure_all(learner: Learner, loader: Loader, rows: Tensor, needs: frozenset
     return rows, {name: torch.cat([values[name] for values in measured]) for name in measured[0]}
 
 
-def evaluate(learner: Learner, loader: Loader) -> tuple[float, float]:
-    """Return the share that was right, and the mean loss of a test."""
+def evaluate(learner: Learner, loader: Loader, ranks: Ranks | None = None) -> tuple[float, float]:
+    """Return the share that was right, and the mean loss of a test, which `ranks` share, else those of the training."""
     total, right = (torch.zeros((), device=learner.device, dtype=dtype) for dtype in (torch.float, torch.int64))
-    for outputs, labels in _tested(learner, loader):
+    for outputs, labels in _tested(learner, loader, ranks or learner.ranks):
         total += learner.workload.test_loss(outputs, labels)
         right += learner.workload.right(outputs, labels).count_nonzero()
     return int(right) / len(loader), float(total) / len(loader)
 
 
 def evaluate_shifted(learner: Learner, shifted: dict[str, list[Loader]]) -> dict[str, float]:
-    """The mean accuracy of each set of corrupted tests, and the mean over the kinds of our own."""
-    found = {name: fmean(evaluate(learner, loader)[0] for loader in loaders) for name, loaders in shifted.items()}
+    """The mean accuracy of each set of corrupted tests, and the mean over the kinds of our own.
+
+    Every rank tests all images, since noise is drawn batch by batch: of a share of them it would be another.
+    """
+    found = {
+        name: fmean(evaluate(learner, loader, ALONE)[0] for loader in loaders) for name, loaders in shifted.items()
+    }
     own = [value for name, value in found.items() if name.startswith("accuracy_shifted")]
     return found | ({"accuracy_shifted": fmean(own)} if own else {})
 
 
 def predict(learner: Learner, loader: Loader) -> Predictions:
     """What the model says of each sample."""
-    parts = [learner.workload.predictions(outputs, labels) for outputs, labels in _tested(learner, loader)]
+    parts = [
+        learner.workload.predictions(outputs, labels) for outputs, labels in _tested(learner, loader, learner.ranks)
+    ]
     return Predictions(*(torch.cat(values).cpu().numpy() for values in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def _tested(learner: Learner, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+def _tested(learner: Learner, loader: Loader, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
     """The outputs (b, C) and labels (b,) of all samples, in order, by the model whose accuracy counts."""
-    model, ranks = learner.evaluated.eval(), learner.ranks
+    model = learner.evaluated.eval()
     parts = torch.arange(len(loader), device=learner.device).split(EVALUATION_BATCH * ranks.size)
     for rows, inputs, _ in ranks.batches(loader, parts, augment=False):
         outputs, _ = ranks.whole(learner.forward(inputs, model), {}, len(rows))

@@ -16,6 +16,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.outcomes import Outcome, tau_interval
 from dpbench.claims import ORDER, Registered
 from dpbench.reports import claimed
+from dpbench.tuned import Tuned
 
 RANDOM = {("full", 1.0): around(0.95), ("uniform", 0.3): around(0.9), ("uniform_epoch", 0.3): around(0.9)}
 BETTER = {"text": "Better", "test": "better", "methods": ["a"], "keep": [0.3], "against": "uniform"}
@@ -105,6 +106,23 @@ def test_a_run_that_began_before_the_claims_makes_them_after_the_fact() -> None:
     assert not outcome(replace(board, results=late), date=1.0).after
 
 
+def tuned(board: Board, **found: str) -> Board:
+    """The board of a tuned grid that lists orderdp, of which each dataset has a choice of its own."""
+    listed = [Tuned(method="orderdp", dataset=data, chosen=to, trials=5) for data, to in found.items()]
+    return replace(board, grid=board.grid.model_copy(update={"tuned": listed}))
+
+
+def test_a_claim_finds_the_rows_of_a_method_whose_parameters_were_tuned() -> None:
+    digits = make(RANDOM | {("orderdp[explore=0.9]", 0.3): around(0.92)})
+    letters = make(RANDOM | {("orderdp[explore=0.5]", 0.3): around(0.93)}, datasets=("letters",))
+    board = tuned(joined(digits, letters), digits="orderdp[explore=0.9]", letters="orderdp[explore=0.5]")
+    found = outcome(board, methods=["orderdp"])
+    assert (found.verdict, found.count, found.shown.value) == ("held", 2, pytest.approx(2.0))
+    against = outcome(board, methods=["uniform"], against="orderdp")
+    assert (against.verdict, against.shown.value) == ("refuted", pytest.approx(-3.0))
+    assert "orderdp" in set(board.across["method"]), "it is one method, whatever was chosen on each dataset"
+
+
 def test_a_packed_board_has_its_claims() -> None:
     board = with_claims(make(RANDOM | {("a", 0.3): around(0.92)}), BETTER)
     assert boards.unpack(boards.pack(board)).outcomes == board.outcomes
@@ -132,6 +150,21 @@ def test_the_order_on_one_dataset_predicts_that_on_another() -> None:
     assert order({"digits": ten}).shown.why == "5 methods with all runs on two datasets are needed"
     assert order({"digits": ten[:4], "letters": ten[:4]}).verdict == "open"
     assert order({"digits": ten, "letters": [0.8] * 10}).shown.why.startswith("all methods are equal")
+
+
+def test_an_order_is_read_at_the_first_look_and_has_methods_as_they_are_listed() -> None:
+    alike, opposed = [0.80, 0.81, 0.82, 0.83, 0.84], [0.90, 0.89, 0.88, 0.87, 0.70]
+    names = {"digits": "orderdp[explore=0.9]", "letters": "orderdp[explore=0.5]"}
+    parts = []
+    for data, chosen in names.items():
+        later = alike if data == "digits" else opposed
+        rows = {(f"m{i}" if i else chosen, 0.3): [alike[i]] * 3 + [later[i]] * 3 for i in range(5)}
+        parts.append(make(rows, datasets=(data,)))
+    board = tuned(joined(*parts), **names)
+    board = replace(board, grid=board.grid.model_copy(update={"looks": [3, 6]}))
+    [found] = with_claims(board, {"text": "Alike", "test": ORDER}).outcomes
+    assert found.shown.value == pytest.approx(1.0)
+    assert found.shown.where.startswith("5 methods on 2 datasets")
 
 
 @pytest.mark.parametrize(("n", "datasets"), [(5, 2), (8, 2), (13, 2), (6, 4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from dpbench.analysis.questions import Question
 from dpbench.reports import summary
 from dpbench.spec import canonical
 from dpbench.training.measures import MEASURES
+from dpbench.tuned import Tuned
 
 NAMES = sorted(questions.questions())
 ASKED: dict[str, Any] = {
@@ -118,6 +120,19 @@ def test_orders_are_compared_between_parts() -> None:
     assert found["images", "texts"].tau == found["tables", "texts"].tau == -1
     assert {one.n for one in found.values()} == {7}
     assert questions.answer(asked(transfer=True, rows=["m1", "m2"]), joined(*boards)).orders == []
+
+
+def test_orders_are_of_methods_as_the_grid_lists_them() -> None:
+    chosen = {"fashion_mnist": "orderdp[explore=0.9]", "letters": "orderdp[explore=0.5]"}
+    boards = [
+        make(REFERENCE | {(f"m{i}" if i else to, 0.3): around(0.7 + 0.01 * i) for i in range(4)}, datasets=(data,))
+        for data, to in chosen.items()
+    ]
+    tuned = [Tuned(method="orderdp", dataset=data, chosen=to, trials=5) for data, to in chosen.items()]
+    every = joined(*boards)
+    every = replace(every, grid=every.grid.model_copy(update={"tuned": tuned}))
+    [order] = questions.answer(asked(transfer=True), every).orders
+    assert (order.n, order.tau) == (4, 1.0)
 
 
 def test_methods_of_equal_runs_are_told() -> None:

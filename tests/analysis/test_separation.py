@@ -13,7 +13,7 @@ from synthetic_board import RECIPE, around, make, result
 
 from dpbench import store
 from dpbench.analysis import board as boards
-from dpbench.analysis import measured, separation, stats
+from dpbench.analysis import measured, separation, stats, verdicts
 from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
 from dpbench.spec import Grid, RunSpec
@@ -112,6 +112,21 @@ def test_a_board_keeps_its_looks_whatever_is_run_later(home: Any) -> None:
         runner(separation.planned(grid(), 12))
     again = boards.unpack(boards.pack(board))
     assert again.table[columns].equals(before[columns])
+
+
+def test_a_board_says_which_seeds_are_of_what(home: Any) -> None:
+    runner = Runner()
+    separation.run(separation.planned(grid(), 6), runner, lambda line: None)
+    board = boards.load("g")
+    assert set(board.runs["seed"]) == {0, 1, 2}, "datasets are compared by seeds that all rows have"
+    seeds = board.table.set_index("method")["seeds"]
+    assert (seeds["small_loss"], seeds["orderdp"]) == (3, 6)
+    for looks, expected in (([3, 6], "read at 3 and 6 seeds, at each with 1/2"), ([3], "read at 3 seeds, whatever")):
+        said = verdicts.looks_text(looks)
+        assert expected in said
+        assert said.endswith("ranks are of all seeds; the intervals of ranks, and what is said over datasets, are of "
+                             "the first 3.")  # fmt: skip
+    assert verdicts.looks_text([]) == ""
 
 
 def test_looks_that_cannot_be() -> None:

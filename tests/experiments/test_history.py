@@ -94,6 +94,8 @@ def test_a_status_comes_with_packed_boards_and_merged_folders(
     assert [line.split("|")[-2].strip() for line in lines[:4]] == ["status", "---", "self-reported", "verified"]
     monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / "third"))
     merge([tmp_path / "home"])
+    assert statuses() == {"full": "self-reported", "uniform": "self-reported"}, "nothing was verified in this folder"
+    verified(file, "full", True)
     assert statuses() == {"full": "verified", "uniform": "self-reported"}
     assert boards.pack(replace(board, origins={})) == boards.pack(make_own(board)), "nothing is said of our own"
 

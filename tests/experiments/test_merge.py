@@ -20,6 +20,7 @@ from dpbench.errors import UsageError
 from dpbench.experiments import grid as grids
 from dpbench.experiments.merge import merge
 from dpbench.spec import PROTOCOL, RunSpec, identity_hash
+from dpbench.tuned import Tuned
 
 
 @pytest.fixture
@@ -107,6 +108,14 @@ def test_times_may_differ_and_accuracies_may_not(other: Path, monkeypatch: pytes
     assert boards.load("made").table.equals(ours.table)
 
 
+def test_a_measure_for_which_one_machine_has_no_files_is_no_conflict(
+    other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store.home(), make({("full", 1.0): [0.9]}), monkeypatch)
+    fill(other, make({("full", 1.0): [0.9]}, {"full": {"accuracy_cifar_c": 0.5}}), monkeypatch)
+    assert vars(merge([other])) == {"added": 0, "completed": 0, "duplicates": 1, "conflicts": []}
+
+
 def test_a_finished_run_takes_the_place_of_a_failed_one(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = make({("full", 1.0): [0.9]})
     bad = make({("full", 1.0): ["it broke"]})
@@ -127,6 +136,29 @@ def test_another_recipe_is_another_grid(other: Path, monkeypatch: pytest.MonkeyP
     fill(other, Board(board.grid.model_copy(update={"recipe": recipe}), board.cells, {}, board.overlap), monkeypatch)
     (other / "runs").mkdir(parents=True, exist_ok=True)
     assert merge([other]).conflicts == ["grid made: another recipe there; its cells are not added"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tuned", [Tuned(method="full", recipe={"lr": 0.3}, trials=5)]),
+        ("recipe_by_dataset", {"digits": {"lr": 0.3}}),
+        ("recipe_by_model", {"cnn": {"lr": 0.3}}),
+        ("shifts", True),
+        ("devices", 2),
+    ],
+)
+def test_a_grid_that_asks_for_other_runs_is_another_grid(
+    other: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    board = make({("full", 1.0): [0.9]})
+    fill(store.home(), board, monkeypatch)
+    (spec,) = board.cells.values()
+    cells = {"f" * 16: spec.model_copy(update={"recipe": spec.recipe.changed({"lr": 0.3})})}
+    fill(other, Board(board.grid.model_copy(update={name: value}), cells, {}, board.overlap), monkeypatch)
+    (other / "runs").mkdir(parents=True, exist_ok=True)
+    assert merge([other]).conflicts == [f"grid made: another {name} there; its cells are not added"]
+    assert boards.load("made").table["seeds"].tolist() == [1]
 
 
 def test_a_grid_of_other_data_is_another_grid(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,17 @@ def test_what_was_altered_with_its_sha256_is_found_by_running_again(file: Path, 
     assert why["uniform keep=0.5 seed=1"] == "predictions of 1 test samples"
 
 
+def test_a_measure_of_files_that_are_not_here_is_left_out_and_told(file: Path) -> None:
+    content = members(file)
+    alter(content, result_of(content, 0), lambda value: value["metrics"].update(accuracy_cifar_c=0.5))
+    alter(content, result_of(content, 1), lambda value: value["metrics"].update(accuracy_shifted=0.5))
+    rewrite(file, content)
+    found = {one.title.partition(" (")[0]: one for one in check(file).verdicts}
+    assert found["full keep=1 seed=0"].agrees
+    assert found["full keep=1 seed=0"].why == "exactly, but for accuracy_cifar_c, which only one of the two has"
+    assert found["full keep=1 seed=1"].agrees is False
+
+
 def test_on_a_gpu_an_interval_is_asked(file: Path) -> None:
     content = members(file)
     for seed, accuracy in ((0, None), (1, 0.0)):
