@@ -125,6 +125,8 @@ def test_a_cost_is_too_high_above_that_of_the_rates_that_work() -> None:
     assert ladder.dearest(study({})) == ladder.dearest(study({0.1: 0.0})) == float("inf")
 
 
-def test_of_equal_trials_the_lowest_rate_is_the_best() -> None:
+def test_of_equal_trials_the_middle_rate_is_the_best() -> None:
     (chosen,) = best(study({0.1: 0.9, 0.03: 0.9, 0.3: 0.9, 0.01: 0.8}))
-    assert chosen.user_attrs["recipe"] == {"lr": 0.03}
+    assert chosen.user_attrs["recipe"] == {"lr": 0.1}
+    (chosen,) = best(study({0.3: 0.9, 0.1: 0.9, 0.01: 0.8}))
+    assert chosen.user_attrs["recipe"] == {"lr": 0.1}, "of two the lower"
