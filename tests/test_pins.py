@@ -107,7 +107,7 @@ def of_study() -> list[dict[str, Any]]:
     """The trials of a small study."""
     grid = read_grid(GRID, "pins", "pinned")
     plan = Plan("orderdp", DATASET, MODEL, keep=0.3, trials=3, seeds=1, grid=grid)
-    *_, study = tune(plan, jobs=1)
+    *_, (_, study) = tune([plan], jobs=1)
     return [{"params": trial.params, "value": trial.value} for trial in counted(study)]
 
 
@@ -143,7 +143,10 @@ def test_the_numbers_are_as_before(name: str, tmp_path: Path, monkeypatch: pytes
     if pinned["machine"] != machine():
         pytest.skip(f"the numbers are of {pinned['machine']}")
     monkeypatch.setenv("DPBENCH_HOME", str(tmp_path))
-    assert of(name) == pinned["numbers"][name]
+    found, before = of(name), pinned["numbers"][name]
+    if name == "board":  # columns may come beside those that are pinned
+        found = [{column: row[column] for column in old} for row, old in zip(found, before, strict=True)]
+    assert found == before
 
 
 if __name__ == "__main__":
