@@ -26,6 +26,7 @@ end() {
 trap end EXIT
 as "$bin/createdb" --host=127.0.0.1 --port="$database" --username=mlflow mlflow
 
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # whose workers would stay behind
 serve() {
     setsid "$python" -m mlflow server --backend-store-uri "postgresql://mlflow@127.0.0.1:$database/mlflow" --workers 1 \
         --artifacts-destination "$work/artifacts" --host 127.0.0.1 --port "$port" >>"$work/server.log" 2>&1 &
