@@ -23,12 +23,13 @@ from dpbench.experiments.bundle import Bundle
 from dpbench.experiments.grid import Executor
 from dpbench.experiments.merge import VARYING, checked, one_sided
 from dpbench.predictions import Predictions
+from dpbench.processes import cores
 from dpbench.selections import Selections
 from dpbench.spec import PROTOCOL, RunSpec
 from dpbench.training.results import RunResult, read_result
 
 COMPARED = ("status", "kind", "hyperparameters", "samples", "metrics", "epochs", "diagnostics")
-THREADS = 64  # a stranger may ask for no more
+THREADS, DEVICES = 64, 8  # a stranger may ask for no more, unless there are as many cores
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,14 @@ def verify(
         fit = {}
         for key in drawn:
             why = _foreign(specs[key], sound[key], altered)
+            if not why and specs[key].devices > (most := max(cores(), DEVICES)):
+                why = f"it takes {specs[key].devices} processes; at most {most} are started here"
             if why:
                 found.verdicts.append(Verdict(key, f"{specs[key].title} ({key})", None, why))
             else:
                 fit[key] = specs[key]
         with TemporaryDirectory(prefix="dpbench-verify-") as scratch, store.moved_home(Path(scratch)):
-            for threads, part in _by_threads(fit, sound).items():
+            for (threads, _), part in _alike(fit, sound).items():
                 grids.run_cells(
                     path.name, part, dict, console, jobs, threads, None, data_root, grids.CELL_TIMEOUT_S, executor
                 )
@@ -140,12 +143,12 @@ def _foreign(spec: RunSpec, result: RunResult, altered: set[tuple[str, str]]) ->
     return "" if ours == identity else "its identity is written as another version of dpbench does"
 
 
-def _by_threads(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[int, dict[str, RunSpec]]:
-    """The runs by the number of threads that they were made with, on which the last bits of a sum depend."""
-    found: dict[int, dict[str, RunSpec]] = defaultdict(dict)
+def _alike(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[tuple[int, int], dict[str, RunSpec]]:
+    """The runs by the threads and devices that they were made with; the last bits of a sum depend on threads."""
+    found: dict[tuple[int, int], dict[str, RunSpec]] = defaultdict(dict)
     for key, spec in cells.items():
         threads = results[key]["environment"].get("threads")
-        found[min(max(threads, 1), THREADS) if isinstance(threads, int) else 1][key] = spec
+        found[min(max(threads, 1), THREADS) if isinstance(threads, int) else 1, spec.devices][key] = spec
     return found
 
 

@@ -43,11 +43,24 @@ class Meeting:
     def decided(self, find: Callable[[], T | None]) -> T | None:
         """What the first rank finds, if it finds anything, read by each for itself."""
         if self.rank == 0:
-            found = find()
+            try:
+                found = find()
+            except BaseException:
+                self.store.set("found", "failed")
+                raise
             self.store.set("found", "nothing" if found is None else "something")
             return found
         self.store.wait(["found"], PATIENCE)
-        return None if self.store.get("found") == b"nothing" else find()
+        told = self.store.get("found")
+        if told == b"nothing":
+            return None
+        if told == b"failed":
+            raise RunFailed(f"rank {self.rank} of {self.size}: rank 0 has failed")
+        found = find()
+        if found is None:
+            unseen = "it does not see what rank 0 does; is $DPBENCH_HOME shared?"
+            raise RunFailed(f"rank {self.rank} of {self.size}: {unseen}")
+        return found
 
     @contextmanager
     def joined(self, spec: RunSpec) -> Iterator[None]:

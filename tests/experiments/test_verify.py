@@ -24,7 +24,7 @@ from dpbench.experiments import bundle, history, verify
 from dpbench.experiments import grid as grids
 from dpbench.experiments.merge import merge
 from dpbench.predictions import ARRAYS
-from dpbench.spec import Grid, Recipe
+from dpbench.spec import Grid, Recipe, RunSpec
 from dpbench.training import results
 
 Members = dict[str, bytes]
@@ -104,6 +104,15 @@ def alter(content: Members, name: str, change: Callable[[Any], Any]) -> None:
     value = json.loads(content[name])
     change(value)
     content[name] = json.dumps(value).encode()
+
+
+def test_runs_are_made_again_with_as_many_threads_and_devices(spec: Callable[..., RunSpec]) -> None:
+    alone, wide, strange, together = (spec(seed=seed, devices=1 + (seed == 3)) for seed in range(4))
+    cells = {str(one.seed): one for one in (alone, wide, strange, together)}
+    threads = {"0": 1, "1": 4, "2": 10**9, "3": 1}
+    results: Any = {key: {"environment": {"threads": count}} for key, count in threads.items()}
+    found = {how: sorted(part) for how, part in verify._alike(cells, results).items()}
+    assert found == {(1, 1): ["0"], (4, 1): ["1"], (verify.THREADS, 1): ["2"], (1, 2): ["3"]}
 
 
 def test_merging_the_bundle_after_deleting_all_runs_gives_the_same_board(
