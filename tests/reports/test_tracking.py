@@ -375,14 +375,18 @@ def test_sync_fails_where_the_tracker_does(shown: Any, home: Path) -> None:
 def test_a_study_is_kept_whatever_the_tracker_does(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "mlflow.db").mkdir(parents=True)
     plan: Any = SimpleNamespace(name="study", trials=0)
-    for name, value in {"tune": lambda *_: ["it"], "counted": lambda *_: [], "write_grids": lambda *_: []}.items():
+    for name, value in {
+        "tune": lambda *_: [(plan, "it")],
+        "counted": lambda *_: [],
+        "write_grids": lambda *_: [],
+    }.items():
         monkeypatch.setattr(study, name, value)
     monkeypatch.setattr(study, "figures", lambda *_: [])
     monkeypatch.setattr(study, "summary", lambda *_: {})
     from rich.console import Console
 
     console = Console(record=True)
-    assert len(study.run([plan], 1, None, console)) == 1
+    assert study.run(plan, 1, None, console).grids == []
     assert "the same command sends the study again" in console.export_text()
 
 
