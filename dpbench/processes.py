@@ -1,4 +1,4 @@
-"""How a process ended, in words; its cores; and whether importing what others wrote would end this one."""
+"""How a process ended; its cores and its rank; and whether importing what others wrote would end this one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import parent_process
 from typing import Any, NoReturn
+
+from dpbench.errors import UsageError
 
 _IMPORT_S = 60.0
 
@@ -34,6 +36,14 @@ def ending(code: int) -> str:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rank_and_size() -> tuple[int, int]:
+    """The rank and the number of the processes that torchrun has started; 0 and 1 without it."""
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < max(1, int(size))):
+        raise UsageError(f"RANK={rank!r}, WORLD_SIZE={size!r} in the environment are no rank and number of ranks")
+    return int(rank), max(1, int(size))
 
 
 def ends_process(load: Callable[[], Any]) -> str | None:

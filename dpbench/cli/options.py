@@ -64,10 +64,7 @@ def asked_executor(of_grid: dict[str, Any], name: str | None, given: list[str]) 
             options[key.replace("-", "_")] = value if ":" in value else yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError(f"--executor-option {text}: {value!r} is no value; quote it as YAML does") from None
-    name = name or of_grid["use"]
-    if name == "local" and not options:
-        return None
-    return cluster.executor(name, options)
+    return cluster.executor(name or of_grid["use"], options)
 
 
 Wide = Annotated[bool, typer.Option("--wide", help="Show all columns.")]

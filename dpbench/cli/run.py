@@ -25,7 +25,7 @@ from dpbench.cli.options import (
 )
 from dpbench.cli.terminal import err, out, program, size, tell_what_next
 from dpbench.errors import RunFailed, UsageError, check_keep
-from dpbench.processes import single_threaded
+from dpbench.processes import rank_and_size, single_threaded
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +165,7 @@ def run(
     if smoke and files:
         raise UsageError("--smoke shrinks the data, which the lists of --from would not fit; leave --from out")
     wanted = wanted_columns(wide, columns, sort, every, notes)
-    rank, size = launched.rank_and_size()
+    rank, size = rank_and_size()
     if size > 1 and (devices or size) != size:
         raise UsageError(f"--devices {devices}: torchrun has started {size} processes; leave --devices out")
     if size > 1 and (dry_run or smoke or list_commands):

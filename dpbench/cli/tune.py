@@ -92,7 +92,6 @@ def tune(
     single_threaded(1)
     from dpbench import catalog, claims
     from dpbench.experiments import grid as grids
-    from dpbench.experiments.executors import AT_ONCE
     from dpbench.experiments.plan import Plan
     from dpbench.grid_file import load_grid
     from dpbench.reports import study as studies
@@ -105,7 +104,7 @@ def tune(
     values = tuple(filter(None, ("lr" if every and recipe is None else recipe or "").replace(" ", "").split(",")))
     options: dict[str, Any] = {"trials": trials, "seeds": seeds, "recipe": values, "storage": storage}
     options |= {"data_root": data_root, "device": str(device) if device else None}
-    jobs = jobs or (grids.default_jobs(device) if device else AT_ONCE)
+    jobs = jobs or grids.default_jobs(device)
     tracking.check(tracking_uri)
     if method is None:
         return _tune_all(base, claims.read(grid, base), options, jobs, engine, tracking_uri)

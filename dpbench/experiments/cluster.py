@@ -69,7 +69,9 @@ class Errand:
                 raise outcome if isinstance(outcome, Exception) else RunFailed(repr(outcome))
             (Path(self.folder) / f"{self.name}.over").touch()
         except Exception as error:
-            said = str(error) if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {error}"
+            from dpbench.training import account  # torch takes seconds to import, and the command may do without
+
+            said = account.reason(error)
             with suppress(OSError):
                 (Path(self.folder) / f"{self.name}.error").write_text(said)
             raise RunFailed(said) from None
@@ -112,14 +114,17 @@ class Engine(ABC):
         """End them now."""
 
 
-def executor(name: str, options: dict[str, Any]) -> Executor:
-    """The executor of that name; UsageError for an unknown one, a wrong option, or an engine that is not there."""
+def executor(name: str, options: dict[str, Any]) -> Executor | None:
+    """The executor of that name, None for this machine's own.
+
+    UsageError for an unknown one, a wrong option, or an engine that is not there.
+    """
     if name not in NAMES:
         raise UsageError(f"there is no executor {name!r}; known: {', '.join(NAMES)}")
     if name == "local":
         if options:
             raise UsageError(f"the executor local has no option {next(iter(options))!r}; it has --jobs and --threads")
-        return run_all
+        return None
     engine: Engine = import_module(MODULES[name]).engine(options)
     return partial(send_all, engine)
 
@@ -139,8 +144,7 @@ def send_all(
     folder = store.home() / "cluster" / secrets.token_hex(4)
     with store.told(folder):
         folder.mkdir(parents=True)
-    numbers, queue, whole = count(1), iter(jobs), False
-    failed = False
+    numbers, queue, failed = count(1), iter(jobs), False
     again: list[tuple[Any, int]] = []
     flying: dict[Any, tuple[Errand, Any, int]] = {}
 
@@ -157,7 +161,6 @@ def send_all(
             handles = engine.start(errands, folder) if errands else []
             flying |= {handle: (sent, *part) for handle, sent, part in zip(handles, errands, new, strict=True)}
             if not flying:
-                whole = not failed
                 break
             over = engine.over(list(flying))
             for handle, reason in over.items():
@@ -174,5 +177,5 @@ def send_all(
                 time.sleep(engine.poll_s)
     finally:
         engine.cancel(list(flying))
-        if whole:
-            shutil.rmtree(folder, ignore_errors=True)
+    if not failed:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import launched
 from dpbench.experiments.executors import Worker, run_all
-from dpbench.processes import cores
+from dpbench.processes import cores, rank_and_size
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def of(devices: int, device: torch.device, jobs: int | None, threads: int) -> tu
     """
     import torch
 
-    if launched.rank_and_size()[1] > 1:
+    if rank_and_size()[1] > 1:
         return 1, launched.lead
     cuda = device.type == "cuda"
     there, what = (torch.cuda.device_count(), "GPUs") if cuda else (cores(), "cores")

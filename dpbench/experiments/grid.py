@@ -171,8 +171,10 @@ def results(cells: dict[str, RunSpec]) -> dict[str, RunResult]:
     }
 
 
-def default_jobs(device: torch.device) -> int:
-    """One worker a core; one a GPU where there are any, each with its own."""
+def default_jobs(device: torch.device | None) -> int:
+    """One worker a core; one a GPU where there are any, each with its own; AT_ONCE where they are of a cluster."""
+    if device is None:
+        return AT_ONCE
     if device.type == "cuda":
         import torch
 
@@ -265,7 +267,7 @@ def _run(
     work: list[RunSpec | list[Request]] = [requests for requests in wanted.values() if requests]
     work += todo
     told: set[str] = set()
-    workers = min(jobs or (default_jobs(device) if device else AT_ONCE), len(work))
+    workers = min(jobs or default_jobs(device), len(work))
     queue = [Job(item, str(device) if device else None, data_root) for item in work]
     shares = {id(job): job.work.keep if isinstance(job.work, RunSpec) else 1.0 for job in queue}
     progress.plan(shares, len(todo), workers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import RunFailed
+from dpbench.processes import rank_and_size
 from dpbench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 J = TypeVar("J")
 _told = itertools.count()  # runs that were told, or heard of
-
-
-def rank_and_size() -> tuple[int, int]:
-    """The rank and the number of the processes that torchrun has started; 0 and 1 without it."""
-    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdecimal() and size.isdecimal() and int(rank) < max(1, int(size))):
-        raise UsageError(f"RANK={rank!r}, WORLD_SIZE={size!r} in the environment are no rank and number of ranks")
-    return int(rank), max(1, int(size))
 
 
 @contextmanager

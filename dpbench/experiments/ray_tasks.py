@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dpbench.errors import UsageError
+from dpbench.errors import UsageError, one_line
 from dpbench.experiments.cluster import Engine, Errand
 
 OPTIONS = ("address", "num_cpus", "num_gpus", "memory", "resources", "scheduling_strategy")
@@ -37,7 +37,7 @@ class Ray(Engine):
             if not ray.is_initialized():
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": told})
         except (ConnectionError, RuntimeError, ValueError) as error:
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error, 200)
             raise UsageError(f"no Ray cluster answers at {address}: {line}; start one by ray start --head") from None
 
     def start(self, errands: list[Errand], folder: Path) -> list[Any]:

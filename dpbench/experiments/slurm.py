@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dpbench.errors import RunFailed, UsageError
+from dpbench.errors import RunFailed, UsageError, one_line
 from dpbench.experiments.cluster import Engine, Errand
 
 ARRAY = 1000  # jobs of an array; Slurm's own default limit is 1001
@@ -47,7 +47,7 @@ class Slurm(Engine):
         except RuntimeError:
             raise UsageError("the executor slurm finds no Slurm here: srun and sbatch are not on the PATH") from None
         except (ValueError, TypeError) as error:
-            raise UsageError(f"the executor slurm: {' '.join(str(error).split())}") from None
+            raise UsageError(f"the executor slurm: {one_line(error)}") from None
         return executor
 
     def start(self, errands: list[Errand], folder: Path) -> list[Any]:
@@ -65,8 +65,7 @@ class Slurm(Engine):
             except Exception as error:  # submitit passes on what sbatch says
                 if not (self.jobs or jobs) or time.monotonic() - began > SILENT_S:
                     self.cancel([job.job_id for job in jobs])
-                    said = " ".join(str(error).split())[-300:]
-                    raise UsageError(f"Slurm does not take the jobs: {said}") from None
+                    raise UsageError(f"Slurm does not take the jobs: {one_line(error)[-300:]}") from None
                 time.sleep(AGAIN_S)  # it has taken others: the controller restarts, or a limit is reached
         self.jobs |= {job.job_id: job for job in jobs}
         return [job.job_id for job in jobs]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dpbench import store
 from dpbench.data import Loader
 from dpbench.errors import RunFailed, UsageError
+from dpbench.processes import rank_and_size
 from dpbench.rng import derive, seeded
 from dpbench.spec import RunSpec
 from dpbench.training.meeting import Meeting
@@ -238,10 +239,11 @@ def of(spec: RunSpec) -> Ranks:
     """The place of this process among the ranks of a run; UsageError where they are not as many as its devices."""
     if spec.devices == 1:
         return ALONE
-    rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, size = rank_and_size()
     if size != spec.devices:
         raise UsageError(
-            f"this run is of {spec.devices} devices, and {max(1, size)} were started; dpbench run --devices "
+            f"this run is of {spec.devices} devices, and {size} were started; dpbench run --devices "
             f"{spec.devices}, or torchrun --nproc-per-node {spec.devices} -m dpbench.cli run"
         )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     return Together(rank, size, local, bool(spec.recipe.mixup or spec.recipe.cutmix), spec.sync_batchnorm)
