@@ -324,7 +324,8 @@ def decode(content: bytes, name: str, side: int | None) -> Tensor:
     with opened(content, name) as found:
         if side is not None:
             found.draft("RGB", (side, side))
-        image = found.convert("RGB")
+        found.load()
+        image = found if found.mode == "RGB" else found.convert("RGB")  # convert copies
     if side is not None and image.size != (side, side):
         image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))

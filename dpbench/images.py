@@ -133,14 +133,13 @@ class PixelLoader(Loader):
             images = windows[at, :, self.dy[rows], self.dx[rows]]
         else:
             images = images[at, :, self.pad : self.pad + h, self.pad : self.pad + w]
-        flip = self.flip[rows] if augment and self.augment == "crop_flip" else None
-        return self.normalised(images, flip)
+        if augment and self.augment == "crop_flip":  # of bytes, which are a quarter of the floats
+            images = torch.where(self.flip[rows].view(-1, 1, 1, 1), images.flip(3), images)
+        return self.normalised(images)
 
-    def normalised(self, images: Tensor, flip: Tensor | None = None) -> Tensor:
-        """The images in float32, those mirrored where `flip` (b,) says so."""
+    def normalised(self, images: Tensor) -> Tensor:
+        """The images in float32."""
         images = images.float().mul_(self.scale).add_(self.shift)
-        if flip is not None:
-            images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
         return images.contiguous(memory_format=self.format)
 
 
