@@ -63,7 +63,7 @@ def verify(
         out.print(f"{verdict.title}: {words[verdict.agrees]}: {verdict.why}", markup=False, soft_wrap=True)
     made = {verdict.run: verdict.agrees for verdict in found.verdicts if verdict.agrees is not None}
     if made:
-        history.add("verified", file=str(file), sha256=history.sha256(file), runs=made)
+        history.add("verified", file=str(file), sha256=history.sha256(file), runs=made, **found.results)
     agreeing = sum(verdict.agrees is True for verdict in found.verdicts)
     told = f"{found.sound} sound runs; {agreeing} of {len(found.verdicts)} drawn by --seed {drawn_by} agree"
     if found.faults or agreeing < len(found.verdicts):

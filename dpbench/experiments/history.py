@@ -16,7 +16,7 @@ from dpbench import store
 
 Entry: TypeAlias = dict[str, Any]
 OWN, REPORTED, VERIFIED, CONTRADICTED = "own", "self-reported", "verified", "contradicted"
-DIGITS = 16  # of the sha256 of a result
+RESULTS = ("result.json", "selections.npz", "predictions.npz")  # of a run, what a board is made of
 
 
 def add(what: str, **told: Any) -> None:
@@ -61,42 +61,48 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def digest(result: bytes) -> str:
-    """A short hash of a run's result.json, by which it is known again."""
-    return hashlib.sha256(result).hexdigest()[:DIGITS]
+def digest(files: Mapping[str, bytes]) -> str:
+    """The hash of a run's results, by which they are known again: of those files that a board is made of."""
+    each = {name: hashlib.sha256(files[name]).hexdigest() for name in RESULTS if name in files}
+    return hashlib.sha256(json.dumps(each).encode()).hexdigest()
 
 
 def origins(runs: Iterable[str]) -> dict[str, str]:
     """Of these runs those that came with a bundle: self-reported, verified or contradicted.
 
+    What was verified holds for the results whose hash the log has, and for no others, whoever says where they are from.
     A run that was made here since has another result, with other times, and is our own; so is one of our own bundle.
     """
     log = entries()
     submitted = {entry.get("sha256") for entry in log if entry["what"] == "submitted"}
-    came: dict[str, tuple[str, str]] = {}  # the bundle and the result of each run
-    again: dict[tuple[str, str], bool] = {}  # whether a run of a bundle agreed when it was made again
+    came: set[tuple[str, str]] = set()  # each run with the hash of its result
+    said: dict[str, set[tuple[str, str]]] = {VERIFIED: set(), CONTRADICTED: set()}  # with that of all its results
     for entry in log:
-        bundle, listed = entry.get("sha256"), entry.get("runs")
-        if isinstance(bundle, str) and bundle not in submitted and isinstance(listed, dict):
-            for run, said in listed.items():
-                if entry["what"] == "merged" and isinstance(said, str):
-                    came[run] = (bundle, said)
-                elif entry["what"] == "verified" and isinstance(said, bool):
-                    again[bundle, run] = said and again.get((bundle, run), True)
-    found = {}
-    for run in came.keys() & set(runs):
-        bundle, result = came[run]
-        path = store.run_folder(run) / "result.json"
-        if path.is_file() and digest(path.read_bytes()) == result:
-            agreed = again.get((bundle, run))
-            found[run] = REPORTED if agreed is None else VERIFIED if agreed else CONTRADICTED
+        if entry["what"] == "merged" and isinstance(entry.get("sha256"), str) and entry["sha256"] not in submitted:
+            came |= _pairs(entry.get("runs"))
+        elif entry["what"] == "verified":
+            for verdict, hashes in said.items():
+                hashes |= _pairs(entry.get(verdict))
+    found: dict[str, str] = {}
+    for run in {run for run, _ in came} & set(runs):
+        folder = store.run_folder(run)
+        files = {name: (folder / name).read_bytes() for name in RESULTS if (folder / name).is_file()}
+        if (run, hashlib.sha256(files.get("result.json", b"")).hexdigest()) in came:
+            now = (run, digest(files))
+            found[run] = next((verdict for verdict in (CONTRADICTED, VERIFIED) if now in said[verdict]), REPORTED)
     return found
 
 
+def _pairs(listed: Any) -> set[tuple[str, str]]:
+    """Each run with its hash; the line may have been written by anyone."""
+    pairs = listed.items() if isinstance(listed, dict) else ()
+    return {(run, hashed) for run, hashed in pairs if isinstance(hashed, str)}
+
+
 def status(runs: Iterable[str], origin: Mapping[str, str]) -> str:
-    """The status of a row with these runs: one that was made again speaks for all, and one that disagreed, too."""
+    """The status of a row with these runs: that of the one of which least is known, and one that disagrees is told."""
     found = {origin.get(run, OWN) for run in runs}
-    return next((one for one in (CONTRADICTED, VERIFIED, REPORTED) if one in found), OWN)
+    return next((one for one in (CONTRADICTED, REPORTED, VERIFIED) if one in found), OWN)
 
 
 def words(entry: Entry) -> str:

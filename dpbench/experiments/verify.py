@@ -19,13 +19,14 @@ from dpbench import store
 from dpbench.errors import UsageError
 from dpbench.experiments import bundle as bundles
 from dpbench.experiments import grid as grids
+from dpbench.experiments import history
 from dpbench.experiments.bundle import Bundle
 from dpbench.experiments.grid import Executor
 from dpbench.experiments.merge import VARYING, checked, one_sided
 from dpbench.predictions import Predictions
 from dpbench.processes import cores
 from dpbench.selections import Selections
-from dpbench.spec import PROTOCOL, RunSpec
+from dpbench.spec import PROTOCOL, Row, RunSpec
 from dpbench.training.results import RunResult, read_result
 
 COMPARED = ("status", "kind", "hyperparameters", "samples", "metrics", "epochs", "diagnostics")
@@ -44,12 +45,16 @@ class Verdict:
 
 @dataclass
 class Verified:
-    """What was found in a bundle: how many runs are sound, what is wrong with it, and a verdict on each run drawn."""
+    """What was found in a bundle: how many runs are sound, what is wrong with it, and a verdict on each run drawn.
+
+    `results` has, by verdict, the hashes of all results of the rows of which a run was made again.
+    """
 
     seed: int
     sound: int = 0
     faults: list[str] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    results: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def verify(
@@ -106,6 +111,21 @@ def verify(
                 peers = [one for one in sound.values() if specs[one["hash"]].row == specs[key].row]
                 agrees, why = _compared(bundle, sound[key], peers)
                 found.verdicts.append(Verdict(key, f"{specs[key].title} ({key})", agrees, why))
+        found.results = _hashes(bundle, {key: specs[key].row for key in sound}, found.verdicts)
+    return found
+
+
+def _hashes(bundle: Bundle, rows: dict[str, Row], verdicts: list[Verdict]) -> dict[str, dict[str, str]]:
+    """The hash of each run's results whose row has a verdict, by verdict; one run that disagrees speaks for its row."""
+    agreeing: dict[Row, bool] = {}
+    for one in verdicts:
+        if one.agrees is not None:
+            agreeing[rows[one.run]] = one.agrees and agreeing.get(rows[one.run], True)
+    found: dict[str, dict[str, str]] = {history.VERIFIED: {}, history.CONTRADICTED: {}}
+    for key, row in rows.items():
+        if row in agreeing:
+            verdict = history.VERIFIED if agreeing[row] else history.CONTRADICTED
+            found[verdict][key] = history.digest(bundle.run(key))
     return found
 
 

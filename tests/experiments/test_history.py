@@ -13,7 +13,7 @@ from test_merge import fill, make
 
 from dpbench import store
 from dpbench.analysis import board as boards
-from dpbench.experiments import bundle, history
+from dpbench.experiments import bundle, history, verify
 from dpbench.experiments.merge import merge
 from dpbench.reports import formats
 from dpbench.reports.columns import BY_NAME, telling
@@ -37,9 +37,22 @@ def statuses() -> dict[str, str]:
 
 
 def verified(file: Path, method: str, agrees: bool) -> None:
-    cells = boards.load("made").cells
-    run = next(key for key, spec in cells.items() if spec.method == method)
-    history.add("verified", file=str(file), sha256=history.sha256(file), runs={run: agrees})
+    """A row of the bundle is made again, as `dpbench verify` does it and notes it down."""
+    with bundle.opened(file) as opened:
+        specs = opened.manifest().cells
+        rows = {key: spec.row for key, spec in specs.items()}
+        run = next(key for key, spec in specs.items() if spec.method == method)
+        hashes = verify._hashes(opened, rows, [verify.Verdict(run, "", agrees, "")])
+    history.add("verified", file=str(file), sha256=history.sha256(file), runs={run: agrees}, **hashes)
+
+
+def bundled(tmp_path: Path, file: str, row: list[Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle of another home, in which `full` is such a row."""
+    fill(tmp_path / file, make({("full", 1.0): row, ("uniform", 0.5): ROWS["uniform", 0.5]}), monkeypatch)
+    with store.moved_home(tmp_path / file):
+        bundle.write("made", tmp_path / f"{file}.zip")
+    monkeypatch.setenv("DPBENCH_HOME", str(tmp_path / "home"))
+    return tmp_path / f"{file}.zip"
 
 
 def test_rows_of_a_bundle_are_self_reported_until_a_run_of_theirs_agrees(file: Path) -> None:
@@ -52,12 +65,59 @@ def test_rows_of_a_bundle_are_self_reported_until_a_run_of_theirs_agrees(file: P
     assert statuses()["full"] == "contradicted", "one that did not agree counts, whatever others do"
 
 
-def test_a_verified_bundle_says_nothing_of_another_one(file: Path, tmp_path: Path) -> None:
-    merge([file])
-    other = tmp_path / "other.zip"
-    other.write_bytes(b"another")
-    verified(other, "full", True)
+def test_a_verified_bundle_says_nothing_of_another_one(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = bundled(tmp_path, "others", around(0.95, seeds=3), monkeypatch)
+    merge([other])
+    verified(file, "full", True)
     assert statuses()["full"] == "self-reported"
+    verified(other, "full", True)
+    assert statuses()["full"] == "verified"
+
+
+def test_a_folder_that_says_its_runs_are_of_a_verified_bundle_is_not_believed(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified(file, "full", True)
+    others = bundled(tmp_path, "others", around(0.95, seeds=3), monkeypatch)
+    with store.moved_home(tmp_path / "claims"):
+        merge([others])
+        log = store.home() / "log.jsonl"
+        log.write_text(log.read_text().replace(history.sha256(others), history.sha256(file)))
+        with log.open("a") as lines:  # and that it has verified them itself
+            lines.write(json.dumps(history.entries()[0] | {"what": "verified", "verified": {}}) + "\n")
+    merge([tmp_path / "claims"])
+    assert statuses()["full"] == "self-reported"
+
+
+def test_seeds_that_came_from_elsewhere_take_a_verified_row_its_status(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge([file])
+    verified(file, "full", True)
+    merge([bundled(tmp_path, "more", around(0.99, seeds=4), monkeypatch)])
+    assert sorted(boards.load("made").table["seeds"]) == [3, 4]
+    assert statuses()["full"] == "self-reported"
+
+
+@pytest.mark.parametrize("name", ["result.json", "selections.npz", "predictions.npz"])
+def test_results_that_are_altered_are_not_verified(file: Path, name: str) -> None:
+    merge([file])
+    verified(file, "full", True)
+    key = next(key for key, spec in boards.load("made").cells.items() if spec.method == "full")
+    path = store.run_folder(key) / name
+    before = path.read_bytes() if path.is_file() else b""
+    path.write_bytes(before + b" ")
+    assert history.origins([key]) == ({} if name == "result.json" else {key: "self-reported"})
+    assert before or name != "result.json"
+
+
+def test_a_log_of_other_results_takes_a_run_no_status(file: Path) -> None:
+    merge([file])
+    key = next(iter(boards.load("made").cells))
+    history.add("merged", sha256="0" * 64, runs={key: "0" * 64, "1": 2}, replaced=0)
+    assert history.origins([key]) == {key: "self-reported"}
 
 
 def test_what_is_made_here_is_our_own(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

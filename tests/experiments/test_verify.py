@@ -19,6 +19,7 @@ from rich.console import Console
 
 from dpbench import catalog, npz, source, store
 from dpbench.analysis import board as boards
+from dpbench.cli import bundle as commands
 from dpbench.errors import UsageError
 from dpbench.experiments import bundle, history, verify
 from dpbench.experiments import grid as grids
@@ -152,6 +153,22 @@ def test_an_unaltered_bundle_agrees_exactly_and_leaves_nothing_here(file: Path) 
     assert found.faults == []
     assert [(one.agrees, one.why) for one in found.verdicts] == [(True, "exactly")] * 4
     assert not store.home().exists()
+    with bundle.opened(file) as opened:
+        hashes = {key: history.digest(opened.run(key)) for key in opened.runs()}
+    assert found.results == {"verified": hashes, "contradicted": {}}
+
+
+def test_the_log_tells_which_results_were_verified(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grids, "run_all", here)
+    commands.verify(file, cells=1, seed=0)
+    [entry] = history.entries()
+    with bundle.opened(file) as opened:
+        [drawn] = entry["runs"]
+        assert len(entry["verified"]) == 2, "both seeds of the row"
+        assert entry["verified"][drawn] == history.digest(opened.run(drawn))
+    merge([file])
+    assert sorted(history.origins(entry["verified"]).values()) == ["verified"] * 2
+    assert set(boards.load("tiny").table["status"]) == {"verified", "self-reported"}
 
 
 def test_an_altered_number_names_the_cell(file: Path) -> None:
