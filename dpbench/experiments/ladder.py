@@ -1,11 +1,13 @@
 """The first trials of a study: the same learning rates for every method, at its default parameters.
 
-None of them is pruned, so that they show to the end over what range of rates a method works.
+None of them is pruned, so that they show to the end over what range of rates a method works, and at what cost. Of all
+trials the best is chosen by what they show.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
@@ -64,3 +66,39 @@ def dearest(study: optuna.Study) -> float:
     """
     costs = [cost for trial in working(study) for cost in trial.user_attrs.get("cost", []) if cost is not None]
     return max(costs) + DEARER if costs else math.inf
+
+
+def best(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial, of equal ones that of the middle rate, which is far from those that are worse.
+
+    It is judged when asked, by all of the first trials, whichever of them had ended when a trial told Optuna its value.
+    With two objectives it is the Pareto front, most accurate first. Empty if no trial is complete.
+    """
+    done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if not done:
+        return []
+    if len(study.directions) > 1:
+        return sorted(study.best_trials, key=lambda t: (-t.values[0], t.number))
+    most = dearest(study)
+    values = [0.0 if is_dear(t.user_attrs, most) else accuracy(t) for t in done]
+    equal = [t for t, value in zip(done, values, strict=True) if value == max(values)]
+    equal.sort(key=lambda t: (t.user_attrs["recipe"].get("lr", 0), -t.number))
+    return [equal[(len(equal) - 1) // 2]]
+
+
+def is_dear(attributes: Mapping[str, Any], most: float) -> bool:
+    """Whether a trial with these attributes costs more than it may; the first ones set what that is."""
+    costs = attributes.get("cost")  # which a trial that diverged has not
+    return AT_DEFAULT not in attributes and costs is not None and mean(costs) > most
+
+
+def accuracy(trial: FrozenTrial) -> float:
+    """The mean validation accuracy of a complete trial, whatever it costs; 0 where it diverged."""
+    found = trial.user_attrs.get("accuracy_validation")
+    return trial.values[0] if found is None else mean(found)
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """The mean of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known)

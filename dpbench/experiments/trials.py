@@ -84,19 +84,6 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
     return [t for t in ended(study) if t.state != TrialState.PRUNED]
 
 
-def best(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, of equal ones that of the middle rate, which is far from those that are worse.
-
-    With two objectives it is the Pareto front, most accurate first. Empty if no trial is complete.
-    """
-    if not any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
-        return []
-    if len(study.directions) > 1:
-        return sorted(study.best_trials, key=lambda t: (-t.values[0], t.number))
-    equal = sorted(study.best_trials, key=lambda t: (t.user_attrs["recipe"].get("lr", 0), -t.number))
-    return [equal[(len(equal) - 1) // 2]]
-
-
 def spent(study: optuna.Study) -> int:
     """The samples that its trials sent backward, the pruned and the failed ones included."""
     return sum(t.user_attrs.get("samples_backward", 0) for t in ended(study))

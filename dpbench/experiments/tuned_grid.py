@@ -11,9 +11,9 @@ import yaml
 
 from dpbench import catalog, store
 from dpbench.errors import RunFailed, UsageError
-from dpbench.experiments.ladder import rates_that_work
+from dpbench.experiments.ladder import best, rates_that_work
 from dpbench.experiments.plan import Plan
-from dpbench.experiments.trials import best, counted, spent
+from dpbench.experiments.trials import counted, spent
 from dpbench.grid_file import change_grid
 from dpbench.spec import Grid, RunSpec, canonical
 from dpbench.tuned import Tuned

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from optuna.trial import Trial, TrialState
 from dpbench import store
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments.executors import Executor, run_all
-from dpbench.experiments.ladder import dearest, first_trials
+from dpbench.experiments.ladder import dearest, first_trials, is_dear, mean
 from dpbench.experiments.plan import KEEP, SEED, Plan, of_recipe, rounded
 from dpbench.experiments.trials import AT_DEFAULT, counted, fail_orphans, journal, mend, open_study
 from dpbench.rng import derive
@@ -136,7 +136,7 @@ def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[flo
     ):
         trial.set_user_attr(name, values)
     accuracy = mean(result["metrics"].get("accuracy_validation") for result in results)
-    if not plan.two_objectives and given is None and mean(costs) > (most := dearest(trial.study)):
+    if not plan.two_objectives and is_dear(trial.user_attrs, most := dearest(trial.study)):  # by those that have ended
         trial.set_user_attr("reason", f"it costs {mean(costs):.2f} of full training, more than {most:.2f}")
         return 0.0
     return (accuracy, mean(costs)) if plan.two_objectives else accuracy
@@ -171,11 +171,6 @@ def _run(spec: RunSpec, plan: Plan, watch: runner.OnEpoch) -> RunResult:
         for record in result["epochs"]:
             watch(record)
     return result
-
-
-def mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known)
 
 
 # The whole

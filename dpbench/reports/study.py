@@ -20,10 +20,10 @@ from rich.table import Table
 from dpbench import catalog, store
 from dpbench.errors import Untracked
 from dpbench.experiments.executors import Executor
-from dpbench.experiments.ladder import rates_that_work
+from dpbench.experiments.ladder import accuracy, best, mean, rates_that_work
 from dpbench.experiments.plan import SEED, Plan, of_recipe, slug
-from dpbench.experiments.trials import best, counted, ended, spent
-from dpbench.experiments.tuning import mean, tune
+from dpbench.experiments.trials import counted, ended, spent
+from dpbench.experiments.tuning import tune
 from dpbench.reports.tracking import Tracker
 from dpbench.spec import canonical
 from dpbench.tuned import Tuned
@@ -227,8 +227,8 @@ def summary(plan: Plan, study: optuna.Study) -> dict[str, Any]:
         "failed": states.count(TrialState.FAIL),
         "samples_backward": spent(study),
         "seconds": sum(t.duration.total_seconds() for t in trials if t.duration),
-        "default": default.values[0] if default else None,
-        "accuracy_validation": chosen[0].values[0] if chosen else None,
+        "default": accuracy(default) if default else None,
+        "accuracy_validation": accuracy(chosen[0]) if chosen else None,
         "reason": next((t.user_attrs["reason"] for t in trials if t.state == TrialState.FAIL), ""),  # of a failed one
         "best": _configuration(chosen[0]) if chosen else None,
     }

@@ -1,5 +1,6 @@
 """The ladder of rates with which each study begins: the same for all, never pruned, and what works on it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
@@ -10,7 +11,7 @@ from optuna.trial import create_trial
 from dpbench.errors import UsageError
 from dpbench.experiments import ladder
 from dpbench.experiments.plan import RATE, Plan, of_recipe
-from dpbench.experiments.trials import AT_DEFAULT, best
+from dpbench.experiments.trials import AT_DEFAULT
 from dpbench.grid_file import read_grid
 
 GRID = """\
@@ -85,18 +86,20 @@ def test_what_cannot_be_searched_of_a_recipe_is_refused() -> None:
 
 def study(values: dict[float, float], others: dict[float, float] | None = None, cost: float = 0.3) -> optuna.Study:
     """A study whose ladder has these accuracies by rate, in which diverged is 0, and other trials."""
+    return trials(
+        ({"recipe": {"lr": rate}, "cost": [cost, cost + rate / 100]} | ({AT_DEFAULT: [RATE]} if first else {}), value)
+        for first, part in ((True, values), (False, others or {}))
+        for rate, value in part.items()
+    )
+
+
+def trials(told: Iterable[tuple[dict[str, Any], float]]) -> optuna.Study:
+    """A study of trials with these attributes, and the values that Optuna was told."""
     found = optuna.create_study(direction="maximize")
-    for on_ladder, part in ((True, values), (False, others or {})):
-        for rate, value in part.items():
-            found.add_trial(
-                create_trial(
-                    value=value,
-                    params={RATE: rate},
-                    distributions={RATE: FloatDistribution(1e-9, 1e9, log=True)},
-                    user_attrs={"recipe": {"lr": rate}, "cost": [cost, cost + rate / 100]}
-                    | ({AT_DEFAULT: [RATE]} if on_ladder else {}),
-                )
-            )
+    where = {RATE: FloatDistribution(1e-9, 1e9, log=True)}
+    for attributes, value in told:
+        params = {RATE: attributes["recipe"]["lr"]}
+        found.add_trial(create_trial(value=value, params=params, distributions=where, user_attrs=attributes))
     return found
 
 
@@ -126,7 +129,25 @@ def test_a_cost_is_too_high_above_that_of_the_rates_that_work() -> None:
 
 
 def test_of_equal_trials_the_middle_rate_is_the_best() -> None:
-    (chosen,) = best(study({0.1: 0.9, 0.03: 0.9, 0.3: 0.9, 0.01: 0.8}))
+    (chosen,) = ladder.best(study({0.1: 0.9, 0.03: 0.9, 0.3: 0.9, 0.01: 0.8}))
     assert chosen.user_attrs["recipe"] == {"lr": 0.1}
-    (chosen,) = best(study({0.3: 0.9, 0.1: 0.9, 0.01: 0.8}))
+    (chosen,) = ladder.best(study({0.3: 0.9, 0.1: 0.9, 0.01: 0.8}))
     assert chosen.user_attrs["recipe"] == {"lr": 0.1}, "of two the lower"
+
+
+def test_a_trial_is_judged_by_the_whole_ladder_whichever_part_had_ended_when_it_did() -> None:
+    """The same trials, told to Optuna in any order and at any values, have the same best one."""
+    dear, cheap = (
+        {"recipe": {"lr": 0.05}, "accuracy_validation": [accuracy], "cost": [cost]}
+        for accuracy, cost in ((0.99, 0.39), (0.91, 0.3))
+    )
+    first = {
+        rate: {"recipe": {"lr": rate}, "cost": [cost], AT_DEFAULT: [RATE]} for rate, cost in ((0.1, 0.3), (0.3, 0.38))
+    }
+    told = [(first[0.1], 0.9), (first[0.3], 0.895), (dear, 0.99), (dear, 0.0), (cheap, 0.0)]
+    for order in (told, told[::-1]):
+        assert ladder.best(trials(order))[0].user_attrs == dear, "the last of the ladder lets it cost so much"
+    told[1] = (first[0.3], 0.8)  # which does not work, so that what it costs does not count
+    for order in (told, told[::-1]):
+        assert ladder.best(trials(order))[0].user_attrs == cheap
+        assert ladder.accuracy(ladder.best(trials(order))[0]) == 0.91
