@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -17,7 +17,7 @@ from dpbench.analysis import measured, stats
 from dpbench.analysis.board import Board
 from dpbench.experiments import controls
 from dpbench.places import LEADERBOARDS
-from dpbench.spec import Grid, Row, RunSpec, canonical
+from dpbench.spec import Row, canonical
 
 MIN_ORDERED = 4  # methods of which two orders are compared: of three, no order can be told from chance
 
@@ -122,8 +122,12 @@ def questions() -> dict[str, Question]:
 
 
 def answer(question: Question, board: Board) -> Answer:
-    """Compare the rows of a board as a question asks. A row with seeds that diverged or failed is not compared."""
-    question = _of_board(question, board)
+    """Compare the rows of a board as a question asks. A row with seeds that diverged or failed is not compared.
+
+    Methods are named as the grid lists them, whatever parameters tuning has chosen for them.
+    """
+    rows = {(*spec.row[:2], board.grid.as_listed(spec.row), spec.keep): spec.row for spec in board.cells.values()}
+    question = _of_board(question, {method for _, _, method, _ in rows})
     results = [*board.results.values(), *board.controls.values()]
     found = measured.measure(question.measure, results, board.flips, board.grid.looks)
     values, trouble = found.values, found.trouble
@@ -131,33 +135,35 @@ def answer(question: Question, board: Board) -> Answer:
     differences: dict[Row, stats.Difference] = {}
     cells: dict[Row, Cell] = {}
     own: dict[tuple[float | str, str], float] = {}
-    for row in dict.fromkeys(spec.row for spec in _asked(question, board)):
+    for listed in _asked(question, rows):
+        row, method = rows[listed], listed[2]
         part, column = _place(question, row)
-        reference = (*row[:2], question.reference, at_cost.get(row, row[3]))
-        itself = values.get((*row[:2], question.reference, row[3]))
+        same, equal = ((*row[:2], question.reference, keep) for keep in (row[3], at_cost.get(row, row[3])))
+        reference, itself = rows.get(equal, equal), values.get(rows.get(same, same))
         own.setdefault((part, column), math.nan if itself is None else float(itself.mean()))
-        cells[row] = Cell(row[2], part, column, at_cost=row in at_cost)
+        cells[listed] = Cell(method, part, column, at_cost=row in at_cost)
         if row in trouble or reference in trouble:
             said = trouble.get(row) or f"{question.reference}: {trouble[reference]}"
-            cells[row] = Cell(row[2], part, column, trouble=said)
+            cells[listed] = Cell(method, part, column, trouble=said)
         elif difference := found.difference(row, reference):
-            differences[row] = difference
+            differences[listed] = difference
     compared = stats.compare(differences)
-    for row in differences:
-        line = compared.loc[[row]].iloc[0]  # a list, lest pandas takes the row for two axes
+    for listed in differences:
+        line = compared.loc[[listed]].iloc[0]  # a list, lest pandas takes the row for two axes
         word = line["verdict"].split(" ")[0]
-        cells[row] = replace(
-            cells[row], word="" if word == "no" else word, mean=line["mean"], half_width=line["half_width"]
+        cells[listed] = replace(
+            cells[listed], word="" if word == "no" else word, mean=line["mean"], half_width=line["half_width"]
         )
-    whole = {row: float(of_row.mean()) for row, of_row in values.items() if row in cells and row not in trouble}
-    orders = _orders(question, whole, board.grid) if question.transfer else []
+    whole = {at: values[rows[at]] for at in cells if rows[at] in values and rows[at] not in trouble}
+    means = {at: float(of_row.mean()) for at, of_row in whole.items()}
+    orders = _orders(question, means) if question.transfer else []
     asked = dict.fromkeys(row for at in cells for row in (at, (*at[:2], question.reference, at[3])))
-    return Answer(question, list(cells.values()), own, orders, _equal({row: values.get(row) for row in asked}))
+    alike = _equal({at: values.get(rows.get(at, at)) for at in asked})
+    return Answer(question, list(cells.values()), own, orders, alike)
 
 
-def _of_board(question: Question, board: Board) -> Question:
-    """The question with each row as the board names it."""
-    there = {spec.method for spec in board.cells.values()}
+def _of_board(question: Question, there: Collection[str]) -> Question:
+    """The question with each row as the board's grid lists it."""
 
     def named(text: str) -> str:
         return text if text in there else canonical(text)
@@ -166,17 +172,16 @@ def _of_board(question: Question, board: Board) -> Question:
     return question.model_copy(update=fields | {"reference": named(question.reference)})
 
 
-def _asked(question: Question, board: Board) -> list[RunSpec]:
-    """The cells of a board that a question compares."""
-    methods = dict.fromkeys(spec.method for spec in board.cells.values())
-    rows = question.rows or tuple(m for m in methods if m not in ("full", question.reference))
-    order = {method: i for i, method in enumerate(rows)}
-    found = [spec for spec in board.cells.values() if spec.method in order]
-    datasets = list(dict.fromkeys(spec.dataset for spec in board.cells.values()))
-    keeps = list(dict.fromkeys(spec.keep for spec in found))
-    return sorted(
-        found, key=lambda one: (order[one.method], keeps.index(one.keep), datasets.index(one.dataset), one.seed)
-    )
+def _asked(question: Question, rows: Iterable[Row]) -> list[Row]:
+    """The rows of a board that a question compares."""
+    rows = list(rows)
+    methods = dict.fromkeys(method for _, _, method, _ in rows)
+    chosen = question.rows or tuple(m for m in methods if m not in ("full", question.reference))
+    order = {method: i for i, method in enumerate(chosen)}
+    datasets = list(dict.fromkeys(dataset for dataset, *_ in rows))
+    found = [row for row in rows if row[2] in order]
+    keeps = list(dict.fromkeys(row[3] for row in found))
+    return sorted(found, key=lambda row: (order[row[2]], keeps.index(row[3]), datasets.index(row[0])))
 
 
 def _place(question: Question, row: Row) -> tuple[float | str, str]:
@@ -204,9 +209,9 @@ def _equal(values: Mapping[Row, pd.Series | None]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _orders(question: Question, means: Mapping[Row, float], grid: Grid) -> list[Order]:
+def _orders(question: Question, means: Mapping[Row, float]) -> list[Order]:
     """Kendall's tau between the mean ranks that the methods have in each two parts; only of methods that have all."""
-    lines = [(*_place(question, row), grid.as_listed(row), mean) for row, mean in means.items()]
+    lines = [(*_place(question, row), row[2], mean) for row, mean in means.items()]
     wide = pd.DataFrame(lines, columns=["part", "column", "method", "mean"])
     wide = wide.pivot(index=["part", "column"], columns="method", values="mean").dropna(axis=1)
     if wide.shape[1] < MIN_ORDERED or wide.index.get_level_values("part").nunique() < 2:

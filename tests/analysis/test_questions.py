@@ -135,6 +135,28 @@ def test_orders_are_of_methods_as_the_grid_lists_them() -> None:
     assert (order.n, order.tau) == (4, 1.0)
 
 
+def test_a_question_names_rows_as_the_grid_lists_them_whatever_tuning_has_chosen() -> None:
+    own = {"digits": ("orderdp[explore=0.9]", "infobatch"), "letters": ("orderdp", "infobatch[delta=0.7]")}
+    boards = [
+        make(REFERENCE | {(row, 0.3): around(0.92, noise=0.1), (reference, 0.3): around(0.9)}, datasets=(data,))
+        for data, (row, reference) in own.items()
+    ]
+    tuned = [
+        Tuned(method=name, dataset=data, chosen=chosen, trials=5)
+        for data, both in own.items()
+        for name, chosen in zip(("orderdp", "infobatch"), both, strict=True)
+    ]
+    every = joined(*boards)
+    every = replace(every, grid=every.grid.model_copy(update={"tuned": tuned}))
+    asking = asked(rows=["orderdp"], about=["orderdp"], reference="infobatch")
+    found = questions.answer(asking, every)
+    assert [(cell.method, cell.column, cell.word) for cell in found.hits] == [
+        ("orderdp", "digits", "better"),
+        ("orderdp", "letters", "better"),
+    ]
+    assert list(found.own.values()) == pytest.approx([90.0, 90.0])
+
+
 def test_methods_of_equal_runs_are_told() -> None:
     rows = {("a", 0.3): around(0.9), ("b", 0.3): around(0.9, noise=0.1), ("c", 0.3): around(0.9, noise=0.1)}
     assert questions.answer(asked(), make(REFERENCE | rows)).equal == [["a", "uniform_epoch"], ["b", "c"]]
