@@ -43,6 +43,11 @@ def read_grid(text: str, where: str, name: str) -> Grid:
     for field, there in (("recipe_by_dataset", grid.datasets), ("recipe_by_model", grid.models)):
         for other in getattr(grid, field).keys() - {*there, *(catalog.parse(text)[0] for text in there)}:
             raise UsageError(f"{where}: {field} names {brief(other)}, which is not in the grid: {', '.join(there)}")
+    if grid.looks and grid.seeds not in grid.looks:
+        looks = ", ".join(map(str, grid.looks))
+        raise UsageError(
+            f"{where}: verdicts are read at {looks} seeds only (looks); seeds: {grid.seeds} is none of them"
+        )
     return grid
 
 

@@ -404,3 +404,12 @@ def test_a_wrong_change_of_a_recipe_is_told(old: str, new: str, message: str) ->
     assert old in BY
     with pytest.raises(UsageError, match=re.escape(message)):
         read_grid(BY.replace(old, new), "g.yaml", "g")
+
+
+@pytest.mark.parametrize("seeds", [3, 7, 21])
+def test_seeds_at_which_no_verdict_is_read_are_refused(seeds: int) -> None:
+    planned = GRID.replace("seeds: 2", f"seeds: {seeds}\nlooks: [5, 10, 20]")
+    message = f"g.yaml: verdicts are read at 5, 10, 20 seeds only (looks); seeds: {seeds} is none of them"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_grid(planned, "g.yaml", "g")
+    assert read_grid(planned.replace(f"seeds: {seeds}", "seeds: 10"), "g.yaml", "g").looks == [5, 10, 20]
