@@ -10,6 +10,7 @@ import pandas as pd
 from dpbench import catalog
 from dpbench.aliases import ALIASES
 from dpbench.analysis.table import broken, records
+from dpbench.experiments.history import OWN, PUBLISHED
 from dpbench.places import LEADERBOARDS
 
 LAST, BEST = "top1_acc", "best_top1_acc"  # the accuracy after the last epoch, and that of the best one on the test set
@@ -23,7 +24,7 @@ WRITTEN = ALIASES | {  # what tables call methods by
 
 
 def read() -> pd.DataFrame:
-    """All published figures, one line each, with paper, table, source and whether it was verified there.
+    """All published figures, one line each, with paper, table, source and whether it was looked up there.
 
     Their `epoch` is "best" for papers whose released code reports the best epoch, whatever the metric is called.
     """
@@ -32,12 +33,12 @@ def read() -> pd.DataFrame:
 
 
 def beside(table: pd.DataFrame, delta: float, figures: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Published accuracies (in percent) on the table's datasets and models, each with the measured one and a status.
+    """Published accuracies (in percent) on the table's datasets and models, with status, each beside the measured one.
 
-    "reproduced" says that the published value lies within the measured 95 % interval widened by `delta` points, that
-    the interval's half width is at most `delta`, and that what was really pruned is within 0.02 of the published ratio.
-    A published best epoch is marked, and compared with the measured best epoch. A row with seeds that diverged or
-    failed reproduces nothing.
+    `compared` says in words what came of it. "reproduced" says that the published value lies within the measured 95 %
+    interval widened by `delta` points, that the interval's half width is at most `delta`, and that what was really
+    pruned is within 0.02 of the published ratio. A published best epoch is marked, and compared with the measured best
+    epoch. A row with seeds that diverged or failed reproduces nothing.
     """
     measured: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in records(table[table["seeds"] + table["diverged"] + table["failed"] > 0]):
@@ -51,17 +52,44 @@ def beside(table: pd.DataFrame, delta: float, figures: pd.DataFrame | None = Non
             name = plugin(line["method"])
             rows = measured.get((*setting, name), [])
             defaults = [row for row in rows if row["method"] == name]
-            lines.append(line | _compared(line, defaults or rows, delta))
+            lines.append(line | {"status": PUBLISHED} | _compared(line, defaults or rows, delta))
     return pd.DataFrame(lines)
 
 
+def with_rows(table: pd.DataFrame, delta: float, figures: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The rows of a board and, below them, published figures as rows that have a status and a source, but no rank.
+
+    They are named as their papers do; what a board's row has and they do not is unknown.
+    """
+    lines = records(beside(table, delta, figures))
+    if not lines:
+        return table
+    own = table if "status" in table else table.assign(status=OWN)
+    return pd.concat([own.astype(object), pd.DataFrame(map(_row, lines), dtype=object)], ignore_index=True)
+
+
+def _row(line: dict[str, Any]) -> dict[str, Any]:
+    """A published figure by the columns of a board."""
+    ratio, nominal = _pruned(str(line["prune_ratio"]))
+    measure = "accuracy_best_epoch" if _is_best(line) else "accuracy_mean"
+    found = {name: line[name] for name in ("dataset", "model", "method", "status", "source", "paper", "compared")}
+    found |= {measure: float(line["value"]) / 100, "accuracy_std": float(line["std"]) / 100}
+    found |= {} if ratio is None else {"keep": round(1 - ratio, 6)}
+    return found | ({} if ratio is None or nominal else {"prune_ratio": ratio})
+
+
+def _is_best(line: dict[str, Any]) -> bool:
+    """Whether a figure is that of the best epoch on the test set."""
+    return bool(line["metric"] == BEST or line["epoch"] == "best")
+
+
 def _compared(line: dict[str, Any], rows: list[dict[str, Any]], delta: float) -> dict[str, Any]:
-    best = line["metric"] == BEST or line["epoch"] == "best"
+    best = _is_best(line)
     mark = " (best epoch)" if best else ""
     found: dict[str, Any] = {"published": f"{float(line['value']):g}{mark}", "measured": None, "measured_ci95": None}
     ratio, nominal = _pruned(str(line["prune_ratio"]))
     if ratio is None:
-        return found | {"status": "not run"}
+        return found | {"compared": "not run"}
 
     def off(row: dict[str, Any]) -> float:
         """How far a row is from the ratio: by what it really pruned; by what it was to prune where that is nominal."""
@@ -71,22 +99,22 @@ def _compared(line: dict[str, Any], rows: list[dict[str, Any]], delta: float) ->
     asked = [row for row in rows if abs(1 - row["keep"] - ratio) <= 1e-6]
     near = min([*asked, *(row for row in rows if off(row) <= PRUNED_WITHIN)], key=off, default=None)
     if near is None or (nominal and not asked):
-        return found | {"status": "not run"}
+        return found | {"compared": "not run"}
     if trouble := broken(near):
-        return found | {"status": trouble}
+        return found | {"compared": trouble}
     name = "accuracy_best_epoch" if best else "accuracy"
     mean = 100 * near["accuracy_best_epoch" if best else "accuracy_mean"]
     half = 100 * near[f"{name}_ci95"]
     gap = mean - float(line["value"])
     if nominal:
-        status = f"its ratio is nominal; here {near['prune_ratio']:.2f} was pruned"
+        compared = f"its ratio is nominal; here {near['prune_ratio']:.2f} was pruned"
     elif off(near) > PRUNED_WITHIN:
-        status = f"pruned {near['prune_ratio']:.2f}, not {ratio:g}"
+        compared = f"pruned {near['prune_ratio']:.2f}, not {ratio:g}"
     elif not half <= delta:  # unknown for one seed
-        status = "too uncertain"
+        compared = "too uncertain"
     else:
-        status = ("reproduced" if abs(gap) <= delta + half else f"differs by {gap:+.2f}") + mark
-    return found | {"measured": mean, "measured_ci95": None if pd.isna(half) else half, "status": status}
+        compared = ("reproduced" if abs(gap) <= delta + half else f"differs by {gap:+.2f}") + mark
+    return found | {"measured": mean, "measured_ci95": None if pd.isna(half) else half, "compared": compared}
 
 
 def plugin(method: str) -> str:

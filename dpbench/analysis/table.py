@@ -189,7 +189,8 @@ def csv(frame: pd.DataFrame) -> str:
 def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
     """Begin a text that a spreadsheet would take for a formula with an apostrophe."""
     texts = frame.select_dtypes(["object", "string"]).columns
-    return frame.assign(**{str(name): frame[name].map(_no_formula) for name in texts})
+    safe = {str(name): pd.Series(map(_no_formula, frame[name]), frame.index, dtype=object) for name in texts}
+    return frame.assign(**safe)  # objects, lest pandas takes whole numbers with one that is unknown for fractions
 
 
 def _no_formula(value: Any) -> Any:

@@ -16,6 +16,7 @@ from dpbench import store
 
 Entry: TypeAlias = dict[str, Any]
 OWN, REPORTED, VERIFIED, CONTRADICTED = "own", "self-reported", "verified", "contradicted"
+PUBLISHED = "published"  # the status of what is no run, but a figure of a paper
 RESULTS = ("result.json", "selections.npz", "predictions.npz")  # of a run, what a board is made of
 
 

@@ -41,9 +41,9 @@ def text(board: Board, form: str) -> str:
     """Write the leaderboard as "json" (a list of rows), "csv", "latex", "html", "summary" (sentences) or "markdown"."""
     match form:
         case "json":
-            return as_json(board.table)
+            return as_json(published.with_rows(board.table, board.grid.delta))
         case "csv":
-            return csv(board.table)
+            return csv(published.with_rows(board.table, board.grid.delta))
         case "latex":
             return latex(board.table)
         case "html":
@@ -122,20 +122,9 @@ def published_markdown(board: Board) -> str:
     lines = published.beside(board.table, board.grid.delta).to_dict("records")
     if not lines:
         return "No published figures are known for these datasets and models."
-    header = [
-        "method",
-        "dataset",
-        "model",
-        "pruned",
-        "published %",
-        "measured %",
-        "status",
-        "paper",
-        "source",
-        "verified",
-    ]
-    names = ["method", "dataset", "model", "prune_ratio", "published", "measured", "status", "paper", "source"]
-    names += ["verified"]
+    header = ["method", "dataset", "model", "pruned", "published %", "measured %", "compared", "paper", "source"]
+    names = ["method", "dataset", "model", "prune_ratio", "published", "measured", "compared", "paper", "source"]
+    header, names = ([*listed, "status"] for listed in (header, names))
     texts = [[number(line[name], ".2f") if name == "measured" else str(line[name]) for name in names] for line in lines]
     return "**Published figures**, beside the measured ones, never part of a rank\n\n" + _pipes(header, texts)
 

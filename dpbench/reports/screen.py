@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpbench import catalog
-from dpbench.analysis import verdicts
+from dpbench.analysis import published, verdicts
 from dpbench.analysis.board import Board
 from dpbench.analysis.stats import EQUIVALENT, WORDS
 from dpbench.analysis.table import Line, records
@@ -161,6 +161,7 @@ def _notes(board: Board, hidden: int, width: int, wanted: Wanted) -> list[Any]:
     if wanted.notes:
         if len(at_cost := formats.at_cost_cells(board.table)) > 1:
             notes.append(formats.table(formats.AT_COST.lower(), at_cost))
+        notes += _published(board)
         known = f"{formats.LEGEND}. Cost is (forward + 2 backward) / (3 n epochs), full training's is 1."
         notes += [Text(text, style="dim")] if (text := verdicts.looks_text(board.grid.looks)) else []
         notes += [
@@ -172,6 +173,22 @@ def _notes(board: Board, hidden: int, width: int, wanted: Wanted) -> list[Any]:
     if more:
         notes.append(Text(f"More: {', '.join(more)}", style="dim"))
     return notes
+
+
+def _published(board: Board) -> list[Any]:
+    """A table of the figures that papers have for each dataset and model of the board, if there are any."""
+    found = published.beside(board.table, board.grid.delta)
+    tables: list[Any] = []
+    for (dataset, model), part in found.groupby(["dataset", "model"], sort=False) if len(found) else ():
+        view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for name in ("method", "pruned", "published %", "measured %", "compared", "source", "status"):
+            view.add_column(name, overflow="fold", no_wrap=name == "status")
+        for line in records(part):
+            measured = formats.number(line["measured"], ".2f")
+            numbers = [line["method"], line["prune_ratio"], line["published"], measured]
+            view.add_row(*map(Text, map(str, [*numbers, line["compared"], line["source"], line["status"]])))
+        tables += [Text(f"\npublished figures of {dataset}, {model}, never part of a rank"), view]
+    return tables
 
 
 def _equal(board: Board) -> bool:

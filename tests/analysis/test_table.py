@@ -558,8 +558,8 @@ def published_line(method: str, prune_ratio: str, value: float, **changes: Any) 
     return line | changes
 
 
-def statuses(board: Board, *lines: dict[str, Any]) -> list[str]:
-    return list(published.beside(board.table, 0.5, pd.DataFrame(lines))["status"])
+def compared(board: Board, *lines: dict[str, Any]) -> list[str]:
+    return list(published.beside(board.table, 0.5, pd.DataFrame(lines))["compared"])
 
 
 def test_published_figures_are_told_apart() -> None:
@@ -573,7 +573,7 @@ def test_published_figures_are_told_apart() -> None:
         published_line("OrderDP", "adaptive q", 94.0),
         published_line("OrderDP", "0.5", 94.0, dataset="CIFAR-10"),
     ]
-    assert statuses(usual(), *lines) == [
+    assert compared(usual(), *lines) == [
         "reproduced",
         "differs by +2.00",
         "reproduced",
@@ -587,16 +587,16 @@ def test_published_figures_are_told_apart() -> None:
 def test_noise_reproduces_nothing() -> None:
     noisy = make({("orderdp", 0.5): [0.98, 0.99, 0.98, 0.99, 0.10]})
     assert abs(100 * row(noisy, "orderdp")["accuracy_mean"] - 94.7) < 100 * row(noisy, "orderdp")["accuracy_ci95"]
-    assert statuses(noisy, published_line("OrderDP", "0.5", 94.7)) == ["too uncertain"]
-    assert statuses(make({("orderdp", 0.5): [0.947]}), published_line("OrderDP", "0.5", 94.7)) == ["too uncertain"]
+    assert compared(noisy, published_line("OrderDP", "0.5", 94.7)) == ["too uncertain"]
+    assert compared(make({("orderdp", 0.5): [0.947]}), published_line("OrderDP", "0.5", 94.7)) == ["too uncertain"]
     diverged = make({("orderdp", 0.5): [*around(0.947, seeds=4), ("diverged", "NaN")]})
-    assert statuses(diverged, published_line("OrderDP", "0.5", 94.7)) == ["diverged 1/5"]
+    assert compared(diverged, published_line("OrderDP", "0.5", 94.7)) == ["diverged 1/5"]
 
 
 def test_what_was_really_pruned_counts() -> None:
     board = make({("infobatch", keep): around(0.947) for keep in (0.3, 0.6)}, {"infobatch": {"prune_ratio": 0.41}})
     lines = [published_line("InfoBatch", ratio, 94.7) for ratio in ("0.7", "~0.4", "0.409 (measured)", "0.2")]
-    assert statuses(board, *lines) == ["pruned 0.41, not 0.7", "reproduced", "reproduced", "not run"]
+    assert compared(board, *lines) == ["pruned 0.41, not 0.7", "reproduced", "reproduced", "not run"]
 
 
 def test_best_epochs_are_marked_and_compared_with_best_epochs() -> None:
@@ -607,8 +607,39 @@ def test_best_epochs_are_marked_and_compared_with_best_epochs() -> None:
         result["metrics"]["accuracy_best_epoch"] = around(0.96)[i]
     found = published.beside(board.table, 0.5, pd.DataFrame(best))
     assert list(found["published"]) == ["96 (best epoch)"] * 2
-    assert list(found["status"]) == ["reproduced (best epoch)"] * 2
+    assert list(found["compared"]) == ["reproduced (best epoch)"] * 2
     assert found["measured"].tolist() == pytest.approx([96.0, 96.0])
+
+
+def test_published_figures_have_a_status_and_a_source_wherever_rows_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        published_line("Order=DP", "0.5", 94.0, std=0.2, source="=a paper, p. 3"),
+        published_line("SeTa", "r=0.5 (nominal)", 93.0, metric="best_top1_acc"),
+        published_line("IES", "adaptive q", 92.0),
+    ]
+    monkeypatch.setattr(published, "read", lambda: pd.DataFrame(lines))
+    board = usual()
+    first, *texts = formats.text(board, "csv").splitlines()
+    before = formats.csv(board.table).splitlines()
+    assert first == f"{before[0]},status,source,paper,compared"
+    assert texts[: len(board.table)] == [f"{line},own,,," for line in before[1:]], "our own rows are as they were"
+    known = [{key: value for key, value in row.items() if value} for row in csv.DictReader([first, *texts[-3:]])]
+    of_all = {"dataset": "Digits", "model": "CNN", "status": "published", "paper": "P", "compared": "not run"}
+    assert known == [
+        of_all | {"method": "Order=DP", "keep": "0.5", "prune_ratio": "0.5", "accuracy_mean": "0.94"}
+        | {"accuracy_std": "0.002", "source": "'=a paper, p. 3"},
+        of_all | {"method": "SeTa", "keep": "0.5", "accuracy_best_epoch": "0.93", "source": "s"},
+        of_all | {"method": "IES", "accuracy_mean": "0.92", "source": "s"},
+    ]  # fmt: skip
+    found = json.loads(formats.text(board, "json"))
+    assert [(row["status"], row["rank"]) for row in found[-3:]] == [("published", None)] * 3
+    assert found[0]["status"] == "own"
+    table = [line for line in formats.text(board, "markdown").splitlines() if line.endswith("| published |")]
+    assert len(table) == 3
+    assert "=a paper, p. 3" in table[0]
+    notes = shown(screen.screen(board, 140, ALL))
+    assert [line.split()[-1] for line in notes.splitlines() if "not run" in line] == ["published"] * 3
+    assert "=a paper, p. 3" in notes
 
 
 def test_published_files_name_their_source() -> None:

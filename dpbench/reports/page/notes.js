@@ -36,9 +36,9 @@ simpleTable("across", "Over datasets", data.across_reason, [["Method", 1], ["Mod
   data.across.map(a => [a.method, a.model, String(a.keep), `${fixed(a.rank, 2)} (${fixed(a.rank_low, 2)} to ${fixed(a.rank_high, 2)})`, `${fixed(a.iqm, 2)} (${fixed(a.iqm_low, 2)} to ${fixed(a.iqm_high, 2)})`, fixed(a.beats_random, 2)]));
 simpleTable("published", "Published figures", data.published.length
   ? `Beside the measured ones, never part of a rank. Reproduced: the published value lies within the measured 95 % interval widened by ${data.delta} points, whose half width is at most ${data.delta}, and what was really pruned is within 0.02 of the published ratio. Best epochs are compared with best epochs.`
-  : "None are known for these datasets and models.", [["Method", 1], ["Data", 1], ["Pruned"], ["Published %"], ["Measured %"], ["Status", 1], ["Paper", 1], ["Table", 1], ["Source", 1], ["Verified", 1]],
+  : "None are known for these datasets and models.", [["Method", 1], ["Data", 1], ["Pruned"], ["Published %"], ["Measured %"], ["Compared", 1], ["Paper", 1], ["Table", 1], ["Source", 1], ["Status", 1]],
   data.published.map(p => [p.method, `${p.dataset}, ${p.model}`, p.prune_ratio, p.published + plusMinus(p.std), known(p.measured) ? fixed(p.measured, 2) + plusMinus(p.measured_ci95) : "–",
-    badge(p.status, p.status.startsWith("reproduced") ? "better" : p.status.startsWith("differs") ? "worse" : ""), p.paper, p.table, p.source, p.verified].map(x => x ?? "")));
+    badge(p.compared, p.compared.startsWith("reproduced") ? "better" : p.compared.startsWith("differs") ? "worse" : ""), p.paper, p.table, p.source, p.status].map(x => x ?? "")));
 get("meanings").append(...[
   ["Rank", "by mean accuracy within dataset, model and keep; below it the 95 % interval of its true rank, from paired tests against each other method. Rows with seeds that diverged or failed come last. Other weights rank by a weighted sum of measures scaled to each group."],
   ["Keep", "the share of the samples that is asked for in an epoch; what a method really prunes and costs is counted."],
