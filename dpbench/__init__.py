@@ -21,6 +21,7 @@ _EXPORTS = {
     "param": "method",
     "load_method": "catalog",
     "PruningSampler": "training.sampler",
+    "ShardedSelection": "training.sharded",
     "IndexedDataset": "training.indexed",
     "record_proxy": "training.record",
 }
@@ -32,6 +33,7 @@ __all__ = [
     "PruningSampler",
     "Requires",
     "Selection",
+    "ShardedSelection",
     "Signals",
     "Task",
     "load_method",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from dpbench.training.indexed import IndexedDataset
     from dpbench.training.record import record_proxy
     from dpbench.training.sampler import PruningSampler
+    from dpbench.training.sharded import ShardedSelection
 
 
 def __getattr__(name: str) -> Any:

@@ -49,6 +49,18 @@ def test_accelerated_on_two_ranks(tmp_path: Path) -> None:
     assert 8 * 899 // 2 < backward < 8 * 899
 
 
+def _sharded(rank: int) -> tuple[float, int]:
+    import sharded
+
+    return sharded.train("orderdp")
+
+
+def test_sharded_on_two_ranks(tmp_path: Path) -> None:
+    (accuracy, backward), (other, rest) = on_ranks(2, _sharded, tmp_path)
+    assert min(accuracy, other) > 0.8
+    assert backward + rest == 8 * round(0.5 * 1797), "each epoch keeps exactly k of all"
+
+
 def test_lightning_trains_as_plain_pytorch(tmp_path: Path) -> None:
     lightning_module = pytest.importorskip("lightning_module", reason="Lightning is not installed")
     import plain_pytorch

@@ -305,10 +305,10 @@ def together(threads: Threads, name: str, trials: int, seen: int, sizes: list[in
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [*((name, 3) for name in METHODS), ("epsilon_greedy[eps=0.34]", 1), ("rcap", 2)]
+    ("name", "size"), [*((name, 3) for name in METHODS[:-1]), ("epsilon_greedy[eps=0.34]", 1), (METHODS[-1], 2)]
 )
 def test_the_law_is_that_of_one_process(threads: Threads, name: str, size: int) -> None:
-    trials = 150
+    trials = 100
     ours, theirs = together(threads, name, trials, 5, UNEVEN[size]), alone(name, 4 * trials, 5)
     assert ours.keys() <= theirs.keys()
     outcomes = sorted(theirs)
@@ -333,7 +333,7 @@ def test_a_walk_uses_all_samples_before_any_twice(threads: Threads) -> None:
     def work(rank: int) -> list[tuple[Tensor, Tensor]]:
         own = ShardedSelection("uniform_epoch[replace=false]", n=sizes[rank], epochs=EPOCHS, keep=0.75)
         found = []
-        for trial in range(200):
+        for trial in range(120):
             own.method.ahead = own.method.ahead[:0]
             found.append((own.select(2 * trial).indices, own.select(2 * trial + 1).indices))
         return found
