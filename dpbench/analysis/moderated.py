@@ -67,17 +67,19 @@ def moderate(variances: Floats, freedom: Floats, expected: Floats) -> tuple[Floa
 
     Cautious in three ways, so that simulated boards hold their level (tests/benchmarks/power.py): the spread about the
     line is taken two standard errors above its estimate, the line is that of the logarithms' means, which lies above
-    s0^2, and a variance above the line stays what it is, lest a row that varies much is taken for a steady one.
+    s0^2, and a variance above the line stays what it is, lest a row that varies much is taken for a steady one, and
+    the further above the line it lies, the less that adds to its degrees of freedom.
     """
     x = np.log(expected)
     z = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
-    line = np.stack([np.ones_like(x), x - x.mean()], axis=1)[:, : 1 + bool(np.ptp(x) > 0)]
-    fitted = line @ np.linalg.lstsq(line, z)[0]
+    design = np.stack([np.ones_like(x), x - x.mean()], axis=1)[:, : 1 + bool(np.ptp(x) > 0)]
+    fitted = design @ np.linalg.lstsq(design, z)[0]
     squares = (z - fitted) ** 2
-    most = squares.sum() / (len(z) - line.shape[1]) + 2 * squares.std() / np.sqrt(len(z))
+    most = squares.sum() / (len(z) - design.shape[1]) + 2 * squares.std() / np.sqrt(len(z))
     beyond = most - polygamma(1, freedom / 2).mean()
     d0 = MOST
     if beyond > polygamma(1, MOST / 2):
         d0 = 2 * optimize.brentq(lambda half: polygamma(1, half) - beyond, 1e-9, MOST)
-    drawn = (d0 * np.exp(fitted) + freedom * variances) / (d0 + freedom)
-    return np.maximum(variances, drawn), freedom + d0
+    line = np.exp(fitted)
+    drawn = (d0 * line + freedom * variances) / (d0 + freedom)
+    return np.maximum(variances, drawn), freedom + d0 * np.minimum(1, line / variances)

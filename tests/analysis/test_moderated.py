@@ -25,7 +25,8 @@ def test_rows_of_one_variance_get_it_on_many_degrees_of_freedom() -> None:
     found = moderated.spreads(rows(rng.normal(50, 2, (4, 3000))))
     variances, freedom = np.array(list(found.values())).T
     assert np.quantile(variances, 0.05) == pytest.approx(4, rel=0.2)  # of the seeds alone it is 0.5
-    assert freedom.min() > 15  # in place of 3
+    assert np.median(freedom) > 15  # in place of 3
+    assert freedom.min() > 3
 
 
 def test_the_line_follows_the_binomial_variance() -> None:
@@ -41,7 +42,9 @@ def test_a_row_that_varies_more_keeps_its_variance() -> None:
     rng = np.random.default_rng(3)
     accuracies = rng.normal(90, 0.1, (3, 40))
     accuracies[:, 7] = [80, 90, 100]
-    assert moderated.spreads(rows(accuracies))[7][0] == pytest.approx(100)
+    variance, freedom = moderated.spreads(rows(accuracies))[7]
+    assert variance == pytest.approx(100)
+    assert freedom == pytest.approx(2, abs=0.2), "the line tells next to nothing of it"
 
 
 def test_equal_accuracies_vary_as_rounding_does() -> None:

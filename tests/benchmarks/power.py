@@ -1,12 +1,13 @@
 """How often a board says something false, and what that promise costs: both simulated or computed, as markdown.
 
-python tests/benchmarks/power.py
+python tests/benchmarks/power.py [GRID ...]     # with the grids of $DPBENCH_HOME whose runs are asked, too
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -20,6 +21,9 @@ from scipy.optimize import brentq
 from dpbench.analysis import moderated, predicted
 from dpbench.analysis.ranks import rank_bounds
 from dpbench.analysis.stats import ALPHA, MIN_SEEDS, compare, holm, paired_difference, power_table, with_spreads
+from dpbench.experiments import grid as grids
+from dpbench.spec import Row, row_of
+from dpbench.training.results import read_predictions, read_result
 
 GAP = 2.0  # standard deviations of the paired difference between two methods
 CONTROLS = 4  # random, random per epoch, full, random at cost
@@ -174,6 +178,46 @@ def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> st
     return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "boards", ".3f")
 
 
+def trained(grid: str, boards: int = 1000, rows: int = 40) -> str:
+    """The same of a grid's runs in this home, which have more seeds than a board: their rows cut into disjoint seeds.
+
+    The mean over all seeds of a row is taken as true. A row of a board and its control share no seed, so that Welch's
+    test stands in the place of the paired one. A gap is one point and more.
+    """
+    runs: dict[Row, list[Floats]] = {}
+    for key in grids.read_manifest(grid).cells:
+        if (result := read_result(key)) is not None and (told := read_predictions(result)) is not None:
+            runs.setdefault(row_of(result["spec"]), []).append(told.correct)
+    right = [np.stack(of_row) for of_row in runs.values()]
+    lines = {}
+    for seeds in (MIN_SEEDS, 5):
+        rng, false, found, gaps = np.random.default_rng(0), np.zeros(3), np.zeros(3), 0
+        for _ in range(boards):
+            parts = [
+                (100 * of_row.mean(), of_row[rng.permutation(len(of_row))[at : at + seeds]])
+                for of_row in right
+                for at in range(0, len(of_row) - seeds + 1, seeds)
+            ]
+            drawn = [parts[i] for i in rng.permutation(len(parts))[: rows + 1]]
+            step = 100 / right[0].shape[1]
+            each = [pd.DataFrame({"accuracy": 100 * row.mean(axis=1), "step": step}) for _, row in drawn]
+            flips = {i: float(row.var(axis=0, ddof=1).sum()) for i, (_, row) in enumerate(drawn)}
+            alone = {i: (max(one["accuracy"].var(), step**2 / 12), seeds - 1.0) for i, one in enumerate(each)}
+            by_row = dict(enumerate(each))
+            paired = [paired_difference(one["accuracy"], each[0]["accuracy"], step=step) for one in each[1:]]
+            true = np.array([mean for mean, _ in drawn[1:]]) - drawn[0][0]
+            gaps += int((true >= 1).sum())
+            for at, known in enumerate((alone, moderated.spreads(by_row), moderated.spreads(by_row, flips))):
+                kind = {i: with_spreads(one, [known[i], known[0]]) for i, one in enumerate(paired, 1)}
+                said = compare(kind)["verdict"]
+                better, worse = (said.str.startswith(word).to_numpy() for word in ("better", "worse"))
+                false[at] += ((better & (true <= 0)) | (worse & (true >= 0))).any()
+                found[at] += (better & (true >= 1)).sum()
+        lines[f"{grid}, {seeds} seeds"] = np.concatenate([false / boards, found / max(gaps, 1)])
+    columns = [f"{what}, {kind}" for what in ("false", "found") for kind in ("Welch's t", "moderated", "by flips")]
+    return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "boards", ".3f")
+
+
 def new_samples(pairs: int = 2000, samples: int = 500) -> str:
     """How often 95 % intervals of the difference of two equal rows hold 0, of test samples that are drawn anew."""
     lines = {}
@@ -240,7 +284,9 @@ def separated(boards: int = 4000) -> str:
     return _markdown(pd.DataFrame.from_dict(lines, "index", columns=[*columns, "seeds of a method"]), "runs", ".3f")
 
 
-def rank_coverage(rng: np.random.Generator, setting: str, datasets: int, seeds: int, grids: int) -> tuple[float, float]:
+def rank_coverage(
+    rng: np.random.Generator, setting: str, datasets: int, seeds: int, boards: int
+) -> tuple[float, float]:
     """How often the interval of a method's mean rank holds all ranks of its ties, of the method where it does least.
 
     Beside it the mean width of the intervals. With "other orders" each dataset has an order of its own.
@@ -252,20 +298,20 @@ def rank_coverage(rng: np.random.Generator, setting: str, datasets: int, seeds: 
         true = rng.permutation(true) if setting == "other orders" else true
         lows.append(1 + (true > true[:, None]).sum(axis=1))
         highs.append(len(true) - (true < true[:, None]).sum(axis=1))
-        shape = (grids, seeds, len(true))
+        shape = (boards, seeds, len(true))
         noise = rng.standard_normal(shape) if tails == "normal" else rng.standard_t(5, shape) / math.sqrt(5 / 3)
-        tables.append(true + np.asarray(spreads) * noise + rng.normal(0, 2, (grids, seeds, 1)))
+        tables.append(true + np.asarray(spreads) * noise + rng.normal(0, 2, (boards, seeds, 1)))
     low, high = rank_bounds(tables, [0.0] * datasets)
     held = (low <= np.mean(lows, axis=0) + 1e-9) & (high >= np.mean(highs, axis=0) - 1e-9)
     return float(held.mean(axis=0).min()), float((high - low).mean())
 
 
-def ranks(grids: int = 10_000) -> str:
+def ranks(boards: int = 10_000) -> str:
     """The coverage of rank intervals and, in brackets, their mean width, over one dataset and over several."""
     lines = {
         f"{setting}, {seeds} seeds": {
             f"{count} dataset{'s' * (count > 1)}": "{:.3f} ({:.1f})".format(
-                *rank_coverage(np.random.default_rng(0), setting, count, seeds, grids)
+                *rank_coverage(np.random.default_rng(0), setting, count, seeds, boards)
             )
             for count in (1, 3, 6)
         }
@@ -285,6 +331,8 @@ def _markdown(table: pd.DataFrame, corner: str, form: str) -> str:
 
 
 if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(f"Boards of rows that were trained, {name}\n\n{trained(name)}\n")
     print(f"Power at {GAP:g} standard deviations\n\n{power()}\n\nOne family a control\n\n{before()}\n")
     print(f"Boards with any false verdict\n\n{false()}\n")
     print(f"Rows drawn sample by sample, moderated tests beside the paired t test\n\n{paired_samples()}\n")
