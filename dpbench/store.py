@@ -12,8 +12,9 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
@@ -53,6 +54,32 @@ def moved_home(folder: Path) -> Iterator[None]:
 def run_folder(run_hash: str) -> Path:
     """Where a run's files are."""
     return home() / "runs" / run_hash
+
+
+def dated(path: Path) -> float | None:
+    """When a file was written, by `clock`; None where it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def clock(folder: Path) -> float:
+    """The time by the clock that dates the files of a folder, which others may share; ours where it takes no file."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
+def look_again(folder: Path) -> None:
+    """Let a folder's files be looked for anew: a client of NFS remembers for up to a minute that one was not there.
+
+    Opening the folder makes it ask the server.
+    """
+    with suppress(OSError):
+        os.scandir(folder).close()
 
 
 # Writing

@@ -20,14 +20,25 @@ if TYPE_CHECKING:
     from dpbench.spec import Grid
 
 
-def dry_run(grid: Grid, jobs: int | None, threads: int, device: torch.device, data_root: Path | None) -> None:
+def dry_run(
+    grid: Grid,
+    jobs: int | None,
+    threads: int,
+    device: torch.device,
+    data_root: Path | None,
+    executor: str | None = None,
+) -> None:
     """Print what is left to do of a grid, and what it will take."""
     import torch
 
     from dpbench import catalog
     from dpbench.experiments import estimate as estimates
+    from dpbench.experiments import gang
     from dpbench.experiments import grid as grids
 
+    devices = grid.devices
+    if devices > 1 and (executor or grid.executor["use"]) == "local":
+        jobs, _ = gang.of(devices, device, jobs, threads)
     torch.set_num_threads(threads)
     with err.status("reading the data") as status:
         found = estimates.estimate(grid, device, data_root, lambda line: status.update(line))
@@ -41,7 +52,7 @@ def dry_run(grid: Grid, jobs: int | None, threads: int, device: torch.device, da
         view.add_column(name, justify="left" if not name else "right")
 
     def line(title: str, part: Part) -> None:
-        seconds = part.seconds * (1 if cuda else threads)
+        seconds = part.seconds * (1 if cuda else threads) * devices
         view.add_row(title, f"{part.cells:,}", _count(part.samples), _hours(seconds))
 
     for (dataset, model), part in found.parts.items():
@@ -52,8 +63,10 @@ def dry_run(grid: Grid, jobs: int | None, threads: int, device: torch.device, da
     out.print(view)
     workers = min(jobs or grids.default_jobs(device), left)
     of = f"{workers} {'worker' if workers == 1 else 'workers'}" + (f" of {threads} threads" if threads > 1 else "")
+    of += f" on {devices} devices{' each' if workers > 1 else ''}" if devices > 1 else ""
     out.print(f"time     {_hours(whole.seconds / workers)} with {of}, if nothing else uses them")
-    out.print(f"memory   {workers} x {size(round(found.memory * 2**20))}{' beside that of the GPU' if cuda else ''}")
+    processes = workers * devices
+    out.print(f"memory   {processes} x {size(round(found.memory * 2**20))}{' beside that of the GPU' if cuda else ''}")
     proxies, disk = size(round(found.proxy_bytes)), size(round(found.run_bytes + found.proxy_bytes))
     out.print(f"disk     {disk}, {proxies} of it proxy records")
     low, high = estimates.LIKELY
@@ -63,6 +76,12 @@ def dry_run(grid: Grid, jobs: int | None, threads: int, device: torch.device, da
         "then need. Samples are those sent backward.",
         style="dim",
     )
+    if devices > 1:
+        out.print(
+            f"Several devices are not measured: one was, and its training and evaluation are divided by {found.share}, "
+            "which leaves out what the devices send each other. Proxies, probes and starting a run are not divided.",
+            style="yellow",
+        )
     if found.made:
         made = dict.fromkeys(catalog.parse(text)[0] for text in found.made)
         out.print(f"Calibrated on made files, since their own are not here: {', '.join(made)}", style="yellow")

@@ -175,10 +175,10 @@ def sync(
         raise UsageError(f"{grid} was not run here; there is nothing to send")
     tracking.check(tracking_uri)
     while True:
-        ended = not watch or status(grid).over  # asked before, so that what ends meanwhile is sent the next time
         try:
-            out.print(send.send(grid, tracking_uri, err, data_root), markup=False, soft_wrap=True)
-            if ended:
+            sent = send.send(grid, tracking_uri, err, data_root)
+            out.print(sent.line, markup=False, soft_wrap=True)
+            if not watch or status(grid, sent.results).over:  # by what was sent: what has ended since is sent next time
                 return
         except RunFailed as error:
             if not watch:

@@ -170,6 +170,8 @@ def run(
         raise UsageError(f"--devices {devices}: torchrun has started {size} processes; leave --devices out")
     if size > 1 and (dry_run or smoke or list_commands):
         raise UsageError("--dry-run, --smoke and --list-commands need one process; leave torchrun out")
+    if size > 1 and (cell_timeout or (jobs or 1) > 1):
+        raise UsageError("--cell-timeout and --jobs are for processes that dpbench starts; use --devices, not torchrun")
     devices = size if size > 1 else devices
     of = {"method": method, "only": only, "dataset": dataset, "model": model, "keep": keep, "seeds": seeds}
     of |= {"devices": devices, "sync_batchnorm": sync_batchnorm}
@@ -186,32 +188,34 @@ def run(
         single_threaded(threads)
         if rank:
             return launched.follow(_device(device), threads, data_root)
-        tracking.check(tracking_uri)
-        timeout = cell_timeout or grids.CELL_TIMEOUT_S
-        if dry_run:
-            return ahead.dry_run(asked, jobs, threads, _device(device), data_root)
-        if smoke:
-            return ahead.smoke(asked, jobs, _device(device), data_root)
-        if list_commands:
-            return ahead.list_commands(asked, data_root, claimed)
-        data = None if files else unchanged.data(asked.datasets, data_root)
-        engine = asked_executor(asked.executor, executor, executor_option or [])
-        if engine and device:
-            raise UsageError("--device is for this machine; ask for GPUs by --executor-option, for instance num_gpus=1")
-        if engine and size > 1:
-            raise UsageError("an executor starts its processes itself; leave torchrun out, and give --devices")
-        run_grid = partial(
-            grids.run_grid,
-            console=err,
-            jobs=jobs,
-            threads=threads,
-            device=None if engine else _device(device),
-            data_root=data_root,
-            cell_timeout_s=timeout,
-            executor=engine,
-            claims=claimed,
-        )
-        with launched.leading():
+        with launched.leading():  # whatever ends this process, the other ranks hear of it
+            tracking.check(tracking_uri)
+            timeout = cell_timeout or grids.CELL_TIMEOUT_S
+            if dry_run:
+                return ahead.dry_run(asked, jobs, threads, _device(device), data_root, executor)
+            if smoke:
+                return ahead.smoke(asked, jobs, _device(device), data_root)
+            if list_commands:
+                return ahead.list_commands(asked, data_root, claimed)
+            data = None if files else unchanged.data(asked.datasets, data_root)
+            engine = asked_executor(asked.executor, executor, executor_option or [])
+            if engine and device:
+                raise UsageError(
+                    "--device is for this machine; ask for GPUs by --executor-option, for instance num_gpus=1"
+                )
+            if engine and size > 1:
+                raise UsageError("an executor starts its processes itself; leave torchrun out, and give --devices")
+            run_grid = partial(
+                grids.run_grid,
+                console=err,
+                jobs=jobs,
+                threads=threads,
+                device=None if engine else _device(device),
+                data_root=data_root,
+                cell_timeout_s=timeout,
+                executor=engine,
+                claims=claimed,
+            )
             if cell:
                 return ahead.cell(asked, cell, threads, _device(device), data_root, timeout)
             if until_separated:

@@ -47,7 +47,7 @@ def status(
 
 def screen(found: Status) -> RenderableType:
     """One line of numbers, then what runs, what is silent and what has failed."""
-    from dpbench.experiments.status import ahead_of_time
+    from dpbench.experiments.status import clocks_apart
 
     counts = {
         "done": len(found.done),
@@ -77,8 +77,9 @@ def screen(found: Status) -> RenderableType:
         for spec, reason in found.failed[:SHOWN]:
             table.add_row(spec.title, reason)
         parts += [table, *_more(len(found.failed))]
-    for host, seconds in ahead_of_time(found.running).items():
-        parts.append(Text(f"The clock of {host} is {seconds:.0f} s ahead of this machine's.", style="yellow"))
+    for host, seconds in clocks_apart(found.running + found.silent).items():
+        how = f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'}"
+        parts.append(Text(f"The clock of {host} is {how} that of the results' folder.", style="yellow"))
     return Group(*parts)
 
 

@@ -44,7 +44,7 @@ def listed(grid: Grid, data_root: Path | None, claims: str | None = None) -> tup
 def controls_of(manifest: Manifest, row: Row) -> dict[str, RunSpec]:
     """The controls at realised cost of a row; none while one of its seeds is not done, which may change its cost."""
     seeds = {key: spec for key, spec in manifest.cells.items() if spec.row == row}
-    return controls.plan(seeds, grids.results(seeds)) if all(map(is_done, seeds)) else {}
+    return controls.plan(manifest.cells, grids.results(seeds)) if all(map(is_done, seeds)) else {}
 
 
 def run_cell(

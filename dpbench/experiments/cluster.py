@@ -32,6 +32,7 @@ MODULES = {"slurm": "dpbench.experiments.slurm", "ray": "dpbench.experiments.ray
 NAMES = ("local", *MODULES)
 APART_S = 60.0  # between a node's clock and that of the shared folder
 TRIES = 3  # of a job whose node is lost
+LAG_S = 10.0  # in which what an errand has written must be seen here, when the engine says that it is over
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,13 @@ class Errand:
 
     def _check(self) -> None:
         """Refuse a node that would make something else of the job; RunFailed."""
-        node, mark = socket.gethostname(), Path(self.folder) / f"{self.name}.begun"
+        node = socket.gethostname()
         if not Path(self.folder).is_dir():
             home = Path(self.folder).parents[1]
             raise RunFailed(f"{node} does not see {home}; DPBENCH_HOME must be a folder that all machines share")
         if self.version != __version__:
             raise RunFailed(f"{node} has dpbench {__version__}, and this command is of {self.version}")
-        mark.touch()
-        apart = time.time() - mark.stat().st_mtime
+        apart = time.time() - store.clock(Path(self.folder))
         if abs(apart) > APART_S:
             raise RunFailed(f"the clock of {node} is {apart:+.0f} s from that of the shared folder; synchronise it")
 
@@ -99,7 +99,7 @@ class Errand:
 class Engine(ABC):
     """What starts errands on other machines."""
 
-    poll_s = 2.0
+    poll_s, lag_s = 2.0, LAG_S
 
     @abstractmethod
     def start(self, errands: list[Errand], folder: Path) -> list[Any]:
@@ -139,7 +139,8 @@ def send_all(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield each job, as soon as it is over, with what it `found` in the folder of results, or why there is nothing.
 
-    At most `workers` errands wait or run at a time. Leaving the iterator early cancels them.
+    At most `workers` errands wait or run at a time. Leaving the iterator early cancels them. On a shared folder what a
+    node has written may be seen late: an errand that is over counts as lost only after `lag_s` without a trace.
     """
     folder = store.home() / "cluster" / secrets.token_hex(4)
     with store.told(folder):
@@ -147,6 +148,7 @@ def send_all(
     numbers, queue, failed = count(1), iter(jobs), False
     again: list[tuple[Any, int]] = []
     flying: dict[Any, tuple[Errand, Any, int]] = {}
+    over: dict[Any, tuple[str, float]] = {}  # those of them that have ended: how, and when that was heard
 
     def errand(job: Any) -> Errand:
         parts = (job.title, str(folder), f"{next(numbers):05d}", threads, timeout_s, dict(places.FILES))
@@ -162,18 +164,25 @@ def send_all(
             flying |= {handle: (sent, *part) for handle, sent, part in zip(handles, errands, new, strict=True)}
             if not flying:
                 break
-            over = engine.over(list(flying))
-            for handle, reason in over.items():
-                sent, job, tries = flying.pop(handle)
+            before = len(flying)
+            if asked := [handle for handle in flying if handle not in over]:
+                over |= {handle: (how, time.monotonic()) for handle, how in engine.over(asked).items()}
+            store.look_again(folder)
+            for handle, (reason, heard) in list(over.items()):
+                sent, job, tries = flying[handle]
                 said = store.read(folder / f"{sent.name}.error", Path.read_text)
-                if said is None and ((folder / f"{sent.name}.over").is_file() or job.done()):
+                ended = (folder / f"{sent.name}.over").is_file() or job.done()
+                if said is None and not ended and time.monotonic() - heard < engine.lag_s:
+                    continue
+                del flying[handle], over[handle]
+                if said is None and ended:
                     yield job, job.found()
                 elif said is None and tries < TRIES:
                     again.append((job, tries + 1))  # its node is lost, or what ran on it
                 else:
                     failed = True
                     yield job, RunFailed(said or f"{reason}; tried {TRIES} times, logs in {folder}")
-            if not over:
+            if len(flying) == before:
                 time.sleep(engine.poll_s)
     finally:
         engine.cancel(list(flying))

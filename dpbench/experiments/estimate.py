@@ -22,6 +22,7 @@ from dpbench import catalog
 from dpbench.data import Data
 from dpbench.experiments import controls, standins
 from dpbench.method import PruningMethod, Task
+from dpbench.processes import cores
 from dpbench.recipe import Recipe
 from dpbench.shifts import STRENGTHS
 from dpbench.signals import RECORD_SIGNALS
@@ -74,7 +75,8 @@ class Part:
 class Estimate:
     """What is done, and what the rest takes: its cells by dataset and model, then controls and proxies.
 
-    Seconds are of one worker, with as many threads as it was calibrated with.
+    Seconds are of one worker, with as many threads as it was calibrated with; where it has several devices, `share` of
+    them share training and evaluation.
     """
 
     cells: int
@@ -84,7 +86,8 @@ class Estimate:
     proxies: Part = field(default_factory=Part)
     run_bytes: float = 0.0
     proxy_bytes: float = 0.0
-    memory: float = 0.0  # MiB of a worker
+    memory: float = 0.0  # MiB of a process
+    share: int = 1
     made: list[str] = field(default_factory=list)  # datasets whose files are absent
 
     @property
@@ -113,6 +116,8 @@ def _estimate(
     specs = {spec.hash: spec for spec in grid.runs(prints)}
     todo = [spec for key, spec in specs.items() if not is_done(key)]
     found = Estimate(len(specs), len(specs) - len(todo), made=[name for name, (*_, real) in data.items() if not real])
+    room = grid.devices if device.type == "cuda" else max(1, cores() // torch.get_num_threads())
+    found.share = min(grid.devices, room)  # processes beyond the cores take turns
     wanted = _wanted(todo)
     speeds: dict[tuple[str, str, Recipe], Speed] = {}
 
@@ -133,7 +138,7 @@ def _estimate(
         found.memory = max(found.memory, one.memory)
         work = _work(spec, size, one)
         part = found.parts[spec.dataset, spec.model]
-        _add(part, work, one)
+        _add(part, work, one, found.share)
         found.run_bytes += work.epochs * RESULT_BYTES + INDEX_BYTES * work.backward
         share = round((work.forward + work.backward * 3) / (3 * size.train * spec.recipe.epochs), 2)
         exempt = catalog.parse(spec.method)[0] in controls.EXEMPT or spec.budget.unit != "epochs"
@@ -143,7 +148,7 @@ def _estimate(
     for control, size in costs.values():
         one = speed(control.dataset, control.model, control.recipe.at(control.keep))
         work = _work(control, size, one)
-        _add(found.controls, work, one)
+        _add(found.controls, work, one, found.share)
         found.run_bytes += work.epochs * RESULT_BYTES + INDEX_BYTES * work.backward
     for group in wanted.values():
         first = group[0]
@@ -204,11 +209,12 @@ def _work(spec: RunSpec, size: Size, speed: Speed) -> _Work:
     return _Work(epochs, backward, forward, tested, probes * min(spec.probe.samples, n))
 
 
-def _add(part: Part, work: _Work, speed: Speed) -> None:
+def _add(part: Part, work: _Work, speed: Speed, share: int) -> None:
+    """Add a run, of which so many devices share all but the probes, which the first one makes."""
     part.cells += 1
     part.samples += work.backward
-    part.seconds += RUN_S + speed.train * (work.backward + PROBED * work.probed)
-    part.seconds += speed.forward[frozenset()] * (work.forward + work.evaluated)
+    part.seconds += RUN_S + speed.train * (work.backward / share + PROBED * work.probed)
+    part.seconds += speed.forward[frozenset()] * (work.forward + work.evaluated) / share
 
 
 def _wanted(todo: list[RunSpec]) -> dict[str, list[proxy.Request]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpbench import store
 from dpbench.spec import RunSpec
 from dpbench.training.results import RunResult, is_done, read_result
 
@@ -51,12 +52,16 @@ class Job:
     def done(self) -> bool:
         """Whether its results are there, whoever made them."""
         if isinstance(self.work, RunSpec):
+            store.look_again(store.run_folder(self.work.hash))
             return is_done(self.work.hash)
         return not any(request.missing() for request in self.work)
 
     def found(self) -> RunResult | None:
         """Its results, as the folder has them."""
-        return read_result(self.work.hash) if isinstance(self.work, RunSpec) else None
+        if not isinstance(self.work, RunSpec):
+            return None
+        store.look_again(store.run_folder(self.work.hash))
+        return read_result(self.work.hash)
 
 
 def do(job: Job) -> Any:

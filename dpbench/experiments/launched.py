@@ -6,7 +6,6 @@ import itertools
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,8 +48,7 @@ def follow(device: torch.device, threads: int, data_root: Path | None) -> None:
 
     _begin(threads)
     for number in _told:
-        meeting.place().wait([f"told {number}"], timedelta(days=30))
-        text = meeting.place().get(f"told {number}")
+        text = meeting.heard(meeting.place(), f"told {number}")
         if not text:
             return
         _outcome(lambda spec: runner.run(spec, device, data_root), RunSpec.model_validate_json(text))

@@ -51,6 +51,9 @@ class Plan:
         for value, option in ((self.trials, "--trials"), (self.seeds, "--seeds")):
             if not 1 <= value <= MOST:
                 raise UsageError(f"{option} {value}: a number from 1 to {MOST:,}")
+        if self.grid.devices > 1:
+            what = f"{self.grid.name}: devices = {self.grid.devices}; trials run on one device each"
+            raise UsageError(f"{what}; tune by the grid without devices, and give dpbench run --devices")
         check_keep(self.keep, f"--keep {self.keep:g}")
         catalog.load_dataset(self.dataset)
         catalog.check_model(self.model)

@@ -36,7 +36,7 @@ class Ray(Engine):
         try:
             if not ray.is_initialized():
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": told})
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # of a node that does not start, plain Exception
             line = one_line(error, 200)
             raise UsageError(f"no Ray cluster answers at {address}: {line}; start one by ray start --head") from None
 

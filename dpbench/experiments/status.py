@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from dpbench import store
+from dpbench.experiments import controls
 from dpbench.experiments import grid as grids
 from dpbench.spec import RunSpec
 from dpbench.training import pulse
@@ -51,29 +51,35 @@ class Status:
         return fmean(spent) * (self.waiting + sum(begun)) / len(self.running)
 
 
-def status(grid: str) -> Status:
-    """Read the folders of a grid's runs; UsageError for a grid that was not run here."""
+def status(grid: str, results: dict[str, RunResult] | None = None) -> Status:
+    """Read the folders of a grid's runs, or take the results that were just read from them.
+
+    Controls that are not listed yet count as waiting when all cells have ended. UsageError for a grid that was not run
+    here.
+    """
     manifest = grids.read_manifest(grid)
     cells = manifest.cells | manifest.controls
-    results = grids.results(cells)
-    found = Status(grid)
+    results = grids.results(cells) if results is None else results
+    found, now = Status(grid), store.clock(store.home())
     for key, spec in cells.items():
-        result, sign = results.get(key), pulse.read(store.run_folder(key))
+        folder, result = store.run_folder(key), results.get(key)
+        sign = pulse.read(folder)
         if result is not None and result["status"] == "FINISHED":
             found.done.append(result)
         elif result is not None and result["status"] == "DIVERGED":
             found.diverged.append(result)
-        elif sign is not None and (result is None or sign.at > (result.get("ended") or result["started"])):
-            (found.silent if sign.silent else found.running).append((spec, sign))
+        elif sign is not None and (result is None or sign.at > (store.dated(folder / "result.json") or 0.0)):
+            (found.silent if sign.silent(now) else found.running).append((spec, sign))
         elif result is not None:
             found.failed.append((spec, result["reason"]))
         else:
             found.waiting += 1
+    if found.over:  # or between the cells and their controls
+        found.waiting = len(controls.plan(manifest.cells, results).keys() - cells.keys())
     return found
 
 
-def ahead_of_time(signs: Iterable[tuple[RunSpec, Pulse]]) -> dict[str, float]:
-    """The machines whose signs come from the future, each with the seconds that its clock is ahead at least."""
-    now = time.time()
-    apart = {sign.host: sign.at - now for _, sign in signs}
-    return {host: seconds for host, seconds in apart.items() if seconds > pulse.QUIET_S / 2}
+def clocks_apart(signs: Iterable[tuple[RunSpec, Pulse]]) -> dict[str, float]:
+    """The machines whose clock is not that of the folder, each with its seconds ahead; negative if behind."""
+    apart = {sign.host: sign.ahead for _, sign in signs}
+    return {host: seconds for host, seconds in apart.items() if abs(seconds) > pulse.QUIET_S / 2}

@@ -96,7 +96,7 @@ def verify(
         fit = {}
         for key in drawn:
             why = _foreign(specs[key], sound[key], altered)
-            if not why and specs[key].devices > (most := max(cores(), DEVICES)):
+            if not why and specs[key].devices > (most := _most_devices()):
                 why = f"it takes {specs[key].devices} processes; at most {most} are started here"
             if why:
                 found.verdicts.append(Verdict(key, f"{specs[key].title} ({key})", None, why))
@@ -113,6 +113,13 @@ def verify(
                 found.verdicts.append(Verdict(key, f"{specs[key].title} ({key})", agrees, why))
         found.results = _hashes(bundle, {key: specs[key].row for key in sound}, found.verdicts)
     return found
+
+
+def _most_devices() -> int:
+    """How many processes of a run are started here: the GPUs where there are any, else cores."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else max(cores(), DEVICES)
 
 
 def _hashes(bundle: Bundle, rows: dict[str, Row], verdicts: list[Verdict]) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import pandas as pd
@@ -54,6 +54,13 @@ MEANING = (  # of the columns, in the description
 PICTURED = "with pictures"  # in a row's content, so that rows from before are sent again
 
 
+class Sent(NamedTuple):
+    """What was done, in one line, and the results that are there now, by hash."""
+
+    line: str
+    results: dict[str, RunResult]
+
+
 def publish(board: Board, tracking_uri: str | None, console: Console) -> None:
     """Write a board's files and send it; what goes wrong is one line of warning, since the results are safe."""
     try:
@@ -87,16 +94,16 @@ def _state(grid: str, tracking_uri: str | None, stamps: list[Any]) -> str:
     return digest([uri, stamps, left, (path.parent / "artifacts" / f"{grid} leaderboard").is_dir()])
 
 
-def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path | None = None) -> str:
-    """Send what is missing or has changed; return what was done in one line. Raises Untracked."""
+def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path | None = None) -> Sent:
+    """Send what is missing or has changed. Raises Untracked."""
     with console.status("sending results to MLflow"):
         tracker = Tracker(tracking_uri)
         if tracker.mended:
             console.print(tracker.mended, style="yellow", markup=False, soft_wrap=True)
         with tracker.sending():
             board = boards.load(grid, data_root)  # as it is now: another process may have sent a newer one meanwhile
-            results = [*(board.results | board.controls).values()]
-            experiment, sent = send_runs(tracker, grid, results, data_root)
+            results = board.results | board.controls
+            experiment, sent = send_runs(tracker, grid, [*results.values()], data_root)
             stamps = _stamps(files := written.files(board))
             changed = send_leaderboard(tracker, experiment, board, files)[1]
             unread = bool(changed and board.gallery.unread)
@@ -105,7 +112,7 @@ def send(grid: str, tracking_uri: str | None, console: Console, data_root: Path 
     if unread:
         console.print(board.gallery.note, style="yellow", markup=False, soft_wrap=True)
     there = f"{len(results) - sent} there already; {changed} of {len(board.table)} rows changed"
-    return f"{grid}: {sent} runs sent, {there}: {tracker.name}"
+    return Sent(f"{grid}: {sent} runs sent, {there}: {tracker.name}", results)
 
 
 def send_leaderboard(tracker: Tracker, runs_experiment: str, board: Board, files: Iterable[Path]) -> tuple[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from dpbench import signals
 from dpbench.errors import UsageError
 from dpbench.method import Proxy
+from dpbench.processes import rank_and_size
 from dpbench.training.answers import rows_fault
 from dpbench.training.driver import launched
 
@@ -70,10 +70,10 @@ def ranks(rank: int | None, replicas: int | None) -> tuple[int, int]:
         source, found = "torch.distributed", (torch.distributed.get_rank(), torch.distributed.get_world_size())
     elif launched():
         source = "the environment (RANK, WORLD_SIZE)"
-        values = os.environ["RANK"], os.environ["WORLD_SIZE"]
-        if not all(value.isdecimal() for value in values):
-            raise UsageError(f"PruningSampler: RANK={values[0]!r}, WORLD_SIZE={values[1]!r} are no whole numbers")
-        found = int(values[0]), int(values[1])
+        try:
+            found = rank_and_size()
+        except UsageError as error:
+            raise UsageError(f"PruningSampler: {error}") from None
     else:
         source, found = "", (whole("rank", rank or 0, 0), whole("replicas", 1 if replicas is None else replicas, 1))
     for name, asked, there in (("rank", rank, found[0]), ("replicas", replicas, found[1])):

@@ -25,6 +25,7 @@ STORE = "DPBENCH_RANKS"  # names the file in which the ranks that `dpbench run -
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"  # the network of ranks on one machine
 PATIENCE = timedelta(days=30)  # with ranks that still select or read: a death is noticed by a closed connection
 ANSWER = timedelta(seconds=10)  # in which a rank says why it has left a run
+POLL_S = 0.05
 over = threading.Event()  # a rank is gone for good, or all are to stop
 _runs = itertools.count()  # in which this process has met others; all ranks count alike
 
@@ -40,22 +41,25 @@ class Meeting:
         self.rank, self.size = rank, size
         self.store = dist.PrefixStore(f"run {next(_runs)}", place())
 
+    def leading(self, act: Callable[[], T]) -> T:
+        """Do what the first rank does alone, before the others can go on; they hear of it where it fails."""
+        try:
+            return act()
+        except BaseException as error:
+            self.store.set("found", f"failed: {one_line(error, 500) or type(error).__name__}")
+            raise
+
     def decided(self, find: Callable[[], T | None]) -> T | None:
         """What the first rank finds, if it finds anything, read by each for itself."""
         if self.rank == 0:
-            try:
-                found = find()
-            except BaseException:
-                self.store.set("found", "failed")
-                raise
+            found = self.leading(find)
             self.store.set("found", "nothing" if found is None else "something")
             return found
-        self.store.wait(["found"], PATIENCE)
-        told = self.store.get("found")
-        if told == b"nothing":
+        told = heard(self.store, "found")
+        if told == "nothing":
             return None
-        if told == b"failed":
-            raise RunFailed(f"rank {self.rank} of {self.size}: rank 0 has failed")
+        if told != "something":
+            raise RunFailed(f"rank {self.rank} of {self.size}: rank 0 has {told}")
         found = find()
         if found is None:
             unseen = "it does not see what rank 0 does; is $DPBENCH_HOME shared?"
@@ -68,6 +72,9 @@ class Meeting:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         own = {"store": dist.PrefixStore("group", self.store), "rank": self.rank, "world_size": self.size}
         try:
+            self.store.set(f"here {self.rank}", "")
+            for rank in range(self.size):  # in connecting, nobody would hear that they are told to stop
+                self.talk(heard, self.store, f"here {rank}")
             self.talk(dist.init_process_group, backend, timeout=PATIENCE, **own)
             self._compare(spec)
             yield
@@ -129,6 +136,17 @@ class Meeting:
         except (RuntimeError, ValueError):
             return False
         return True
+
+
+def heard(where: dist.Store, key: str) -> str:
+    """What another rank says under this key, as soon as it does; RunFailed where this one is told to stop, or alone."""
+    try:
+        while not where.check([key]):  # waiting in torch, this process would not take SIGTERM
+            if over.wait(POLL_S):
+                raise Lost("a rank is gone, and this one was told to stop")
+        return where.get(key).decode()
+    except RuntimeError as error:
+        raise Lost(f"the ranks have lost touch with each other: {one_line(error, 200)}") from None
 
 
 @cache

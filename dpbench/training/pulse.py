@@ -20,7 +20,10 @@ EPOCHS = 3  # that it may be silent for
 
 
 class Pulse(NamedTuple):
-    """The last sign of a run: its machine and process, epochs done of how many, seconds of the last, and since when."""
+    """The last sign of a run: its machine and process, epochs done of how many, seconds of the last, and since when.
+
+    The times of one that was read are by the clock that dates the folder's files, since clocks of machines differ.
+    """
 
     host: str
     pid: int
@@ -29,12 +32,15 @@ class Pulse(NamedTuple):
     epoch_s: float
     since: float
     at: float
+    ahead: float = 0.0  # seconds of the machine's clock, where it was read
 
-    @property
-    def silent(self) -> bool:
-        """Whether there should have been a newer sign."""
+    def silent(self, now: float) -> bool:
+        """Whether there should have been a newer sign by now, which is `store.clock`."""
         patience = max(QUIET_S, EPOCHS * self.epoch_s) if self.epoch else FIRST_S
-        return time.time() - self.at > patience
+        return now - self.at > patience
+
+
+WRITTEN = [name for name in Pulse._fields if name != "ahead"]
 
 
 class Beat:
@@ -52,10 +58,15 @@ class Beat:
             self.written = time.monotonic()
             pulse = Pulse(socket.gethostname(), os.getpid(), epoch, self.epochs, now - self.last, self.since, now)
             with suppress(RunFailed):  # a sign that is missing harms no run
-                store.write_json(self.path, pulse._asdict())
+                store.write_json(self.path, {name: getattr(pulse, name) for name in WRITTEN})
         self.last = now
 
 
 def read(folder: Path) -> Pulse | None:
     """The last sign of the run in a folder, None where it has ended or not begun."""
-    return store.read_json(folder / FILE, lambda content: Pulse(**content))
+    found = store.read_json(folder / FILE, lambda content: Pulse(**content))
+    dated = store.dated(folder / FILE)
+    if found is None or dated is None:
+        return None
+    ahead = found.at - dated
+    return found._replace(at=dated, since=found.since - ahead, ahead=ahead)

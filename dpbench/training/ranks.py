@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,8 +122,12 @@ class Together(Ranks):
         torch.cuda.set_device(self.local)
         return torch.device("cuda", self.local)
 
-    def locked(self, path: Path) -> AbstractContextManager[None]:
-        return super().locked(path) if self.first else nullcontext()
+    @contextmanager
+    def locked(self, path: Path) -> Iterator[None]:
+        with ExitStack() as held:
+            if self.first:
+                self.meeting.leading(lambda: held.enter_context(store.locked(path)))
+            yield
 
     def decided(self, find: Callable[[], T | None]) -> T | None:
         return self.meeting.decided(find)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,7 +60,7 @@ def note(job: Noted) -> str:
 class Here(Engine):
     """Runs errands in this process, but for those whose node is `lost` so many times."""
 
-    poll_s = 0.0
+    poll_s = lag_s = 0.0
 
     def __init__(self, lost: dict[str, int] | None = None) -> None:
         self.lost, self.waiting, self.most, self.cancelled = dict(lost or {}), [], 0, []
@@ -123,6 +124,26 @@ def test_a_lost_node_costs_only_its_jobs_which_run_again(here: Path) -> None:
     found = send(Here({"d": 3}), "d", "e")
     assert found["e"] == "made e"
     assert "the node is gone; tried 3 times" in str(found["d"])
+
+
+def test_what_a_node_has_written_may_be_seen_late(here: Path) -> None:
+    class Late(Here):
+        lag_s = 100.0
+
+        def over(self, handles: list[Any]) -> dict[Any, str]:
+            found = super().over(handles)
+            for path in [Noted("a").path, *here.glob("cluster/*/*.over")]:
+                path.rename(path.with_name(f"{path.name}.hidden"))
+            threading.Timer(0.1, self.show).start()
+            return found
+
+        def show(self) -> None:
+            for path in [*here.rglob("*.hidden")]:
+                path.rename(path.with_name(path.name.removesuffix(".hidden")))
+
+    assert send(engine := Late(), "a") == {"a": "made a"}
+    assert engine.most == 1
+    assert not engine.waiting, "it was started once"
 
 
 def test_a_job_that_was_done_before_its_node_was_lost_is_done(here: Path) -> None:

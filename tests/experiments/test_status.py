@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,10 +40,13 @@ def cells(home: Path) -> dict[str, RunSpec]:
     return found
 
 
-def sign(key: str, epoch: int, **changes: Any) -> None:
+def sign(key: str, epoch: int, clock: float = 0.0, **changes: Any) -> None:
+    """Write a sign as a machine does whose clock is so many seconds ahead."""
     now = time.time()
     content = {"host": "node7", "pid": 12, "epoch": epoch, "epochs": 4, "epoch_s": 1.0, "since": now - 60, "at": now}
     store.write_json(store.run_folder(key) / pulse.FILE, content | changes)
+    written = changes.get("at", now) - clock
+    os.utime(store.run_folder(key) / pulse.FILE, (written, written))
 
 
 def test_runs_are_told_by_what_has_become_of_them(cells: dict[str, RunSpec]) -> None:
@@ -74,10 +78,40 @@ def test_an_epoch_that_takes_long_is_waited_for(cells: dict[str, RunSpec]) -> No
     [key, *_] = cells
     sign(key, 1, at=time.time() - 1000, epoch_s=400.0)
     assert status("small").running
-    sign(key, 1, at=time.time() + 500, host="ahead")
+
+
+def test_clocks_that_differ_are_told_and_count_for_nothing(cells: dict[str, RunSpec]) -> None:
+    now = time.time()
+    ahead, behind, dead, failed, *_ = cells
+    sign(ahead, 1, clock=500, at=now + 500, since=now + 440, host="ahead")
+    sign(behind, 1, clock=-500, at=now - 500, since=now - 560, host="behind")
+    sign(dead, 1, clock=500, at=now - 500, since=now - 560, host="dead")
+    sign(failed, 1, clock=500, at=now + 400, host="ahead")  # nobody could remove it
+    results.write(runner.account.blank(cells[failed]) | {"status": "FAILED", "reason": "its node is gone"})
+    found = status("small")
+    assert {sign.host for _, sign in found.running} == {"ahead", "behind"}
+    assert [sign.host for _, sign in found.silent] == ["dead"]
+    assert [spec.hash for spec, _ in found.failed] == [failed]
+    assert all(now - sign.since == pytest.approx(60, abs=1) for _, sign in found.running)
     console = Console(file=io.StringIO(), width=100)
-    console.print(screen(status("small")))
-    assert "The clock of ahead is" in console.file.getvalue()  # type: ignore[attr-defined]
+    console.print(screen(found))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "The clock of ahead is 500 s ahead of that of the results' folder." in said
+    assert "The clock of behind is 500 s behind that of the results' folder." in said
+
+
+def test_a_grid_is_not_over_between_its_cells_and_their_controls(home: Path) -> None:
+    grid = read_grid(GRID.replace("full, uniform, uniform_epoch", "selective_backprop"), "small.yaml", "small")
+    cells = {spec.hash: spec for spec in grid.runs(loading.fingerprints(grid.datasets, None))}
+    grids.write_manifest(grid, cells)
+    made = {key: runner.run(spec, torch.device("cpu")) for key, spec in cells.items()}
+    found = status("small")
+    assert (len(found.done), found.waiting, found.over) == (2, 2, False)
+    assert status("small", made).waiting == 2, "by results that were read already"
+    for spec in grids.list_controls("small", grids.all_controls).values():
+        runner.run(spec, torch.device("cpu"))
+    found = status("small")
+    assert (len(found.done), found.waiting, found.over) == (4, 0, True)
 
 
 def test_a_run_whose_worker_died_has_failed_and_runs_no_more(cells: dict[str, RunSpec]) -> None:

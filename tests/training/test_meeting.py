@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
-from dpbench.errors import RunFailed
+from dpbench.errors import RunFailed, UsageError
+from dpbench.training import meeting
 from dpbench.training.meeting import Meeting
+from dpbench.training.ranks import Together
 
 
 def meetings() -> list[Meeting]:
@@ -40,5 +45,44 @@ def test_nobody_waits_for_a_first_rank_that_failed() -> None:
 
     with pytest.raises(OSError, match="the disk"):
         first.decided(full)
-    with pytest.raises(RunFailed, match="rank 1 of 2: rank 0 has failed"):
+    with pytest.raises(RunFailed, match="rank 1 of 2: rank 0 has failed: the disk"):
         second.decided(full)
+
+
+def test_nobody_waits_for_a_first_rank_that_cannot_lock_the_run(tmp_path: Path) -> None:
+    ranks = [object.__new__(Together) for _ in range(2)]
+    for rank, one in enumerate(meetings()):
+        ranks[rank].first, ranks[rank].meeting = rank == 0, one
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFailed), ranks[0].locked(tmp_path / "file" / "lock"):
+        pass
+    with pytest.raises(RunFailed, match=r"rank 0 has failed: .*lock could not be written"), ranks[1].locked(tmp_path):
+        ranks[1].decided(lambda: None)
+
+
+def test_a_rank_that_is_told_to_stop_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "over", threading.Event())
+    threading.Timer(0.1, meeting.over.set).start()
+    with pytest.raises(RunFailed, match="a rank is gone, and this one was told to stop"):
+        meeting.heard(dist.HashStore(), "told 0")
+
+
+def test_a_store_that_is_gone_ends_the_waiting() -> None:
+    server = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    client = dist.TCPStore("127.0.0.1", server.port, None, False)
+    del server
+    with pytest.raises(RunFailed, match="the ranks have lost touch with each other: "):
+        meeting.heard(client, "told 0")
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(
+            UsageError, match=rf"cannot meet \(MASTER_ADDR, MASTER_PORT\): .*{port}.*address already in use"
+        ):
+            meeting.place.__wrapped__()

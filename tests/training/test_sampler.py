@@ -820,8 +820,16 @@ def test_ranks_are_those_of_the_launcher(tmp_path: Path) -> None:
         ({"RANK": "1", "WORLD_SIZE": "2"}, {"rank": 1, "replicas": 2}, (1, 2)),
         ({"RANK": "1", "WORLD_SIZE": "2"}, {"replicas": 1}, "replicas = 1, but the environment .* has 2"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, {"rank": 0}, "rank = 0, but the environment .* has 1"),
-        ({"RANK": "x", "WORLD_SIZE": "2"}, {}, "RANK='x', WORLD_SIZE='2' are no whole numbers"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, {}, r"rank = 2 is outside 0\.\.1"),
+        (
+            {"RANK": "x", "WORLD_SIZE": "2"},
+            {},
+            "PruningSampler: RANK='x', WORLD_SIZE='2' in the environment are no rank and number",
+        ),
+        (
+            {"RANK": "2", "WORLD_SIZE": "2"},
+            {},
+            "PruningSampler: RANK='2', WORLD_SIZE='2' in the environment are no rank and number",
+        ),
         ({"WORLD_SIZE": "2"}, {}, (0, 1)),
         ({}, {"replicas": 0}, "replicas = 0; a whole number of at least 1"),
         ({}, {"rank": 1}, r"rank = 1 is outside 0\.\.0"),
