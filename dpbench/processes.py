@@ -46,6 +46,12 @@ def rank_and_size() -> tuple[int, int]:
     return int(rank), max(1, int(size))
 
 
+def check_alone(command: str) -> None:
+    """Refuse a command that torchrun has started several times; UsageError."""
+    if (size := rank_and_size()[1]) > 1:
+        raise UsageError(f"{command} needs one process, and torchrun has started {size}; it is for dpbench run alone")
+
+
 def ends_process(load: Callable[[], Any]) -> str | None:
     """Import what others wrote in a forked child first; say how that ended the child, None where it did not.
 

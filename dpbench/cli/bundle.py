@@ -11,6 +11,7 @@ import typer
 from dpbench.cli.options import DataRoot, RunHere, check_writable
 from dpbench.cli.terminal import err, out, size
 from dpbench.errors import RunFailed
+from dpbench.processes import check_alone
 
 
 def submit(
@@ -54,6 +55,7 @@ def verify(
     from dpbench.experiments import history
     from dpbench.experiments import verify as checks
 
+    check_alone("dpbench verify")
     drawn_by = secrets.randbelow(2**31) if seed is None else seed
     found = checks.verify(file, cells, drawn_by, err, jobs, data_root)
     for fault in found.faults:

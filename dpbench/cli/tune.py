@@ -11,7 +11,7 @@ from dpbench.cli import complete
 from dpbench.cli.options import DataRoot, ExecutorName, ExecutorOptions, TrackingUri, asked_executor
 from dpbench.cli.terminal import err, out
 from dpbench.errors import RunFailed, UsageError
-from dpbench.processes import single_threaded
+from dpbench.processes import check_alone, single_threaded
 
 if TYPE_CHECKING:
     from dpbench.experiments.executors import Executor
@@ -84,6 +84,7 @@ def tune(
     - `dpbench tune orderdp --executor slurm --executor-option partition=gpu`
     - `dpbench tune orderdp --storage postgresql+psycopg://user@server/optuna` (after `pip install "psycopg[binary]"`)
     """
+    check_alone("dpbench tune")
     if every == (method is not None):
         raise UsageError("name a method to tune, or give --all")
     given = {"--dataset": dataset, "--model": model, "--keep": keep, "--param": param, "--two-objectives": both or None}

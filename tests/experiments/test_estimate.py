@@ -1,6 +1,7 @@
 """The estimate of a grid: what it counts is what its runs do, and what is done is left out."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from dpbench.cli import ahead
 from dpbench.errors import UsageError
 from dpbench.experiments import estimate as estimates
 from dpbench.experiments import grid as grids
-from dpbench.experiments.estimate import Speed
-from dpbench.grid_file import read_grid
+from dpbench.experiments.estimate import Estimate, Part, Speed
+from dpbench.grid_file import change_grid, read_grid
 
 CPU = torch.device("cpu")
 GRID = """\
@@ -104,3 +106,28 @@ def test_a_calibration_times_steps_and_passes(home: Path) -> None:
     assert found.train > 0
     assert found.forward.keys() == {frozenset(), *needs}
     assert found.bytes["logits"] == 4 * 4
+
+
+def test_several_devices_share_what_is_trained_and_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = estimates._Work(2.0, 600.0, 300.0, 100.0, 60.0)
+    alone, shared = Part(), Part()
+    for part, share in ((alone, 1), (shared, 4)):
+        estimates._add(part, work, Speed(3.0, {frozenset(): 1.0}), share)
+    undivided = estimates.RUN_S + 3.0 * estimates.PROBED * 60
+    assert alone.seconds == pytest.approx(undivided + 3 * 600 + 400)
+    assert shared.seconds == pytest.approx(undivided + (3 * 600 + 400) / 4)
+    assert shared.samples == 600, "of all devices together"
+
+    found = Estimate(4, 0, {("d", "m"): Part(4, 1e6, 80.0)}, memory=100.0, share=2)
+    monkeypatch.setattr(estimates, "estimate", lambda *_: found)
+    monkeypatch.setattr(ahead, "out", Console(file=io.StringIO(), width=200))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    ahead.dry_run(change_grid(read_grid(GRID, "g.yaml", "g"), {"devices": 2}), None, 1, torch.device("cpu"), None)
+    said = ahead.out.file.getvalue()  # type: ignore[attr-defined]
+    for words in (
+        "3 min",
+        "time     40 s with 2 workers on 2 devices each",
+        "memory   4 x 104.9 MB",
+        "are divided by 2",
+    ):
+        assert words in said

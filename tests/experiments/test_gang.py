@@ -12,12 +12,15 @@ import pytest
 import torch
 from forks import Forking
 from rich.console import Console
+from typer.testing import CliRunner
 
 import dpbench
 from dpbench import store
+from dpbench.cli.app import app
 from dpbench.errors import UsageError
 from dpbench.experiments import executors, gang
 from dpbench.experiments import grid as grids
+from dpbench.experiments.plan import Plan
 from dpbench.grid_file import change_grid, read_grid
 from dpbench.spec import RunSpec
 from dpbench.training import runner
@@ -54,11 +57,12 @@ class Trouble(PruningMethod):
 
 @dataclass(frozen=True)
 class Work:
-    """A run of a home; `changed` says on which rank dpbench is another one."""
+    """A run of a home; `changed` says on which rank dpbench is another one, `apart` whether each has its own home."""
 
     spec: RunSpec
     home: Path
     changed: int | None = None
+    apart: bool = False
 
 
 def carry_out(work: Work) -> tuple[dict[str, Any], list[int]]:
@@ -66,7 +70,7 @@ def carry_out(work: Work) -> tuple[dict[str, Any], list[int]]:
     if work.changed is not None:
         dpbench.__version__ = "0.0" if os.environ["RANK"] == str(work.changed) else "0.1.0"
     epochs: list[int] = []
-    with store.moved_home(work.home):
+    with store.moved_home(work.home / os.environ["RANK"] if work.apart else work.home):
         result = runner.run(work.spec, CPU, None, 0.0, lambda record: epochs.append(record["epoch"]))
     return result, epochs
 
@@ -89,15 +93,15 @@ def numbers(result: dict[str, Any]) -> list[Any]:
 
 
 def test_ranks_that_die_fail_or_differ(plug: Path, spec: Spec, tmp_path: Path, forked: None) -> None:
-    def work(kind: str, home: str, changed: int | None = None, **more: Any) -> Work:
+    def work(kind: str, home: str, *changes: Any) -> Work:
         (tmp_path / home).mkdir(exist_ok=True)
-        return Work(spec(f"{plug}[what={kind}]", devices=2, **more), tmp_path / home, changed)
+        return Work(spec(f"{plug}[what={kind}]", devices=2), tmp_path / home, *changes)
 
     (tmp_path / "quiet").mkdir()
     (tmp_path / "quiet" / "killed").touch()
     killed, quiet = work("killed", "loud"), work("killed", "quiet")
-    raises, strays, other = work("raises", "loud"), work("strays", "loud"), work("none", "loud", changed=1)
-    jobs = [killed, killed, quiet, raises, strays, other]
+    raises, strays, other = work("raises", "loud"), work("strays", "loud"), work("none", "loud", 1)
+    jobs = [killed, killed, quiet, raises, strays, other, apart := work("none", "loud", None, True)]
     found = [outcome for _, outcome in gang.run_together(2, carry_out, jobs, workers=1)]
 
     assert str(found[0]).startswith("rank 1 of 2: the worker process died: it was killed by SIGKILL")
@@ -113,6 +117,8 @@ def test_ranks_that_die_fail_or_differ(plug: Path, spec: Spec, tmp_path: Path, f
     assert reasons[0].startswith("rank 1 of 2: Trouble.select(epoch=2) raised MemoryError: too much")
     assert reasons[1].startswith("the samples of epoch 2 are others on rank 1 than on rank 0")
     assert reasons[2] == "rank 1 of 2 differs from rank 0 in dpbench"
+    own = tmp_path / "loud" / "0" / "runs" / apart.spec.hash
+    assert reasons[3] == f"rank 1 of 2 differs from rank 0 in $DPBENCH_HOME (is {own} shared?)"
     with store.moved_home(raises.home):
         assert read_result(raises.spec.hash)["reason"] == reasons[0]  # type: ignore[index]
 
@@ -174,7 +180,29 @@ def test_the_machine_has_room(
             gang.of(devices, torch.device(device), jobs, 2)
 
 
+def test_a_study_has_no_devices() -> None:
+    grid = change_grid(read_grid(GRID, "g.yaml", "g"), {"devices": 2})
+    with pytest.raises(UsageError, match=r"g: devices = 2; trials run on one device each; tune by the grid without"):
+        Plan("orderdp", grid.datasets[0], grid.models[0], 0.5, 3, 1, grid)
+
+
 # torchrun
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["run", "quick", "--cell-timeout", "60"], "--cell-timeout and --jobs are for processes that dpbench starts"),
+        (["run", "quick", "--jobs", "2"], "--cell-timeout and --jobs are for"),
+        (["run", "quick", "--dry-run"], "--dry-run, --smoke and --list-commands need one process"),
+        (["tune", "orderdp"], "dpbench tune needs one process, and torchrun has started 2"),
+        (["verify", "bundle.zip"], "dpbench verify needs one process"),
+    ],
+)
+def test_what_has_no_effect_under_torchrun_is_refused(asked: list[str], message: str) -> None:
+    refused = CliRunner().invoke(app, asked, env={"RANK": "0", "WORLD_SIZE": "2"}).exception
+    assert isinstance(refused, UsageError)
+    assert str(refused).startswith(message)
 
 
 def test_a_grid_under_torchrun_goes_on_with_devices(plug: Path, tmp_path: Path, forked: None) -> None:

@@ -116,6 +116,16 @@ def test_runs_are_made_again_with_as_many_threads_and_devices(spec: Callable[...
     assert found == {(1, 1): ["0"], (4, 1): ["1"], (verify.THREADS, 1): ["2"], (1, 2): ["3"]}
 
 
+def test_no_more_processes_are_started_than_the_machine_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "cores", lambda: 32)
+    assert verify._most_devices() == 32
+    monkeypatch.setattr(verify, "cores", lambda: 1)
+    assert verify._most_devices() == verify.DEVICES
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert verify._most_devices() == 2
+
+
 def test_merging_the_bundle_after_deleting_all_runs_gives_the_same_board(
     file: Path, finished: Path, home: Path
 ) -> None:
