@@ -305,7 +305,7 @@ def together(threads: Threads, name: str, trials: int, seen: int, sizes: list[in
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [*((name, 3) for name in METHODS[:-1]), ("epsilon_greedy[eps=0.34]", 1), (METHODS[-1], 2)]
+    ("name", "size"), [*((name, 2 + place % 2) for place, name in enumerate(METHODS)), ("epsilon_greedy[eps=0.34]", 1)]
 )
 def test_the_law_is_that_of_one_process(threads: Threads, name: str, size: int) -> None:
     trials = 100
