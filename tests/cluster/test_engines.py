@@ -1,4 +1,4 @@
-"""The short form of slurm.sh: a few cells by a real engine, to the last digit as here."""
+"""The short form of slurm.sh and ray.sh: a few cells by a real engine, to the last digit as here."""
 
 from __future__ import annotations
 
@@ -68,3 +68,18 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_slurm_makes_the_same_numbers(slurm: None, home: Path) -> None:
     check(home, "slurm", "mem=100")
+
+
+def test_ray_makes_the_same_numbers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
+    node = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        check(home, "ray", f"address={cluster.address}")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
