@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -129,11 +130,16 @@ class Network(Problem):
 
 def digits(rows: Ints | slice = slice(None), penalty: float = 1e-2, kind: type[Problem] = Problem) -> Problem:
     """The digits at `rows` as a problem."""
+    x, y = _digits()
+    return kind(x[rows], y[rows], penalty)
+
+
+@cache
+def _digits() -> tuple[Floats, Floats]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    x = np.column_stack([data.data / 16, np.ones(len(data.data))])
-    return kind(x[rows], np.eye(10)[data.target][rows], penalty)
+    return np.column_stack([data.data / 16, np.ones(len(data.data))]), np.eye(10)[data.target]
 
 
 def descent(
