@@ -6,13 +6,16 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import pytest
+from forks import FORKS
 from rich.console import Console
 from synthetic_board import make, usual
 
 from dpbench import places, source, store
+from dpbench.cli import app
 from dpbench.experiments import grid as grids
 from dpbench.experiments import unchanged
 from dpbench.reports import files, send
@@ -37,30 +40,58 @@ CODE = (  # without figures and MLflow
     "try:\n    main()\n"
     "except SystemExit as end:\n    assert not end.code, end.code\nprint('torch' in sys.modules)\n"
 )
+COMMAND = ["run", "g.yaml", "--jobs", "1"]
+
+
+def command(folder: Path, environment: dict[str, str], options: tuple[str, ...]) -> None:
+    """Run the grid in this process, which has torch already; write down whether the command had to look."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    for package, folders in places.FOLDERS.items():
+        folders.append(str(folder / "plugins" / package.removeprefix("dpbench.")))
+    looked = []
+    find, unchanged.find = unchanged.find, lambda name: (found := find(name), looked.append(found is None))[0]
+    grids.run_all = lambda do, jobs, *_: ((job, do(job)) for job in jobs)
+    files.files, send.send = lambda board: [], lambda *given: ""
+    sys.argv = ["dpbench", *COMMAND, *options]
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    assert not end.value.code
+    (folder / "looked").write_text(str(looked))
 
 
 @pytest.fixture
 def looked(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    """Give `looked(*options)`: whether `run g.yaml` had to look at its data and methods."""
+    """Give `looked(*options)`: whether `run g.yaml` had to look at its data and methods.
+
+    `alone` it is a process that has torch afterwards only if it looked; others are forked from one that has it before.
+    """
+    ensure_running()  # before there are plug-ins, which its forks are told of
     plugins = tmp_path / "plugins" / "methods"
     plugins.mkdir(parents=True)
     (plugins / "mine.py").write_text(METHOD)
     (tmp_path / "g.yaml").write_text(GRID)
     monkeypatch.setenv("DPBENCH_PATH", str(plugins.parent))
 
-    def run(*options: str) -> bool:
-        arguments = [sys.executable, "-c", CODE, "run", "g.yaml", "--jobs", "1", *options]
-        done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
-        assert done.returncode == 0, done.stderr
-        assert "uniform" in done.stdout
-        return done.stdout.splitlines()[-1] == "True"
+    def run(*options: str, alone: bool = False) -> bool:
+        if alone:
+            arguments = [sys.executable, "-c", CODE, *COMMAND, *options]
+            done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+            assert done.returncode == 0, done.stderr
+            assert "uniform" in done.stdout
+            return done.stdout.splitlines()[-1] == "True"
+        process = FORKS.Process(target=command, args=(tmp_path, dict(os.environ), options))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        return (tmp_path / "looked").read_text() == "[True]"
 
     return run
 
 
 def test_a_command_looks_again_when_anything_has_changed(looked, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    assert looked()
-    assert not looked()
+    assert looked(alone=True)
+    assert not looked(alone=True)
     assert not looked("--sort", "cost"), "how it is shown is another matter"
     (tmp_path / "plugins" / "methods" / "mine.py").write_text(METHOD + "    period = 0\n")
     assert looked(), "a method's code"
