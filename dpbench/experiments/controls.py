@@ -39,7 +39,12 @@ def keeps(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[Row,
 
 
 def plan(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[str, RunSpec]:
-    """Return the runs of these controls by hash: one for each finished seed, shared by rows of equal cost.
+    """Return the runs of these controls by hash."""
+    return {spec.hash: spec for spec in wanted(cells, results)}
+
+
+def wanted(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> list[RunSpec]:
+    """Return the runs of these controls: one for each finished seed, shared by rows of equal cost.
 
     Each has the recipe of random per epoch at the nearest keep, which in a tuned grid is the one that was tuned for it.
     """
@@ -56,4 +61,4 @@ def plan(cells: dict[str, RunSpec], results: dict[str, RunResult]) -> dict[str, 
         return spec.model_copy(update={"method": METHOD, "keep": share, "recipe": recipe})
 
     chosen = [spec for key, spec in cells.items() if spec.row in shares and is_finished(results.get(key))]
-    return {spec.hash: spec for spec in dict.fromkeys(map(control, chosen))}
+    return list(dict.fromkeys(map(control, chosen)))

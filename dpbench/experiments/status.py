@@ -45,9 +45,11 @@ class Status:
         A run that has begun is counted by the share of its epochs that is left.
         """
         spent = [one["ended"] - one["started"] for one in self.done if one.get("ended")]
+        spent = [seconds for seconds in spent if seconds > 0]  # a clock may have been set back meanwhile
         if not spent or not self.running:
             return None
-        begun = [1 - sign.epoch / max(sign.epochs, 1) for _, sign in self.running]
+        # a budget of steps, samples or time may take more epochs than are planned
+        begun = [max(0.0, 1 - sign.epoch / max(sign.epochs, 1)) for _, sign in self.running]
         return fmean(spent) * (self.waiting + sum(begun)) / len(self.running)
 
 
@@ -75,7 +77,8 @@ def status(grid: str, results: dict[str, RunResult] | None = None) -> Status:
         else:
             found.waiting += 1
     if found.over:  # or between the cells and their controls
-        found.waiting = len(controls.plan(manifest.cells, results).keys() - cells.keys())
+        listed = {(spec.row, spec.seed) for spec in manifest.controls.values()}  # by whichever version of the code
+        found.waiting = len({(spec.row, spec.seed) for spec in controls.wanted(manifest.cells, results)} - listed)
     return found
 
 

@@ -30,7 +30,7 @@ from dpbench.spec import PROTOCOL, Row, RunSpec
 from dpbench.training.results import RunResult, read_result
 
 COMPARED = ("status", "kind", "hyperparameters", "samples", "metrics", "epochs", "diagnostics")
-THREADS, DEVICES = 64, 8  # a stranger may ask for no more, unless there are as many cores
+THREADS = 64  # a stranger may ask for no more
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _most_devices() -> int:
     """How many processes of a run are started here: the GPUs where there are any, else cores."""
     import torch
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else max(cores(), DEVICES)
+    return torch.cuda.device_count() if torch.cuda.is_available() else cores()
 
 
 def _hashes(bundle: Bundle, rows: dict[str, Row], verdicts: list[Verdict]) -> dict[str, dict[str, str]]:

@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -142,8 +143,9 @@ def heard(where: dist.Store, key: str) -> str:
     """What another rank says under this key, as soon as it does; RunFailed where this one is told to stop, or alone."""
     try:
         while not where.check([key]):  # waiting in torch, this process would not take SIGTERM
-            if over.wait(POLL_S):
+            if over.is_set():
                 raise Lost("a rank is gone, and this one was told to stop")
+            time.sleep(POLL_S)  # in `over.wait` the handler of SIGTERM could wait for a lock that this thread holds
         return where.get(key).decode()
     except RuntimeError as error:
         raise Lost(f"the ranks have lost touch with each other: {one_line(error, 200)}") from None
