@@ -94,7 +94,7 @@ def test_what_is_computed_is_up_to_date(page: Path) -> None:
 def test_what_is_computed_is_there() -> None:
     blocks = {name: [found[1:3] for found in summary.BLOCK.findall(text)] for name, text in TEXTS.items()}
     assert blocks["README.md"] == [("few", "quick"), ("headline", "quick")]
-    boards = ["quick", "dynamic_quick", "static_quick", "fashion_mnist"]
+    boards = ["quick", "dynamic_quick", "static_quick", "fashion_mnist", "tables", "texts"]
     assert [name for kind, name in blocks["results.md"] if kind == "results"] == boards
     assert power.power() in TEXTS["statistics.md"], "run python tests/benchmarks/power.py"
 

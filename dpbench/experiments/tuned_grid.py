@@ -83,7 +83,8 @@ def tuned(grid: Grid, planned: list[Plan], studies: dict[str, optuna.Study]) -> 
                 rates=rates_that_work(study),
             )
         )
-    how = f"Each row tuned by {planned[0].trials} trials of {planned[0].seeds} seeds; these seeds are fresh."
+    seeds = f"{planned[0].seeds} seed{'s' * (planned[0].seeds > 1)}"
+    how = f"Each row tuned by {planned[0].trials} trials of {seeds}; these seeds are fresh."
     return change_grid(grid, {"name": name(grid), "description": f"{grid.description} {how}".strip(), "tuned": found})
 
 

@@ -25,7 +25,7 @@ from dpbench.analysis.stats import ALPHA, EQUIVALENT, MIN_SEEDS, WORDS
 from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.places import LEADERBOARDS
-from dpbench.reports import answers, claimed, tracks
+from dpbench.reports import advice, answers, claimed, tracks
 from dpbench.reports.columns import accuracy, gap, named, p_value
 from dpbench.training.measures import MEASURES
 
@@ -323,6 +323,8 @@ BLOCKS: dict[str, Callable[[str], str]] = {  # what stands in a block of each ki
     "results": lambda grid: _wrapped(boards.load_checked_in(grid)),
     "figure4": lambda grid: f"\n{_fill(decompositions(grid))}\n",
     "answer": lambda question: _paragraphs(answers.paragraphs(question)),
+    "advice": lambda keep: _paragraphs(advice.paragraphs(keep)),
+    "claims": lambda grids: _paragraphs(advice.claims(grids)),
     "tracks": lambda grid: _paragraphs(tracks.paragraphs(grid)),
     "measures": lambda _: _measures(),
 }

@@ -178,7 +178,7 @@ def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> st
     return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "boards", ".3f")
 
 
-def trained(grid: str, boards: int = 1000, rows: int = 40) -> str:
+def trained(grid: str, boards: int = 300, rows: int = 40) -> str:
     """The same of a grid's runs in this home, which have more seeds than a board: their rows cut into disjoint seeds.
 
     The mean over all seeds of a row is taken as true. A row of a board and its control share no seed, so that Welch's
