@@ -134,7 +134,8 @@ class PixelLoader(Loader):
         else:
             images = images[at, :, self.pad : self.pad + h, self.pad : self.pad + w]
         if augment and self.augment == "crop_flip":  # of bytes, which are a quarter of the floats
-            images = torch.where(self.flip[rows].view(-1, 1, 1, 1), images.flip(3), images)
+            both, chosen = torch.cat([images, images.flip(3)]), len(rows) * self.flip[rows]
+            images = both.index_select(0, torch.arange(len(rows), device=chosen.device) + chosen)
         return self.normalised(images)
 
     def normalised(self, images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from dpbench import catalog
 from dpbench.analysis import board as boards
@@ -43,9 +44,17 @@ class Rows:
 
 def paragraphs(keep: str) -> list[str]:
     """What to do at a keep, how it looks without tuning, what not to do, and a table; from the stored boards."""
-    tuned = [boards.load_checked_in(f"{grid}_tuned") for grid in GRIDS if boards.packed(f"{grid}_tuned").is_file()]
-    fixed = [boards.load_checked_in(grid) for grid in GRIDS if boards.packed(grid).is_file()]
+    tuned, fixed = _stored(f"{grid}_tuned" for grid in GRIDS), _stored(GRIDS)
     return told(tuned, fixed, float(keep))
+
+
+def _stored(grids: Iterable[str]) -> list[Board]:
+    return [_board(grid) for grid in grids if boards.packed(grid).is_file()]
+
+
+@cache
+def _board(grid: str) -> Board:  # several blocks of a page are about the same boards
+    return boards.load_checked_in(grid)
 
 
 def told(tuned: Iterable[Board], fixed: Iterable[Board], keep: float) -> list[str]:
@@ -147,8 +156,7 @@ def _marks(one: Rows) -> str:
 
 def claims(_: str) -> list[str]:
     """How many claims of all stored boards are held, refuted and open, and a table of which on which boards."""
-    stored = [boards.load_checked_in(grid) for grid in catalog.names("grids") if boards.packed(grid).is_file()]
-    return claims_of([board for board in stored if board.outcomes])
+    return claims_of([board for board in _stored(catalog.names("grids")) if board.outcomes])
 
 
 def claims_of(stored: Sequence[Board]) -> list[str]:
