@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -20,7 +20,16 @@ from scipy.optimize import brentq
 
 from dpbench.analysis import moderated, predicted
 from dpbench.analysis.ranks import rank_bounds
-from dpbench.analysis.stats import ALPHA, MIN_SEEDS, compare, holm, paired_difference, power_table, with_spreads
+from dpbench.analysis.stats import (
+    ALPHA,
+    MIN_SEEDS,
+    Difference,
+    compare,
+    holm,
+    paired_difference,
+    power_table,
+    with_spreads,
+)
 from dpbench.experiments import grid as grids
 from dpbench.spec import Row, row_of
 from dpbench.training.results import read_predictions, read_result
@@ -161,13 +170,8 @@ def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> st
         rng, told = np.random.default_rng(0), np.zeros(6)
         for _ in range(boards):
             right, spreads = rows_of_samples(rng, setting, rows + 1, seeds, samples)
-            each = [pd.DataFrame({"accuracy": 100 * row.mean(axis=1), "step": 100 / samples}) for row in right]
-            flips = dict(enumerate(right.var(axis=1, ddof=1).sum(axis=1).tolist()))
-            paired = [paired_difference(one["accuracy"], each[0]["accuracy"], step=100 / samples) for one in each[1:]]
-            kinds = [paired]
-            for given in (None, flips):
-                found = moderated.spreads(dict(enumerate(each)), given)
-                kinds.append([with_spreads(one, [found[i], found[0]]) for i, one in enumerate(paired, 1)])
+            each, flips, paired = of_rows(right)
+            kinds = [paired, *(by_spreads(paired, moderated.spreads(each, given)) for given in (None, flips))]
             gap = 4 * float(np.median(np.hypot(spreads, 100 * np.sqrt(np.array(list(flips.values()))) / samples)))
             for at, kind in enumerate(kinds):
                 said = compare(dict(enumerate(kind)))["verdict"].str.startswith(("better", "worse"))
@@ -176,6 +180,23 @@ def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> st
         lines[f"{setting}, {seeds} seeds"] = told / boards
     columns = [f"{what}, {kind}" for what in ("false", "found") for kind in ("paired t", "moderated", "by flips")]
     return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "boards", ".3f")
+
+
+def of_rows(
+    right: Iterable[NDArray[np.bool_]],
+) -> tuple[dict[int, pd.DataFrame], dict[int, float], list[Difference]]:
+    """The accuracies and flips of rows, (seeds, samples) each, and the paired difference of each to the first one."""
+    rows = dict(enumerate(right))
+    step = 100 / rows[0].shape[1]
+    each = {i: pd.DataFrame({"accuracy": 100 * row.mean(axis=1), "step": step}) for i, row in rows.items()}
+    flips = {i: float(row.var(axis=0, ddof=1).sum()) for i, row in rows.items()}
+    first, *others = (one["accuracy"] for one in each.values())
+    return each, flips, [paired_difference(one, first, step=step) for one in others]
+
+
+def by_spreads(paired: Iterable[Difference], known: dict[int, moderated.Spread]) -> list[Difference]:
+    """The differences of rows 1, 2, ... to row 0 with the errors that their spreads tell."""
+    return [with_spreads(one, [known[i], known[0]]) for i, one in enumerate(paired, 1)]
 
 
 def trained(grid: str, boards: int = 300, rows: int = 40) -> str:
@@ -193,23 +214,19 @@ def trained(grid: str, boards: int = 300, rows: int = 40) -> str:
     for seeds in (MIN_SEEDS, 5):
         rng, false, found, gaps = np.random.default_rng(0), np.zeros(3), np.zeros(3), 0
         for _ in range(boards):
+            mixed = [(100 * of_row.mean(), of_row[rng.permutation(len(of_row))]) for of_row in right]
             parts = [
-                (100 * of_row.mean(), of_row[rng.permutation(len(of_row))[at : at + seeds]])
-                for of_row in right
+                (mean, of_row[at : at + seeds])
+                for mean, of_row in mixed
                 for at in range(0, len(of_row) - seeds + 1, seeds)
             ]
             drawn = [parts[i] for i in rng.permutation(len(parts))[: rows + 1]]
-            step = 100 / right[0].shape[1]
-            each = [pd.DataFrame({"accuracy": 100 * row.mean(axis=1), "step": step}) for _, row in drawn]
-            flips = {i: float(row.var(axis=0, ddof=1).sum()) for i, (_, row) in enumerate(drawn)}
-            alone = {i: (max(one["accuracy"].var(), step**2 / 12), seeds - 1.0) for i, one in enumerate(each)}
-            by_row = dict(enumerate(each))
-            paired = [paired_difference(one["accuracy"], each[0]["accuracy"], step=step) for one in each[1:]]
+            each, flips, paired = of_rows([row for _, row in drawn])
+            alone = {i: (max(one["accuracy"].var(), one["step"][0] ** 2 / 12), seeds - 1.0) for i, one in each.items()}
             true = np.array([mean for mean, _ in drawn[1:]]) - drawn[0][0]
             gaps += int((true >= 1).sum())
-            for at, known in enumerate((alone, moderated.spreads(by_row), moderated.spreads(by_row, flips))):
-                kind = {i: with_spreads(one, [known[i], known[0]]) for i, one in enumerate(paired, 1)}
-                said = compare(kind)["verdict"]
+            for at, known in enumerate((alone, moderated.spreads(each), moderated.spreads(each, flips))):
+                said = compare(dict(enumerate(by_spreads(paired, known))))["verdict"]
                 better, worse = (said.str.startswith(word).to_numpy() for word in ("better", "worse"))
                 false[at] += ((better & (true <= 0)) | (worse & (true >= 0))).any()
                 found[at] += (better & (true >= 1)).sum()
