@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +171,26 @@ def _unregistered(grid: str) -> tuple[Registered, ...]:
 
 def load_checked_in(name: str) -> Board:
     """The board of a grid that comes with dpbench, whatever was run here."""
+    path = packed(name)
     try:
-        board = unpack(packed(name).read_bytes())
-        return board if board.registered else replace(board, registered=_unregistered(name))
+        content = (path, *(store.stamp(path) or ()))
+        board = _unpacked(*content)
+        return board if board.registered else _claimed(_unregistered(name), *content)
     except (*store.BAD, OSError, zlib.error) as error:
         why = store.brief(error)
         raise UsageError(
             f"the results of {name} that come with dpbench are damaged: {why}; reinstall dpbench"
         ) from None
+
+
+@cache
+def _unpacked(path: Path, *stamp: int) -> Board:  # a page of the documentation has several blocks about one board
+    return unpack(path.read_bytes())
+
+
+@cache
+def _claimed(registered: tuple[Registered, ...], path: Path, *stamp: int) -> Board:
+    return replace(_unpacked(path, *stamp), registered=registered)
 
 
 def packed(name: str) -> Path:
