@@ -41,12 +41,10 @@ def of(devices: int, device: torch.device, jobs: int | None, threads: int) -> tu
 
     UsageError where this machine has less than that takes.
     """
-    import torch
-
     if rank_and_size()[1] > 1:
         return 1, launched.lead
     cuda = device.type == "cuda"
-    there, what = (torch.cuda.device_count(), "GPUs") if cuda else (cores(), "cores")
+    there, what = room(device)
     if cuda and devices > there:
         raise UsageError(f"--devices {devices}: this machine has {there} {what}")
     takes = devices * (1 if cuda else threads)
@@ -54,6 +52,13 @@ def of(devices: int, device: torch.device, jobs: int | None, threads: int) -> tu
         each = f"{devices} devices" + ("" if cuda or threads == 1 else f" of {threads} threads")
         raise UsageError(f"--jobs {jobs} of {each} each are more than the {there} {what} of this machine")
     return jobs or max(1, there // takes), partial(run_together, devices)
+
+
+def room(device: torch.device) -> tuple[int, str]:
+    """How many processes find a place of their own on this machine, and what place that is."""
+    import torch
+
+    return (torch.cuda.device_count(), "GPUs") if device.type == "cuda" else (cores(), "cores")
 
 
 class Gang(Worker):

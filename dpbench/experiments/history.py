@@ -62,6 +62,11 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def result_hash(result: bytes) -> str:
+    """The hash of a run's result.json, by which a log knows what came with a bundle."""
+    return hashlib.sha256(result).hexdigest()
+
+
 def digest(files: Mapping[str, bytes]) -> str:
     """The hash of a run's results, by which they are known again: of those files that a board is made of."""
     each = {name: hashlib.sha256(files[name]).hexdigest() for name in RESULTS if name in files}
@@ -88,7 +93,7 @@ def origins(runs: Iterable[str]) -> dict[str, str]:
     for run in {run for run, _ in came} & set(runs):
         folder = store.run_folder(run)
         files = {name: (folder / name).read_bytes() for name in RESULTS if (folder / name).is_file()}
-        if (run, hashlib.sha256(files.get("result.json", b"")).hexdigest()) in came:
+        if (run, result_hash(files.get("result.json", b""))) in came:
             now = (run, digest(files))
             found[run] = next((verdict for verdict in (CONTRADICTED, VERIFIED) if now in said[verdict]), REPORTED)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -117,7 +116,7 @@ def _merge_run(key: str, read: Callable[[], dict[str, bytes]], merged: Merged, t
     else:
         merged.completed += 1
     ours = store.run_folder(key)
-    taken[key] = hashlib.sha256(files["result.json"]).hexdigest()
+    taken[key] = history.result_hash(files["result.json"])
     for name, content in files.items():  # `done` is the last
         store.write(ours / name, lambda file: file.write_bytes(content))  # noqa: B023
     if "done" in files:

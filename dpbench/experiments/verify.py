@@ -18,13 +18,12 @@ from scipy.stats import t as student
 from dpbench import store
 from dpbench.errors import UsageError
 from dpbench.experiments import bundle as bundles
+from dpbench.experiments import gang, history
 from dpbench.experiments import grid as grids
-from dpbench.experiments import history
 from dpbench.experiments.bundle import Bundle
 from dpbench.experiments.grid import Executor
 from dpbench.experiments.merge import VARYING, checked, one_sided
 from dpbench.predictions import Predictions
-from dpbench.processes import cores
 from dpbench.selections import Selections
 from dpbench.spec import PROTOCOL, Row, RunSpec
 from dpbench.training.results import RunResult, read_result
@@ -117,9 +116,9 @@ def verify(
 
 def _most_devices() -> int:
     """How many processes of a run are started here: the GPUs where there are any, else cores."""
-    import torch
+    from dpbench.training.runner import default_device
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else cores()
+    return gang.room(default_device())[0]
 
 
 def _hashes(bundle: Bundle, rows: dict[str, Row], verdicts: list[Verdict]) -> dict[str, dict[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from dpbench import catalog
 from dpbench.analysis import board as boards
@@ -12,7 +11,9 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.stats import EQUIVALENT, WORDS
 from dpbench.analysis.table import Line, broken, records
 from dpbench.experiments.controls import EXEMPT
-from dpbench.reports.columns import difference, random_control
+from dpbench.reports import columns
+from dpbench.reports.answers import many
+from dpbench.reports.columns import difference, pipes, random_control
 from dpbench.spec import row_of
 
 GRIDS = ("quick", "fashion_mnist", "tables", "texts")  # one dataset each, on both tracks
@@ -26,15 +27,20 @@ class Rows:
     method: str
     of: dict[str, Line]
 
+    @property
+    def datasets(self) -> str:
+        """How many datasets there are, in words."""
+        return many(len(self.of), "dataset")
+
     def to_random(self, word: str) -> int:
         """On how many datasets it is better, or worse, than random per epoch at its own cost."""
-        return sum(row[f"verdict_{random_control(row)}"].split(" ")[0] == word for row in self.of.values())
+        return sum(columns.word(row, random_control(row)) == word for row in self.of.values())
 
     def to_full(self, word: str) -> int:
         """On how many datasets it is better or worse than full training, or equivalent to it."""
         if word == EQUIVALENT[True]:
             return sum(row["equivalence_full"].startswith(word) for row in self.of.values())
-        return sum(row["verdict_full"].split(" ")[0] == word for row in self.of.values())
+        return sum(columns.word(row, "full") == word for row in self.of.values())
 
     def span(self, name: str) -> list[float]:
         """Lowest and highest of a number over the datasets, without those where seeds diverged."""
@@ -49,12 +55,7 @@ def paragraphs(keep: str) -> list[str]:
 
 
 def _stored(grids: Iterable[str]) -> list[Board]:
-    return [_board(grid) for grid in grids if boards.packed(grid).is_file()]
-
-
-@cache
-def _board(grid: str) -> Board:  # several blocks of a page are about the same boards
-    return boards.load_checked_in(grid)
+    return [boards.load_checked_in(grid) for grid in grids if boards.packed(grid).is_file()]
 
 
 def told(tuned: Iterable[Board], fixed: Iterable[Board], keep: float) -> list[str]:
@@ -68,7 +69,7 @@ def told(tuned: Iterable[Board], fixed: Iterable[Board], keep: float) -> list[st
         said.append(f"At the recipe's own rate it is {_against_random(plain[chosen.method])}.")
     bad = [one for one in _methods(rows) if one.to_random("worse") and not one.to_random("better")]
     if bad:
-        names = ", ".join(f"`{one.method}` ({one.to_random('worse')} of {_datasets(one)})" for one in bad)
+        names = ", ".join(f"`{one.method}` ({one.to_random('worse')} of {one.datasets})" for one in bad)
         said.append(f"Worse than random per epoch at their own cost, and better nowhere, are {names}.")
     return [" ".join(said), _table(rows, plain)]
 
@@ -107,7 +108,7 @@ def _advice(chosen: Rows, rows: dict[str, Rows]) -> str:
         said = f"Use `{chosen.method}`: tuned, it is {_against_random(chosen)}."
     equal, worse = chosen.to_full(EQUIVALENT[True]), chosen.to_full("worse")
     said += (
-        f" {_loses(chosen)}: {EQUIVALENT[True]} within the grid's margin on {equal} of {_datasets(chosen)}, worse on "
+        f" {_loses(chosen)}: {EQUIVALENT[True]} within the grid's margin on {equal} of {chosen.datasets}, worse on "
         f"{worse}. It costs {_span(chosen, 'cost_with_proxy', '.2f')} of full training."
     )
     if chosen.method != RANDOM and RANDOM in rows:
@@ -122,16 +123,12 @@ def _loses(one: Rows) -> str:
 
 def _against_random(one: Rows) -> str:
     better, worse = (one.to_random(word) or "none" for word in ("better", "worse"))
-    return f"better than random per epoch at its own cost on {better} of {_datasets(one)} and worse on {worse}"
+    return f"better than random per epoch at its own cost on {better} of {one.datasets} and worse on {worse}"
 
 
 def _span(one: Rows, name: str, form: str) -> str:
     """Lowest and highest of a number over the datasets, or the one that they share."""
     return " to ".join(dict.fromkeys(format(end, form) for end in one.span(name)))
-
-
-def _datasets(one: Rows) -> str:
-    return f"{len(one.of)} dataset{'s' * (len(one.of) > 1)}"
 
 
 def _table(rows: dict[str, Rows], plain: dict[str, Rows]) -> str:
@@ -145,12 +142,12 @@ def _table(rows: dict[str, Rows], plain: dict[str, Rows]) -> str:
         ]
         counts = [_marks(track[one.method]) if one.method in track else "-" for track in (rows, plain)]
         lines.append([f"`{one.method}`", *cells, _span(one, "cost_with_proxy", ".2f") or "-", *counts])
-    return _markdown(lines)
+    return pipes(lines)
 
 
 def _marks(one: Rows) -> str:
     """For instance "2 ▲ 1 ▼ of 4"; a dash for random per epoch itself and for what costs the same by itself."""
-    compared = [row for row in one.of.values() if row[f"verdict_{random_control(row)}"].split(" ")[0] in WORDS]
+    compared = [row for row in one.of.values() if columns.word(row, random_control(row)) in WORDS]
     return f"{one.to_random('better')} ▲ {one.to_random('worse')} ▼ of {len(compared)}" if compared else "-"
 
 
@@ -178,8 +175,4 @@ def claims_of(stored: Sequence[Board]) -> list[str]:
         f"Of {len(outcomes)} claims on {len(stored)} boards: {told_}. {late} of them (*) are after the fact: they were "
         "registered when runs had begun, or not at all."
     )
-    return [head, _markdown(lines)]
-
-
-def _markdown(lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [head, pipes(lines)]

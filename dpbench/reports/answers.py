@@ -10,7 +10,7 @@ from dpbench.analysis import board as boards
 from dpbench.analysis import questions, verdicts
 from dpbench.analysis.questions import Answer, Cell
 from dpbench.analysis.stats import ALPHA, MIN_SEEDS, WORDS
-from dpbench.reports.columns import MARKS, gap
+from dpbench.reports.columns import MARKS, gap, pipes
 
 
 def paragraphs(name: str) -> list[str]:
@@ -42,8 +42,8 @@ def headline(answer: Answer) -> str:
         return f"There is no verdict: no row has {MIN_SEEDS} paired seeds with {_reference(answer)}."
     asked, hits = answer.question, answer.hits
     if all(cell.word == "not" for cell in compared):
-        return f"{asked.absent}: nothing is separable from {_reference(answer)} ({_many(len(compared), 'comparison')})."
-    ends = f"of {_many(len(compared), 'comparison')} {_counts(compared)}."
+        return f"{asked.absent}: nothing is separable from {_reference(answer)} ({many(len(compared), 'comparison')})."
+    ends = f"of {many(len(compared), 'comparison')} {_counts(compared)}."
     than = " ".join(filter(None, [f"{asked.claim} than {_reference(answer)}", asked.unlike_first]))
     if not hits:
         return f"{asked.absent}: no row is {than}; {ends}"
@@ -99,16 +99,16 @@ def _tally(answer: Answer, cells: Sequence[Cell]) -> str:
     if not compared:
         said = [f"there is no verdict to {reference}: it needs {MIN_SEEDS} paired seeds"]
     elif all(cell.word == "not" for cell in compared):
-        said = [f"nothing is separable from {reference} ({_many(len(compared), 'comparison')})"]
+        said = [f"nothing is separable from {reference} ({many(len(compared), 'comparison')})"]
     else:
         found = {word: _by_method(compared, word) for word in ("better", "worse")}
         said = [f"{word} than {reference}: {names}" for word, names in found.items() if names]
         said[1:] = [f"worse: {found['worse']}"] * (len(said) > 1)
         count = sum(cell.word == "not" for cell in compared)
-        said.append(f"not separable: {count} of {_many(len(compared), 'comparison')}")
+        said.append(f"not separable: {count} of {many(len(compared), 'comparison')}")
     if left:
         counts = Counter(cell.method for cell in left)
-        names = ", ".join(f"`{method}` on {_many(count, 'dataset')}" for method, count in counts.items())
+        names = ", ".join(f"`{method}` on {many(count, 'dataset')}" for method, count in counts.items())
         said.append(f"not compared, since seeds diverged or failed: {names}")
     return "; ".join(said)
 
@@ -120,7 +120,7 @@ def _by_method(cells: Sequence[Cell], word: str) -> str:
         of_method = [cell for cell in cells if cell.method == method]
         counts[method] = sum(cell.word == word for cell in of_method), len(of_method)
     found = sorted((item for item in counts.items() if item[1][0]), key=lambda item: -item[1][0])
-    return ", ".join(f"`{method}` on {hits} of {_many(total, 'dataset')}" for method, (hits, total) in found)
+    return ", ".join(f"`{method}` on {hits} of {many(total, 'dataset')}" for method, (hits, total) in found)
 
 
 def _found(cells: Sequence[Cell]) -> str:
@@ -130,7 +130,7 @@ def _found(cells: Sequence[Cell]) -> str:
         of_method = [cell for cell in cells if cell.method == method]
         better, worse = (sum(cell.word == word for cell in of_method) for word in ("better", "worse"))
         also = f", worse on {worse}" if worse else ""
-        said.append(f"`{method}` is better on {better} of {_many(len(of_method), 'dataset')}{also}")
+        said.append(f"`{method}` is better on {better} of {many(len(of_method), 'dataset')}{also}")
     return "; ".join(said)
 
 
@@ -141,12 +141,12 @@ def _places(answer: Answer, method: str) -> str:
     if len({cell.method for cell in answer.about}) > 1:
         if answer.question.unlike_first:
             cells = [cell for cell in cells if cell.part != answer.parts[0]]
-        return f"`{method}` in {len(hits)} of {_many(len(cells), 'comparison')}"
+        return f"`{method}` in {len(hits)} of {many(len(cells), 'comparison')}"
     said = []
     for part in dict.fromkeys(cell.part for cell in hits):
         count, total = (sum(cell.part == part for cell in some) for some in (hits, cells))
         where = _where(answer, part)
-        said.append(f"{where[0].lower()}{where[1:]} on {count} of {_many(total, 'dataset')}")
+        said.append(f"{where[0].lower()}{where[1:]} on {count} of {many(total, 'dataset')}")
     return f"`{method}` ({', '.join(said)})"
 
 
@@ -169,7 +169,7 @@ def _table(answer: Answer, part: float | str, cells: Sequence[Cell]) -> str:
     for method in dict.fromkeys(cell.method for cell in cells):
         here = [found.get((method, column)) for column in columns]
         lines.append([f"`{method}`", *("-" if cell is None else _cell(cell) for cell in here)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return pipes(lines)
 
 
 def _cell(cell: Cell) -> str:
@@ -195,5 +195,6 @@ def _listed(methods: Sequence[str]) -> str:
     return ", ".join(f"`{method}`" for method in methods)
 
 
-def _many(count: int, noun: str) -> str:
+def many(count: int, noun: str) -> str:
+    """For instance "1 dataset", "2 datasets"."""
     return f"{count} {noun}{'s' * (count != 1)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ def difference(row: Line, control: str) -> str:
     mean, half = row[f"difference_{control}"], row[f"difference_{control}_ci95"]
     if _none(mean):
         return "-"
-    mark = MARKS.get(row[f"verdict_{control}"].split(" ")[0], "")
+    mark = MARKS.get(word(row, control), "")
     if control == "full" and row["equivalence_full"].startswith(EQUIVALENT[True]):
         mark = " ="
     return f"{gap(mean, half)}{mark}"
@@ -88,6 +88,17 @@ def seeds(row: Line) -> str:
     """How many seeds finished, of how many where some did not."""
     total = row["seeds"] + row["diverged"] + row["failed"] + row["missing"]
     return str(total) if row["seeds"] == total else f"{row['seeds']}/{total}"
+
+
+def pipes(lines: Iterable[Sequence[str]]) -> str:
+    """A markdown table of cells that are markdown already; the second line says how they are aligned."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def word(row: Line, control: str) -> str:
+    """The first word of the verdict to a control: better, worse or not (separable), or why there is none."""
+    verdict: str = row[f"verdict_{control}"]
+    return verdict.split(" ")[0]
 
 
 def _none(value: Any) -> bool:

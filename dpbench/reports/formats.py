@@ -15,7 +15,7 @@ from dpbench.analysis.board import Board
 from dpbench.analysis.fairness import Finding
 from dpbench.analysis.table import Line, csv, records
 from dpbench.reports import claimed, html
-from dpbench.reports.columns import difference, differing, named, number, p_value, telling
+from dpbench.reports.columns import difference, differing, named, number, p_value, pipes, telling
 
 LEGEND = (
     "▲ better, ▼ worse, ≈ not separable, = equivalent to full within the grid's delta: differences are paired and in "
@@ -138,8 +138,8 @@ def _names(row: Line) -> list[str]:
 
 
 def _pipes(header: list[str], lines: list[list[str]]) -> str:
-    table = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(cell if cell == "---" else md(cell) for cell in line) + " |" for line in table)
+    escaped = [list(map(md, line)) for line in (header, *lines)]
+    return pipes([escaped[0], ["---"] * len(header), *escaped[1:]])
 
 
 def md(cell: str) -> str:

@@ -26,7 +26,7 @@ from dpbench.analysis.table import Line, broken, is_broken, records
 from dpbench.experiments.controls import EXEMPT
 from dpbench.places import LEADERBOARDS
 from dpbench.reports import advice, answers, claimed, tracks
-from dpbench.reports.columns import accuracy, gap, named, p_value
+from dpbench.reports.columns import accuracy, gap, named, p_value, pipes, word
 from dpbench.training.measures import MEASURES
 
 CONTROLS = verdicts.CONTROLS | {verdicts.AT_COST: "random per epoch at its cost"}
@@ -103,7 +103,7 @@ def _random(row: Line) -> str:
     """How random per epoch does beside a row, at the row's cost where that is another one."""
     control: str = verdicts.AT_COST if pd.notna(row["control_keep"]) else "uniform_epoch"
     name = f"random per epoch{' at its cost' if control == verdicts.AT_COST else ''}"
-    said = row[f"verdict_{control}"].split(" ")[0]
+    said = word(row, control)
     if said in ("better", "worse"):
         return f"it is {WORDS[said]} than {name} ({_short_gap(row, control)})"
     if said == "not":
@@ -146,7 +146,7 @@ def _compared(rows: list[Line], delta: float) -> Iterator[str]:
     same, silent = [], []
     for control, name in CONTROLS.items():
         compared = [row for row in rows if _known(row, control)]
-        words = [(row, row[f"verdict_{control}"].split(" ")[0]) for row in compared]
+        words = [(row, word(row, control)) for row in compared]
         told = {word: [row for row, one in words if one == word] for word in ("better", "worse", "not")}
         count = sum(map(len, told.values()))
         if count and len(told["not"]) == count:
@@ -277,7 +277,7 @@ def _few(board: Board) -> str:
     methods = [row for row in rows if catalog.parse(row["method"])[0] not in EXEMPT and row["keep"] == first["keep"]]
     lines = [[" ".join(column.header.split()) for column in columns], ["---", *["---:"] * (len(columns) - 1)]]
     lines += [[column.cell(row) for column in columns] for row in [*controls, *methods[:2]]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return pipes(lines)
 
 
 def _measures() -> str:
@@ -286,7 +286,7 @@ def _measures() -> str:
     for one in MEASURES:
         column = f"`{one.column}`" if one.column else ""
         lines.append([f"`{one.name}`", column, one.unit, one.meaning.replace("|", "\\|")])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return pipes(lines)
 
 
 def _screen(board: Board) -> str:

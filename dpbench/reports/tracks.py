@@ -9,7 +9,7 @@ from dpbench.analysis import board as boards
 from dpbench.analysis.board import Board
 from dpbench.analysis.stats import WORDS
 from dpbench.analysis.table import Line, broken, records
-from dpbench.reports.columns import BY_NAME
+from dpbench.reports.columns import BY_NAME, pipes, word
 from dpbench.spec import row_of
 
 Pair = tuple[Line, Line]
@@ -63,7 +63,7 @@ def _word(row: Line) -> str:
     """The verdict to full training in a word or two, or why there is none."""
     if row["equivalence_full"].startswith("equivalent"):
         return "equivalent"
-    return broken(row) or WORDS.get(row["verdict_full"].split(" ")[0], WORDS["no"])
+    return broken(row) or WORDS.get(word(row, "full"), WORDS["no"])
 
 
 def _table(pairs: Iterable[Pair]) -> str:
@@ -77,7 +77,7 @@ def _table(pairs: Iterable[Pair]) -> str:
         chosen = ", ".join(f"{key}={value}" for key, value in found.items() if given.get(key) != value)
         name = f"`{before['method']}`"
         lines.append([name, f"{before['keep']:g}", *cells, chosen or "-", BY_NAME["stability"].cell(after)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return pipes(lines)
 
 
 def _name(row: Line) -> str:

@@ -80,9 +80,8 @@ class ShardedSelection:
         self.requires = self.method.requires()
         labels = None if labels is None else _class_ids(labels, n)
         total = self._counted((method, epochs, keep, seed, labels is None), labels)
-        present = (
-            None if labels is None else self.shards.class_sizes.nonzero().flatten()
-        )  # setup asks for no more, and sorts
+        # setup asks which classes there are, no more, and sorts
+        present = None if labels is None else self.shards.class_sizes.nonzero().flatten()
         own = Task(n, epochs, 1, keep, present)
         call(self.method, "setup", self.method.setup, own, generator(seed, "method"))
         self.method.task = replace(own, n=total, labels=labels)
@@ -298,13 +297,6 @@ def rcap(m: Any, shards: Shards, epoch: int) -> Selection:
     return Selection(chosen)
 
 
-_ALL: tuple[Callable[[Any, Shards, int], Selection], ...] = (
-    uniform_epoch,
-    orderdp,
-    infobatch,
-    epsilon_greedy,
-    ucb,
-    kakurenbo,
-    rcap,
-)
-SELECTS = {select.__name__: select for select in _ALL}  # by the method's name
+SELECTS: dict[str, Callable[[Any, Shards, int], Selection]] = {  # by the method's name
+    select.__name__: select for select in (uniform_epoch, orderdp, infobatch, epsilon_greedy, ucb, kakurenbo, rcap)
+}

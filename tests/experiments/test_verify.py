@@ -21,7 +21,7 @@ from dpbench import catalog, npz, source, store
 from dpbench.analysis import board as boards
 from dpbench.cli import bundle as commands
 from dpbench.errors import UsageError
-from dpbench.experiments import bundle, history, verify
+from dpbench.experiments import bundle, gang, history, verify
 from dpbench.experiments import grid as grids
 from dpbench.experiments.merge import merge
 from dpbench.predictions import ARRAYS
@@ -117,9 +117,9 @@ def test_runs_are_made_again_with_as_many_threads_and_devices(spec: Callable[...
 
 
 def test_no_more_processes_are_started_than_the_machine_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "cores", lambda: 32)
+    monkeypatch.setattr(gang, "cores", lambda: 32)
     assert verify._most_devices() == 32
-    monkeypatch.setattr(verify, "cores", lambda: 1)
+    monkeypatch.setattr(gang, "cores", lambda: 1)
     assert verify._most_devices() == 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
