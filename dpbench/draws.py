@@ -44,19 +44,20 @@ def top(scores: Tensor, k: int, rng: torch.Generator) -> Tensor:
         return torch.arange(k)
     values = scores.nan_to_num(nan=float("inf"), posinf=float("inf"), neginf=float("-inf")).numpy()
     threshold = np.partition(values, n - k)[n - k]
-    chosen = values > threshold
-    spare = k - int(np.count_nonzero(chosen))
-    tied = values == threshold
-    if int(np.count_nonzero(tied)) == spare:
-        chosen |= tied
-    else:
-        at = np.flatnonzero(tied)
-        chosen[at[sample(len(at), spare, rng).numpy()]] = True
-    return torch.from_numpy(np.flatnonzero(chosen))
+    chosen = np.flatnonzero(values >= threshold)
+    if len(chosen) > k:
+        above, tied = np.flatnonzero(values > threshold), np.flatnonzero(values == threshold)
+        chosen = np.sort(np.concatenate([above, tied[sample(len(tied), k - len(above), rng).numpy()]]))
+    return torch.from_numpy(chosen)
 
 
 def others(n: int, indices: Tensor) -> Tensor:
     """Return what of range(n) is not among `indices`, sorted: (n - k,) int64."""
     outside = torch.ones(n, dtype=torch.bool)
     outside[indices] = False
-    return outside.nonzero().squeeze(1)
+    return where(outside)
+
+
+def where(mask: Tensor) -> Tensor:
+    """Return the positions at which `mask` (n,) is true, sorted: (k,) int64. NumPy finds them faster than torch."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))

@@ -34,7 +34,7 @@ class EpsilonGreedy(PruningMethod):
         explore = round(self.eps * k)
         best = top(self.mean, k - explore, self.rng)
         rest = others(n, best)
-        return Selection(torch.cat([best, rest[sample(len(rest), explore, self.rng)]]))
+        return Selection(torch.cat([best, rest.index_select(0, sample(len(rest), explore, self.rng))]))
 
     def observe(self, signals: Signals) -> None:
         if signals.epoch != self.epoch:  # each epoch counts once, however often it shows a sample

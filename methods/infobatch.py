@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from dpbench.draws import sample
+from dpbench.draws import sample, where
 from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
@@ -38,9 +38,9 @@ class InfoBatch(PruningMethod):
 
     def select(self, epoch: int) -> Selection:
         n, k = self.task.n, self.task.k
-        seen = self.scores.isfinite()
-        below = self.scores < self.scores[seen].mean()  # false everywhere while nothing was seen
-        pool = below.nonzero().squeeze(1)
+        seen = self.scores.index_select(0, where(self.scores.isfinite()))
+        below = self.scores < seen.mean()  # false everywhere while nothing was seen
+        pool, others = where(below), where(~below)
         m = len(pool)
         if self.control == "exact":
             wanted = k - (n - m)
@@ -52,11 +52,9 @@ class InfoBatch(PruningMethod):
             kept = max(1, int(share * m))
         if m == 0:
             return Selection(torch.arange(n))
-        weights = torch.ones(n)
-        chosen = pool[sample(m, kept, self.rng)]
-        weights[chosen] = m / kept
-        indices = torch.cat([(~below).nonzero().squeeze(1), chosen])
-        return Selection(indices, weights[indices])
+        chosen = pool.index_select(0, sample(m, kept, self.rng))
+        weights = torch.cat([torch.ones(n - m), torch.full((kept,), m / kept)])
+        return Selection(torch.cat([others, chosen]), weights)
 
     def observe(self, signals: Signals) -> None:
         self.scores[signals.indices] = signals["loss"].float()

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpbench.draws import others, top
+from dpbench.draws import others, top, where
 from dpbench.method import PruningMethod, Requires, Selection, Signals, Task, param
 
 
@@ -38,7 +38,7 @@ class Kakurenbo(PruningMethod):
         steps = sum(epoch / self.task.epochs >= edge for edge in (0.3, 0.6, 0.8))
         bound = (1 - 0.2 * steps) * (1 - self.task.keep if self.fraction is None else self.fraction)
         lowest = top(-self.losses, min(round(bound * n), n - 1), self.rng)
-        hidden = lowest[self.sure[lowest]]
+        hidden = lowest.index_select(0, where(self.sure.index_select(0, lowest)))
         kept = others(n, hidden)
         scale = n / len(kept) if self.rate == "hidden" else 1 / (1 - bound)
         return Selection(kept, refresh=hidden, lr_scale=scale)

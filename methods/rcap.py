@@ -33,6 +33,7 @@ class RCAP(PruningMethod):
         self.ceiling = math.log(len(task.labels.unique()))
         self.losses = torch.full((task.n,), self.ceiling, dtype=torch.float64)
         self.last = torch.ones(task.n, dtype=torch.bool)
+        self.by_class = task.labels.argsort(stable=True)
 
     def select(self, epoch: int) -> Selection:
         labels, scores = self.task.labels, self.losses / self.beta
@@ -45,10 +46,8 @@ class RCAP(PruningMethod):
             level = labels.bincount(mass * self.last) / labels.bincount(mass).clamp(min=1)
         budget = self._budgets((level * size / self.task.n).sqrt(), size)
         keys = scores - torch.empty_like(scores).exponential_(generator=self.rng).log()  # Gumbel noise: top = draw
-        order = keys.argsort(descending=True)
-        order = order[labels[order].argsort(stable=True)]  # by class, in each by key
-        place = torch.arange(self.task.n) - (size.cumsum(0) - size)[labels[order]]
-        chosen = order[place < budget[labels[order]]]
+        classes = zip(self.by_class.split(size.tolist()), budget.tolist(), strict=True)
+        chosen = torch.cat([rows[top(keys.index_select(0, rows), count, self.rng)] for rows, count in classes])
         self.last = torch.zeros_like(self.last).index_fill(0, chosen, True)
         return Selection(chosen)
 
