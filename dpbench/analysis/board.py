@@ -15,6 +15,7 @@ from dpbench import __version__, claims, store
 from dpbench.analysis import cached, flips, gallery, outcomes, overlap, verdicts
 from dpbench.analysis import table as tables
 from dpbench.analysis.fairness import Finding, lint
+from dpbench.analysis.flips import Flips
 from dpbench.analysis.gallery import Gallery
 from dpbench.analysis.outcomes import Outcome
 from dpbench.analysis.overlap import Overlap
@@ -37,7 +38,7 @@ QUIET = 0.9  # the share of its time that a run must have had a CPU, lest it cou
 class Board:
     """A grid, its cells and results by hash, who selects the same samples, and the results of controls at cost.
 
-    `flips` are those of each row's test predictions, empty where these were not kept. `data_root` is where the
+    `flips` are those of the rows' test predictions, empty where these were not kept. `data_root` is where the
     datasets' files are, for pictures of samples; checked-in boards bring theirs in `pictures`. Of the `registered`
     files of claims the last one counts. `origins` tells of runs that came with a bundle.
     """
@@ -51,7 +52,7 @@ class Board:
     data_root: Path | None = None
     pictures: Gallery | None = None
     registered: tuple[Registered, ...] = ()
-    flips: dict[Row, float] = field(default_factory=dict)
+    flips: Flips = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     @cached_property

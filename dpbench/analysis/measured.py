@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from dpbench.analysis import moderated, stats, verdicts
+from dpbench.analysis.flips import Flips
 from dpbench.spec import Row, row_of
 from dpbench.training import derived
 from dpbench.training.measures import MEASURES
@@ -21,7 +22,7 @@ class Measured:
     values: dict[Row, pd.Series]
     steps: dict[Row, float]
     trouble: dict[Row, str]
-    spreads: dict[Row, moderated.Spread]
+    spreads: moderated.Spreads
     share: float  # of ALPHA, at one look
 
     def difference(self, row: Row, reference: Row) -> stats.Difference | None:
@@ -29,14 +30,11 @@ class Measured:
         both = (row, reference)
         if any(one in self.trouble or one not in self.values for one in both):
             return None
-        spreads = self.spreads.get(row), self.spreads.get(reference)
-        found = moderated.difference(self.values[row], self.values[reference], self.steps[row], spreads)
+        found = self.spreads.difference(row, reference, self.values[row], self.values[reference], self.steps[row])
         return replace(found, share=self.share)
 
 
-def measure(
-    name: str, results: Iterable[RunResult], flips: Mapping[Row, float] | None = None, looks: Sequence[int] = ()
-) -> Measured:
+def measure(name: str, results: Iterable[RunResult], flips: Flips | None = None, looks: Sequence[int] = ()) -> Measured:
     """Gather a measure from runs; `flips` are those of their test predictions, which tell how an accuracy varies.
 
     Of a grid with `looks` each row has its seeds up to the last one that is whole.

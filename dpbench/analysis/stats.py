@@ -71,15 +71,9 @@ def paired_difference(values: pd.Series, reference: pd.Series, level: float = 0.
     return _difference(mean, x.size, error, x.size - 1, level)
 
 
-def with_spreads(difference: Difference, spreads: Sequence[tuple[float, float]], level: float = 0.95) -> Difference:
-    """The same difference with an error that is told from a better known spread of each of its two rows.
-
-    A spread is a variance over seeds and its degrees of freedom; those of the difference are Welch's. That seeds are
-    paired enters by the mean alone: rows that go up and down together make the error larger than it is.
-    """
-    parts = [variance / difference.n for variance, _ in spreads]
-    freedom = sum(parts) ** 2 / sum(part**2 / d for part, (_, d) in zip(parts, spreads, strict=True))
-    return _difference(difference.mean, difference.n, math.sqrt(sum(parts)), freedom, level)
+def with_spread(difference: Difference, variance: float, freedom: float, level: float = 0.95) -> Difference:
+    """The same difference with an error that is told from a better known variance over seeds."""
+    return _difference(difference.mean, difference.n, math.sqrt(variance / difference.n), freedom, level)
 
 
 def widened(difference: Difference, variance: float, freedom: float, level: float = 0.95) -> Difference:

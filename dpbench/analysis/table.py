@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from dpbench import catalog
 from dpbench.analysis import overlap as overlaps
 from dpbench.analysis import verdicts
+from dpbench.analysis.flips import Flips
 from dpbench.analysis.overlap import Overlap
 from dpbench.analysis.stats import mean_interval, pareto_front
 from dpbench.errors import UsageError
@@ -30,7 +31,7 @@ def table(
     delta: float = 0.5,
     overlap: Overlap | None = None,
     at_cost: dict[str, RunResult] | None = None,
-    flips: Mapping[Row, float] | None = None,
+    flips: Flips | None = None,
     grid: Grid | None = None,
 ) -> pd.DataFrame:
     """One row a dataset, model, method and keep, ranked by mean accuracy within dataset, model and keep.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from dpbench.analysis import moderated, ranks, stats
+from dpbench.analysis.flips import Flips
 from dpbench.experiments import controls
 from dpbench.spec import Row, row_of
 from dpbench.training.results import RunResult, is_finished
@@ -99,7 +100,7 @@ def compared(
     delta: float,
     at_cost: Iterable[RunResult] = (),
     keeps: dict[Row, float] | None = None,
-    flips: Mapping[Row, float] | None = None,
+    flips: Flips | None = None,
     looks: Sequence[int] = (),
 ) -> Compared:
     """Compare each row with its controls, as `table` says."""
@@ -121,9 +122,7 @@ def compared(
             elif row in rows and at in references:
                 step = float(rows[row]["step"].max())
                 names[control, row], used[control, row] = name, at
-                difference = moderated.difference(
-                    rows[row]["accuracy"], references[at]["accuracy"], step, (spreads.get(row), spreads.get(at))
-                )
+                difference = spreads.difference(row, at, rows[row]["accuracy"], references[at]["accuracy"], step)
                 differences[control, row] = replace(difference, share=stats.share(looks))
     return Compared(stats.compare(differences, names, delta), said, used, runs)
 
@@ -144,17 +143,18 @@ def table(
     delta: float,
     at_cost: Iterable[RunResult] = (),
     keeps: dict[Row, float] | None = None,
-    flips: Mapping[Row, float] | None = None,
+    flips: Flips | None = None,
     looks: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Return one line a row of the leaderboard, indexed by ROW: difference to each control, verdicts, rank interval.
 
     `at_cost` are results of random per epoch, as `results`, and `keeps` says at which share of them a row has its
     control at realised cost. Differences are in accuracy points. All comparisons of all rows with all controls are one
-    family, `stats.compare`: at most 5 % of boards carry any false verdict. In a board of 20 rows and more the spread of
-    each over its seeds is drawn towards that of the others, by the `flips` of their test predictions where these are
-    known (`moderated`). A row with seeds that diverged or failed says so in place of its verdicts, and so do those
-    whose control has such. With `looks`, verdicts are read at these numbers of seeds, and each has its part of the 5 %.
+    family, `stats.compare`: at most 5 % of boards carry any false verdict. In a board of 15 rows and more the spread of
+    each difference over its seeds is drawn towards that of the others, by the `flips` of their test predictions where
+    these are known (`moderated`). A row with seeds that diverged or failed says so in place of its verdicts, and so do
+    those whose control has such. With `looks`, verdicts are read at these numbers of seeds, and each has its part of
+    the 5 %.
     """
     results = list(results)
     every = compared(results, delta, at_cost, keeps, flips, looks)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
 
-from dpbench.analysis import moderated, predicted
+from dpbench.analysis import flips, moderated, predicted
+from dpbench.analysis.flips import Flips
 from dpbench.analysis.ranks import rank_bounds
 from dpbench.analysis.stats import (
     ALPHA,
@@ -28,7 +29,6 @@ from dpbench.analysis.stats import (
     holm,
     paired_difference,
     power_table,
-    with_spreads,
 )
 from dpbench.experiments import grid as grids
 from dpbench.spec import Row, row_of
@@ -45,11 +45,18 @@ SETTINGS = {  # means of the controls, of the methods (taken in turn), and how r
     "heavy tails": ([0, 0.5, 1, 0], [0, 0.5, 1], "t"),
 }
 
-SAMPLES = {  # how rows differ, as logarithms: in how much samples move, in what they have in common; share of outliers
-    "steady": (0.0, 0.0, 0.0),
-    "flips tell": (0.5, 0.3, 0.0),
-    "flips tell little": (0.2, 0.8, 0.0),
-    "outliers": (0.3, 0.7, 0.05),
+SAMPLES: dict[str, tuple[float, float, float, Sequence[float]]] = {
+    # how rows differ, as logarithms: in how much samples move, in what they have in common; share of outliers; and how
+    # much of a row's noise is that of its seed in all rows, taken in turn
+    "steady": (0.0, 0.0, 0.0, [0.0]),
+    "flips tell": (0.5, 0.3, 0.0, [0.0]),
+    "flips tell little": (0.2, 0.8, 0.0, [0.0]),
+    "outliers": (0.3, 0.7, 0.05, [0.0]),
+    "flips tell, seeds shared": (0.5, 0.3, 0.0, [0.9]),
+    "flips tell little, seeds shared": (0.2, 0.8, 0.0, [0.9]),
+    "outliers, seeds shared": (0.3, 0.7, 0.05, [0.9]),
+    "flips tell, shared by half": (0.5, 0.3, 0.0, [0.9, 0.0]),
+    "flips tell little, shared by half": (0.2, 0.8, 0.0, [0.9, 0.0]),
 }
 RANKS: dict[
     str, tuple[Sequence[float], Sequence[float], str]
@@ -143,18 +150,25 @@ def rows_of_samples(
 ) -> tuple[NDArray[np.bool_], Floats]:
     """Whether test samples are predicted right (rows, seeds, samples), by rows of one true accuracy, 90 %.
 
-    A sample is right where its margin, moved by training, is above 0. Rows differ in how much that moves it, and in how
-    much of this all samples have in common, which makes the accuracy vary more than flips do. The second is the
-    standard deviation (rows,) of the accuracy by the common part, in points.
+    A sample is right where its margin, moved by training, is above 0. Rows differ in how much that moves it, in how
+    much of this all samples have in common, which makes the accuracy vary more than flips do, and in how much of it
+    one seed does to all rows. The second is the standard deviation (rows,) of the accuracy by the common part, in
+    points.
     """
-    varied, common, outliers = SAMPLES[setting]
+    varied, common, outliers, shared = SAMPLES[setting]
     of_samples, variances, added, slopes = margins(samples)
     moved = np.exp(rng.normal(0, varied, rows))
     share = 0.02 * moved * np.exp(rng.normal(0, common, rows)) * np.where(rng.random(rows) < outliers, 10, 1)
     of_all = np.sqrt(moved * np.minimum(share, 0.2))
     of_each = np.sqrt(moved - of_all**2)
-    noise = of_all[:, None, None] * rng.standard_normal((rows, seeds, 1))
-    noise = noise + of_each[:, None, None] * rng.standard_normal((rows, seeds, samples))
+    of_seed = np.array([shared[i % len(shared)] for i in range(rows)])[:, None, None]
+
+    def drawn(count: int) -> Floats:
+        own, of_all_rows = (rng.standard_normal((among, seeds, count)) for among in (rows, 1))
+        noise: Floats = np.sqrt(1 - of_seed) * own + np.sqrt(of_seed) * of_all_rows
+        return noise
+
+    noise = of_all[:, None, None] * drawn(1) + of_each[:, None, None] * drawn(samples)
     right = of_samples + np.interp(moved, variances, added)[:, None, None] + noise > 0
     return right, np.interp(moved, variances, slopes) * of_all
 
@@ -163,76 +177,79 @@ def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> st
     """Boards of rows with one control, drawn sample by sample: any false verdict, and the share of gaps found.
 
     A gap is four standard deviations of a run of the typical row. By the paired t test, by variances drawn towards a
-    line of the binomial variance, and by those drawn towards a line of flips.
+    curve of binomial variances, and by those drawn towards a curve of flips.
     """
     lines = {}
     for setting, seeds in itertools.product(SAMPLES, (MIN_SEEDS, 5)):
         rng, told = np.random.default_rng(0), np.zeros(6)
         for _ in range(boards):
             right, spreads = rows_of_samples(rng, setting, rows + 1, seeds, samples)
-            each, flips, paired = of_rows(right)
-            kinds = [paired, *(by_spreads(paired, moderated.spreads(each, given)) for given in (None, flips))]
-            gap = 4 * float(np.median(np.hypot(spreads, 100 * np.sqrt(np.array(list(flips.values()))) / samples)))
-            for at, kind in enumerate(kinds):
+            each, known = of_rows(right)
+            own = [math.sqrt(flips) / samples for (a, b), flips in known.items() if a == b]
+            gap = 4 * float(np.median(np.hypot(spreads, 100 * np.array(own))))
+            for at, kind in enumerate(kinds(each, known, 0)):
                 said = compare(dict(enumerate(kind)))["verdict"].str.startswith(("better", "worse"))
                 moved = {i: replace(one, mean=one.mean + gap) for i, one in enumerate(kind)}
                 told[[at, 3 + at]] += said.any(), compare(moved)["verdict"].str.startswith("better").mean()
         lines[f"{setting}, {seeds} seeds"] = told / boards
-    columns = [f"{what}, {kind}" for what in ("false", "found") for kind in ("paired t", "moderated", "by flips")]
-    return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "boards", ".3f")
+    return _markdown(pd.DataFrame.from_dict(lines, "index", columns=COLUMNS), "boards", ".3f")
 
 
-def of_rows(
-    right: Iterable[NDArray[np.bool_]],
-) -> tuple[dict[int, pd.DataFrame], dict[int, float], list[Difference]]:
-    """The accuracies and flips of rows, (seeds, samples) each, and the paired difference of each to the first one."""
-    rows = dict(enumerate(right))
-    step = 100 / rows[0].shape[1]
-    each = {i: pd.DataFrame({"accuracy": 100 * row.mean(axis=1), "step": step}) for i, row in rows.items()}
-    flips = {i: float(row.var(axis=0, ddof=1).sum()) for i, row in rows.items()}
-    first, *others = (one["accuracy"] for one in each.values())
-    return each, flips, [paired_difference(one, first, step=step) for one in others]
+COLUMNS = [f"{what}, {kind}" for what in ("false", "found") for kind in ("paired t", "moderated", "by flips")]
 
 
-def by_spreads(paired: Iterable[Difference], known: dict[int, moderated.Spread]) -> list[Difference]:
-    """The differences of rows 1, 2, ... to row 0 with the errors that their spreads tell."""
-    return [with_spreads(one, [known[i], known[0]]) for i, one in enumerate(paired, 1)]
+def of_rows(right: Iterable[NDArray[np.bool_]]) -> tuple[dict[Row, pd.DataFrame], Flips]:
+    """The accuracies by seed and the flips of rows, (seeds, samples) each."""
+    named = {("", "", f"{i:03}", 1.0): row.astype(np.int8) for i, row in enumerate(right)}
+    step = 100 / len(next(iter(named.values()))[0])
+    each = {key: pd.DataFrame({"accuracy": step * row.sum(axis=1), "step": step}) for key, row in named.items()}
+    return each, flips.of_rows({key: dict(enumerate(row)) for key, row in named.items()})
 
 
-def trained(grid: str, boards: int = 300, rows: int = 40) -> str:
-    """The same of a grid's runs in this home, which have more seeds than a board: their rows cut into disjoint seeds.
+def kinds(each: dict[Row, pd.DataFrame], known: Flips, control: int) -> list[list[Difference]]:
+    """The differences of all other rows to one: with their own errors, moderated, and moderated by flips."""
+    reference = list(each)[control]
+    step = each[reference]["step"][0]
+    return [
+        [
+            given.difference(row, reference, runs["accuracy"], each[reference]["accuracy"], step)
+            for row, runs in each.items()
+            if row != reference
+        ]
+        for given in (moderated.Spreads(), moderated.spreads(each), moderated.spreads(each, known))
+    ]
 
-    The mean over all seeds of a row is taken as true. A row of a board and its control share no seed, so that Welch's
-    test stands in the place of the paired one. A gap is one point and more.
+
+def trained(grid: str, boards: int = 300) -> str:
+    """The same of a grid's runs in this home, which have more seeds than a board: boards of some of these seeds.
+
+    The mean over all seeds of a row is taken as true. One row, drawn anew for each board, is the control. A gap is one
+    of half a point and more.
     """
-    runs: dict[Row, list[Floats]] = {}
+    runs: dict[Row, dict[int, NDArray[np.bool_]]] = {}
     for key in grids.read_manifest(grid).cells:
         if (result := read_result(key)) is not None and (told := read_predictions(result)) is not None:
-            runs.setdefault(row_of(result["spec"]), []).append(told.correct)
-    right = [np.stack(of_row) for of_row in runs.values()]
+            runs.setdefault(row_of(result["spec"]), {})[result["spec"]["seed"]] = told.correct
+    all_seeds = set().union(*runs.values())
+    right = np.stack(
+        [[of_row[seed] for seed in sorted(of_row)] for of_row in runs.values() if set(of_row) == all_seeds]
+    )
+    means = 100 * right.mean(axis=(1, 2))
     lines = {}
     for seeds in (MIN_SEEDS, 5):
         rng, false, found, gaps = np.random.default_rng(0), np.zeros(3), np.zeros(3), 0
         for _ in range(boards):
-            mixed = [(100 * of_row.mean(), of_row[rng.permutation(len(of_row))]) for of_row in right]
-            parts = [
-                (mean, of_row[at : at + seeds])
-                for mean, of_row in mixed
-                for at in range(0, len(of_row) - seeds + 1, seeds)
-            ]
-            drawn = [parts[i] for i in rng.permutation(len(parts))[: rows + 1]]
-            each, flips, paired = of_rows([row for _, row in drawn])
-            alone = {i: (max(one["accuracy"].var(), one["step"][0] ** 2 / 12), seeds - 1.0) for i, one in each.items()}
-            true = np.array([mean for mean, _ in drawn[1:]]) - drawn[0][0]
-            gaps += int((true >= 1).sum())
-            for at, known in enumerate((alone, moderated.spreads(each), moderated.spreads(each, flips))):
-                said = compare(dict(enumerate(by_spreads(paired, known))))["verdict"]
+            control = int(rng.integers(len(right)))
+            true = np.delete(means, control) - means[control]
+            gaps += int((np.abs(true) >= 0.5).sum())
+            drawn = right[:, rng.permutation(right.shape[1])[:seeds]]
+            for at, kind in enumerate(kinds(*of_rows(drawn), control)):
+                said = compare(dict(enumerate(kind)))["verdict"]
                 better, worse = (said.str.startswith(word).to_numpy() for word in ("better", "worse"))
                 false[at] += ((better & (true <= 0)) | (worse & (true >= 0))).any()
-                found[at] += (better & (true >= 1)).sum()
+                found[at] += ((better & (true >= 0.5)) | (worse & (true <= -0.5))).sum()
         lines[f"{grid}, {seeds} seeds"] = np.concatenate([false / boards, found / max(gaps, 1)])
-    columns = [f"{what}, {kind}" for what in ("false", "found") for kind in ("Welch's t", "moderated", "by flips")]
-    return _markdown(pd.DataFrame.from_dict(lines, "index", columns=columns), "boards", ".3f")
+    return _markdown(pd.DataFrame.from_dict(lines, "index", columns=COLUMNS), "boards", ".3f")
 
 
 def new_samples(pairs: int = 2000, samples: int = 500) -> str:
