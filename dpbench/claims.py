@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
-from dpbench import places, plain_yaml
+from dpbench import places, plain_yaml, tuned
 from dpbench.errors import UsageError
 from dpbench.grid_file import explained
 from dpbench.spec import Grid, canonical
@@ -117,20 +117,29 @@ def merged(ours: Iterable[Registered], theirs: Iterable[Registered]) -> tuple[Re
 
 
 def of_file(grid: str) -> str | None:
-    """The text of the claims beside a built-in grid, or beside a grid's file; None if there are none."""
-    own = grid.endswith((".yaml", ".yml"))
-    file = Path(grid) if own else places.LEADERBOARDS / f"{grid}.yaml"
-    path = file.with_suffix(".claims.yaml")
-    return plain_yaml.read(path) if path.exists() else None
+    """The text of the claims beside a built-in grid, or beside a grid's file; None if there are none.
+
+    What is claimed of a built-in grid is claimed of its tuned track, too.
+    """
+    path = _beside(grid)
+    return plain_yaml.read(path) if path else None
 
 
 def read(name: str, grid: Grid) -> str | None:
     """The text of the claims beside a grid, checked against it; UsageError in one line for each fault."""
-    text = of_file(name)
-    if text is not None:
-        where = f"{name.removesuffix('.yaml').removesuffix('.yml')}.claims.yaml"
-        _check(parse(text, where), where, grid)
+    path = _beside(name)
+    if path is None:
+        return None
+    text = plain_yaml.read(path)
+    _check(parse(text, path.name), path.name, grid)
     return text
+
+
+def _beside(grid: str) -> Path | None:
+    own = grid.endswith((".yaml", ".yml"))
+    files = [Path(grid)] if own else [places.LEADERBOARDS / f"{name}.yaml" for name in (grid, tuned.base(grid)) if name]
+    beside = [file.with_suffix(".claims.yaml") for file in files]
+    return next((path for path in beside if path.exists()), None)
 
 
 def parse(text: str, where: str) -> list[Claim]:

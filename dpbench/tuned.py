@@ -10,6 +10,12 @@ from pydantic import Field
 from dpbench.recipe import Strict
 
 FIXED = "fixed recipe"
+SUFFIX = "_tuned"  # of the name of a grid's tuned track
+
+
+def base(name: str) -> str | None:
+    """The name of the grid whose tuned track a grid is by its name; None for others."""
+    return name.removesuffix(SUFFIX) if name.endswith(SUFFIX) else None
 
 
 class Tuned(Strict):

@@ -108,3 +108,20 @@ def test_a_manifest_keeps_the_claims_of_the_command_that_first_had_them(home: Pa
     [seen] = grids.write_manifest(grid, cells, CLAIM).claims
     assert grids.write_manifest(grid, cells, CLAIM).claims == (seen,) == grids.read_manifest("quick").claims
     assert [one.text for one in grids.write_manifest(grid, cells, "other").claims] == [CLAIM, "other"]
+
+
+def test_claims_of_a_tuned_grid_have_the_date_of_the_grid_whose_runs_it_shares(home: Path) -> None:
+    grid = load_grid("quick")
+    tuned, cells = grid.model_copy(update={"name": "quick_tuned"}), {"0" * 16: grid.runs()[0]}
+    [alone] = grids.write_manifest(tuned, cells, CLAIM).claims
+    [first] = grids.write_manifest(grid, cells, CLAIM).claims
+    manifest = grids.read_manifest("quick")
+    manifest._replace(claims=(first.model_copy(update={"date": alone.date - 5}),)).save()
+    [now] = grids.write_manifest(tuned, cells, CLAIM).claims
+    assert now.date == alone.date - 5
+    assert grids.read_manifest("quick").claims[0].date == alone.date - 5, "which is left as it is"
+
+
+def test_a_built_in_tuned_grid_has_the_claims_of_its_grid() -> None:
+    assert claims.of_file("quick_tuned") == claims.of_file("quick") is not None
+    assert claims.of_file("figure4") is None

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
-from dpbench import catalog, store
-from dpbench.claims import Registered, register
+from dpbench import catalog, store, tuned
+from dpbench.claims import Registered, merged, register
 from dpbench.errors import RunFailed, UsageError
 from dpbench.experiments import controls, gang
 from dpbench.experiments.executors import AT_ONCE, Executor, Worker, run_all
@@ -63,11 +63,13 @@ def manifest_path(name: str) -> Path:
 def write_manifest(grid: Grid, cells: dict[str, RunSpec], claims: str | None = None) -> Manifest:
     """List the grid's cells by hash, register the text of its claims, and return the manifest with all of them.
 
+    A tuned grid has the claims of the grid that it is the tuned track of, since their date: the two share runs.
     Cells of earlier commands stay in the grid (methods that were added, other seeds) while recipe, data and what tuning
     found are the same and no new cell takes their place, as one with a changed source does.
     """
     specs = set(cells.values())
     data = {spec.dataset: spec.data for spec in specs}
+    fixed = find_manifest(name) if (name := tuned.base(grid.name)) else None
 
     def listed(old: Manifest | None) -> Manifest:
         before, beside = (old.cells, old.controls) if old and old.grid.tuned == grid.tuned else ({}, {})
@@ -75,7 +77,8 @@ def write_manifest(grid: Grid, cells: dict[str, RunSpec], claims: str | None = N
         kept = {key: spec for key, spec in before.items() if spec not in specs and _fits(spec, grid, data)}
         controls_ = {key: spec for key, spec in beside.items() if _fits(spec, grid, data, recipes)}
         settled = grid.looked_at_as(old.grid if old else None)
-        return Manifest(settled, cells | kept, controls_, register(old.claims if old else (), claims, time.time()))
+        known = merged(old.claims if old else (), fixed.claims if fixed else ())
+        return Manifest(settled, cells | kept, controls_, register(known, claims, time.time()))
 
     return _change(grid.name, find_manifest, listed)
 

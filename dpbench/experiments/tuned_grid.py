@@ -16,12 +16,12 @@ from dpbench.experiments.plan import Plan
 from dpbench.experiments.trials import counted, spent
 from dpbench.grid_file import change_grid
 from dpbench.spec import Grid, RunSpec, canonical
-from dpbench.tuned import Tuned
+from dpbench.tuned import SUFFIX, Tuned
 
 
 def name(grid: Grid) -> str:
     """The name of the tuned grid."""
-    return f"{grid.name}_tuned"
+    return f"{grid.name}{SUFFIX}"
 
 
 def path(grid: Grid) -> Path:

@@ -15,6 +15,7 @@ from dpbench.reports import columns
 from dpbench.reports.answers import many
 from dpbench.reports.columns import difference, pipes, random_control
 from dpbench.spec import row_of
+from dpbench.tuned import SUFFIX
 
 GRIDS = ("quick", "fashion_mnist", "tables", "texts")  # one dataset each, on both tracks
 RANDOM = "uniform_epoch"
@@ -50,7 +51,7 @@ class Rows:
 
 def paragraphs(keep: str) -> list[str]:
     """What to do at a keep, how it looks without tuning, what not to do, and a table; from the stored boards."""
-    tuned, fixed = _stored(f"{grid}_tuned" for grid in GRIDS), _stored(GRIDS)
+    tuned, fixed = _stored(f"{grid}{SUFFIX}" for grid in GRIDS), _stored(GRIDS)
     return told(tuned, fixed, float(keep))
 
 
@@ -75,13 +76,18 @@ def told(tuned: Iterable[Board], fixed: Iterable[Board], keep: float) -> list[st
 
 
 def advised(rows: dict[str, Rows]) -> Rows:
-    """The method that most often beats random per epoch at its own cost and nowhere loses to it; else the latter.
+    """Of random per epoch and of what nowhere loses to it at its own cost the one that beats it most often.
 
-    Of equal ones it is the one whose worst difference to full training is the smallest.
+    Of equal ones it is the one that is most often equivalent to full training; then random per epoch, if it is among
+    them, else the one whose worst difference to full training is the smallest.
     """
-    winning = [one for one in _methods(rows) if one.to_random("better") and not one.to_random("worse")]
-    best = max(winning, key=lambda one: (one.to_random("better"), one.span("difference_full")), default=None)
-    return best or rows[RANDOM]
+    known = [one for one in (*_methods(rows), rows[RANDOM]) if one.span("difference_full")]
+
+    def merits(one: Rows) -> tuple[int, int, bool, list[float]]:
+        equal = one.to_full(EQUIVALENT[True])
+        return one.to_random("better"), equal, one.method == RANDOM, one.span("difference_full")
+
+    return max((one for one in known if not one.to_random("worse")), key=merits)
 
 
 def _rows(found: Iterable[Board], keep: float) -> dict[str, Rows]:
@@ -102,23 +108,24 @@ def _methods(rows: dict[str, Rows]) -> list[Rows]:
 def _advice(chosen: Rows, rows: dict[str, Rows]) -> str:
     if chosen.method == RANDOM:
         said = (
-            f"Use random per epoch, `{RANDOM}`: no method is better than it at equal cost somewhere and worse nowhere."
+            f"Use random per epoch, `{RANDOM}`: of the methods that are nowhere worse than it at equal cost, none is "
+            "better anywhere, or equivalent to full training on more datasets."
         )
     else:
         said = f"Use `{chosen.method}`: tuned, it is {_against_random(chosen)}."
-    equal, worse = chosen.to_full(EQUIVALENT[True]), chosen.to_full("worse")
-    said += (
-        f" {_loses(chosen)}: {EQUIVALENT[True]} within the grid's margin on {equal} of {chosen.datasets}, worse on "
-        f"{worse}. It costs {_span(chosen, 'cost_with_proxy', '.2f')} of full training."
-    )
-    if chosen.method != RANDOM and RANDOM in rows:
+    said += f" {_to_full(chosen)} It costs {_span(chosen, 'cost_with_proxy', '.2f')} of full training."
+    if chosen.method != RANDOM:
         cost = _span(rows[RANDOM], "cost_with_proxy", ".2f")
-        said += f" Random per epoch costs {cost} at this keep. {_loses(rows[RANDOM])}."
+        said += f" Random per epoch costs {cost} at this keep. {_to_full(rows[RANDOM])}"
     return said
 
 
-def _loses(one: Rows) -> str:
-    return f"From full training it differs by {_span(one, 'difference_full', '+.2f')} points"
+def _to_full(one: Rows) -> str:
+    equal, worse = one.to_full(EQUIVALENT[True]), one.to_full("worse")
+    return (
+        f"From full training it differs by {_span(one, 'difference_full', '+.2f')} points: {EQUIVALENT[True]} within "
+        f"the grid's margin on {equal} of {one.datasets}, worse on {worse}."
+    )
 
 
 def _against_random(one: Rows) -> str:

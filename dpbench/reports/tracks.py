@@ -11,15 +11,17 @@ from dpbench.analysis.stats import WORDS
 from dpbench.analysis.table import Line, broken, records
 from dpbench.reports.columns import BY_NAME, pipes, word
 from dpbench.spec import row_of
+from dpbench.tuned import SUFFIX
 
 Pair = tuple[Line, Line]
 
 
 def paragraphs(name: str) -> list[str]:
     """The checked-in board of a grid beside that of its tuned track; one line where that is not stored."""
-    if not boards.packed(f"{name}_tuned").is_file():
-        return [f"The results of `{name}_tuned` are not stored; `dpbench tune --grid {name} --all` makes them."]
-    return told(boards.load_checked_in(name), boards.load_checked_in(f"{name}_tuned"))
+    of_tuned = f"{name}{SUFFIX}"
+    if not boards.packed(of_tuned).is_file():
+        return [f"The results of `{of_tuned}` are not stored; `dpbench tune --grid {name} --all` makes them."]
+    return told(boards.load_checked_in(name), boards.load_checked_in(of_tuned))
 
 
 def told(fixed: Board, tuned: Board) -> list[str]:

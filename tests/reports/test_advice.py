@@ -35,7 +35,8 @@ def test_advised_is_what_wins_somewhere_and_loses_nowhere() -> None:
         "Use `orderdp`: tuned, it is better than random per epoch at its own cost on 2 of 2 datasets and worse on none."
         " From full training it differs by -3.00 to +0.00 points: equivalent within the grid's margin on 1 of 2 "
         "datasets, worse on 1. It costs 0.30 of full training. Random per epoch costs 0.30 at this keep. "
-        "From full training it differs by -5.00 points."
+        "From full training it differs by -5.00 points: equivalent within the grid's margin on 0 of 2 datasets, "
+        "worse on 2."
     )
     assert "At the recipe's own rate it is better than random per epoch at its own cost on 1 of 1 dataset" in said
     assert said.endswith(
@@ -54,8 +55,21 @@ def test_of_as_many_wins_the_smaller_loss_decides() -> None:
 
 def test_random_is_advised_where_nothing_beats_it() -> None:
     said, _ = advice.told([board("digits", uniform_epoch=0.90, orderdp=0.90, infobatch=0.85)], [], 0.3)
-    assert said.startswith("Use random per epoch, `uniform_epoch`: no method is better than it")
+    assert said.startswith("Use random per epoch, `uniform_epoch`: of the methods that are nowhere worse than it")
     assert "`infobatch` (1 of 1 dataset)" in said
+
+
+def test_where_nothing_beats_random_what_is_more_often_equivalent_to_full_is_advised() -> None:
+    rows = {("full", 1.0): around(0.95), ("uniform_epoch", 0.3): around(0.949, 0.4)}
+    rows |= {("orderdp", 0.3): around(0.9495, 0.04), ("infobatch", 0.3): around(0.949, 0.04)}
+    said, _ = advice.told([make(rows)], [], 0.3)
+    assert said.startswith(
+        "Use `orderdp`: tuned, it is better than random per epoch at its own cost on none of 1 dataset"
+    )
+    assert "equivalent within the grid's margin on 1 of 1 dataset, worse on 0. It costs 0.30" in said
+    rows[("uniform_epoch", 0.3)] = around(0.949, 0.04)
+    said, _ = advice.told([make(rows)], [], 0.3)
+    assert said.startswith("Use random per epoch"), "it is equivalent, too"
 
 
 def test_what_has_diverged_counts_for_nothing() -> None:
