@@ -51,7 +51,9 @@ def follow(device: torch.device, threads: int, data_root: Path | None) -> None:
         text = meeting.heard(meeting.place(), f"told {number}")
         if not text:
             return
-        _outcome(lambda spec: runner.run(spec, device, data_root), RunSpec.model_validate_json(text))
+        spec = RunSpec.model_validate_json(text)
+        spec.identity  # noqa: B018  a rank that lacks a source leaves at once, which ends all; the others would wait
+        _outcome(lambda spec: runner.run(spec, device, data_root), spec)
         _go_on()
 
 

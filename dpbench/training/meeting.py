@@ -7,10 +7,12 @@ import os
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -72,12 +74,16 @@ class Meeting:
         """Be connected in the block; where a rank leaves it by an error, that ends it in all, with its reason."""
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         own = {"store": dist.PrefixStore("group", self.store), "rank": self.rank, "world_size": self.size}
+        mark = store.run_folder(spec.hash) / f"rank0-{uuid.uuid4().hex}"  # a name that no home has yet
         try:
-            self.store.set(f"here {self.rank}", "")
-            for rank in range(self.size):  # in connecting, nobody would hear that they are told to stop
-                self.talk(heard, self.store, f"here {rank}")
+            if self.rank == 0:
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                mark.touch()
+            self.store.set(f"here {self.rank}", mark.name)
+            # in connecting, nobody would hear that they are told to stop
+            marks = [self.talk(heard, self.store, f"here {rank}") for rank in range(self.size)]
             self.talk(dist.init_process_group, backend, timeout=PATIENCE, **own)
-            self._compare(spec)
+            self._compare(spec, mark.with_name(marks[0]))
             yield
             self.talk(dist.barrier)  # nobody closes a connection that another still reads from
         except Lost:
@@ -101,14 +107,15 @@ class Meeting:
         except RuntimeError as error:
             raise Lost(one_line(error, 200)) from error
 
-    def _compare(self, spec: RunSpec) -> None:
-        """Refuse ranks of other code, or without the first rank's home."""
-        identity, folder = spec.identity, store.run_folder(spec.hash)
+    def _compare(self, spec: RunSpec, mark: Path) -> None:
+        """Refuse ranks of other code, or without the first rank's home, in which it has left a mark."""
+        identity = spec.identity
         own: dict[str, Any] = {f"the source of {name}": digest for name, digest in identity["sources"].items()}
         own |= {"dpbench": dpbench.__version__, "protocol": identity["protocol"], "torch": torch.__version__}
-        own |= {"the run": identity["spec"], f"$DPBENCH_HOME (is {folder} shared?)": (folder / "lock").exists()}
+        own |= {"the run": identity["spec"], f"$DPBENCH_HOME (is {mark.parent} shared?)": mark.exists()}
         everyone: list[dict[str, Any]] = [{}] * self.size
         self.talk(dist.all_gather_object, everyone, own)
+        mark.unlink(missing_ok=True)
         for rank, theirs in enumerate(everyone):
             for what in everyone[0] | theirs:
                 if theirs.get(what) != everyone[0].get(what):

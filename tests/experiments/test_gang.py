@@ -101,7 +101,10 @@ def test_ranks_that_die_fail_or_differ(plug: Path, spec: Spec, tmp_path: Path, f
     (tmp_path / "quiet" / "killed").touch()
     killed, quiet = work("killed", "loud"), work("killed", "quiet")
     raises, strays, other = work("raises", "loud"), work("strays", "loud"), work("none", "loud", 1)
-    jobs = [killed, killed, quiet, raises, strays, other, apart := work("none", "loud", None, True)]
+    apart = work("none", "loud", None, True)
+    (before := tmp_path / "loud" / "1" / "runs" / apart.spec.hash).mkdir(parents=True)
+    (before / "lock").touch()  # the other home knows of the run, too
+    jobs = [killed, killed, quiet, raises, strays, other, apart]
     found = [outcome for _, outcome in gang.run_together(2, carry_out, jobs, workers=1)]
 
     assert str(found[0]).startswith("rank 1 of 2: the worker process died: it was killed by SIGKILL")
@@ -113,6 +116,7 @@ def test_ranks_that_die_fail_or_differ(plug: Path, spec: Spec, tmp_path: Path, f
     assert found[2][1] == [0, 1, 2, 3]
     assert numbers(found[1][0]) == numbers(found[2][0])
 
+    assert not list(tmp_path.rglob("rank0-*"))
     reasons = [result["reason"] for result, _ in found[3:]]
     assert reasons[0].startswith("rank 1 of 2: Trouble.select(epoch=2) raised MemoryError: too much")
     assert reasons[1].startswith("the samples of epoch 2 are others on rank 1 than on rank 0")

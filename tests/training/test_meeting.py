@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from dpbench.errors import RunFailed, UsageError
+from dpbench.experiments import launched
+from dpbench.spec import RunSpec
 from dpbench.training import meeting
 from dpbench.training.meeting import Meeting
 from dpbench.training.ranks import Together
@@ -73,6 +79,22 @@ def test_a_store_that_is_gone_ends_the_waiting() -> None:
     del server
     with pytest.raises(RunFailed, match="the ranks have lost touch with each other: "):
         meeting.heard(client, "told 0")
+
+
+def test_a_rank_that_lacks_a_source_leaves_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spec: Callable[..., RunSpec]
+) -> None:
+    told = dist.HashStore()
+    plug = tmp_path / "mine.py"
+    plug.write_text("from dpbench.methods.uniform import Uniform\n\n\nclass Mine(Uniform):\n    pass\n")
+    text = spec(str(plug)).model_dump_json()
+    plug.unlink()
+    monkeypatch.setattr(meeting, "place", lambda: told)
+    monkeypatch.setattr(launched, "_told", itertools.count())
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    told.set("told 0", text)
+    with pytest.raises(FileNotFoundError, match=r"mine\.py"):
+        launched.follow(torch.device("cpu"), 1, None)
 
 
 def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
