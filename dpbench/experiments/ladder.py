@@ -69,9 +69,12 @@ def dearest(study: optuna.Study) -> float:
 
 
 def best(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, of equal ones that of the middle rate, which is far from those that are worse.
+    """The best trial; of equal ones that of the middle rate, which is far from those that are worse.
 
-    It is judged when asked, by all of the first trials, whichever of them had ended when a trial told Optuna its value.
+    Where trials of the ladder are within one standard error of the best, it is one of them (the rule of Breiman et al.
+    1984, Classification and regression trees): what the validation samples do not tell apart is chosen by chance, and a
+    rate that is chosen so may be one at which other seeds diverge. It is judged when asked, by all of the first trials,
+    whichever of them had ended when a trial told Optuna its value.
     With two objectives it is the Pareto front, most accurate first. Empty if no trial is complete.
     """
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
@@ -81,9 +84,18 @@ def best(study: optuna.Study) -> list[FrozenTrial]:
         return sorted(study.best_trials, key=lambda t: (-t.values[0], t.number))
     most = dearest(study)
     values = [0.0 if is_dear(t.user_attrs, most) else accuracy(t) for t in done]
-    equal = [t for t, value in zip(done, values, strict=True) if value == max(values)]
+    judged = list(zip(done, values, strict=True))
+    equal = [t for t, value in judged if value == max(values)]
+    near = max(values) - _error(equal[0], max(values))
+    equal = [t for t, value in judged if value >= near and RATE in t.user_attrs.get(AT_DEFAULT, ())] or equal
     equal.sort(key=lambda t: (t.user_attrs["recipe"].get("lr", 0), -t.number))
     return [equal[(len(equal) - 1) // 2]]
+
+
+def _error(trial: FrozenTrial, value: float) -> float:
+    """The standard error of a trial's accuracy, by its validation samples, which all seeds share."""
+    samples = trial.user_attrs.get("samples_validation")
+    return math.sqrt(value * (1 - value) / samples) if samples else 0.0
 
 
 def is_dear(attributes: Mapping[str, Any], most: float) -> bool:
