@@ -55,6 +55,14 @@ def test_nobody_reaches_full() -> None:
     assert headline({}) == "At keep 0.3, no method is compared with full training."
 
 
+def test_what_is_shown_to_reach_full_comes_before_what_is_cheaper() -> None:
+    rows = {("a", 0.3): around(0.949, noise=1.0), ("orderdp", 0.3): around(0.949)}
+    metrics = {"a": costing(0.2), "orderdp": costing(0.4)}
+    assert "`orderdp` is equivalent to full" in headline(rows, metrics=metrics)
+    rows["orderdp", 0.3] = around(0.949, noise=1.0)
+    assert "`a` is within 0.5 points of full on average" in headline(rows, metrics=metrics)
+
+
 def test_a_row_with_diverged_seeds_is_no_headline() -> None:
     rows = {("a", 0.3): [*around(0.99, seeds=4), ("diverged", "NaN")], ("orderdp", 0.3): around(0.949)}
     assert "`orderdp` is equivalent" in headline(rows)
