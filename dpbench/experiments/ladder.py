@@ -68,13 +68,14 @@ def dearest(study: optuna.Study) -> float:
     return max(costs) + DEARER if costs else math.inf
 
 
-def best(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial; of equal ones that of the middle rate, which is far from those that are worse.
+def best(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
+    """The best trial, of equal ones the first.
 
-    Where trials of the ladder are within one standard error of the best, it is one of them (the rule of Breiman et al.
-    1984, Classification and regression trees): what the validation samples do not tell apart is chosen by chance, and a
-    rate that is chosen so may be one at which other seeds diverge. It is judged when asked, by all of the first trials,
-    whichever of them had ended when a trial told Optuna its value.
+    Where trials of the ladder are within one standard error of the best, it is one of them, that at the recipe's own
+    rate or at the nearest rung, of two the lower, and the parameters are left at their defaults (after the rule of
+    Breiman et al. 1984, Classification and regression trees). What the validation samples do not tell apart would be
+    chosen by chance, and a rate that is chosen so may be one at which other seeds diverge. It is judged when asked, by
+    all of the first trials, whichever of them had ended when a trial told Optuna its value.
     With two objectives it is the Pareto front, most accurate first. Empty if no trial is complete.
     """
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
@@ -87,9 +88,10 @@ def best(study: optuna.Study) -> list[FrozenTrial]:
     judged = list(zip(done, values, strict=True))
     equal = [t for t, value in judged if value == max(values)]
     near = max(values) - _error(equal[0], max(values))
-    equal = [t for t, value in judged if value >= near and RATE in t.user_attrs.get(AT_DEFAULT, ())] or equal
-    equal.sort(key=lambda t: (t.user_attrs["recipe"].get("lr", 0), -t.number))
-    return [equal[(len(equal) - 1) // 2]]
+    if first := [t for t, value in judged if value >= near and RATE in t.user_attrs.get(AT_DEFAULT, ())]:
+        own = plan.default[RATE]
+        return [min(first, key=lambda t: (round(2 * abs(math.log10(t.params[RATE] / own))), t.params[RATE]))]
+    return equal[:1]
 
 
 def _error(trial: FrozenTrial, value: float) -> float:
