@@ -95,9 +95,15 @@ def best(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
 
 
 def _error(trial: FrozenTrial, value: float) -> float:
-    """The standard error of a trial's accuracy, by its validation samples, which all seeds share."""
+    """The standard error of a trial's accuracy, by its validation samples, which all seeds share.
+
+    It is that of Laplace's estimate, lest a trial without a mistake has none.
+    """
     samples = trial.user_attrs.get("samples_validation")
-    return math.sqrt(value * (1 - value) / samples) if samples else 0.0
+    if not samples:
+        return 0.0
+    likely = (value * samples + 1) / (samples + 2)
+    return math.sqrt(likely * (1 - likely) / samples)
 
 
 def is_dear(attributes: Mapping[str, Any], most: float) -> bool:

@@ -152,6 +152,14 @@ def test_what_validation_samples_do_not_tell_apart_is_equal(samples: int | None,
     assert ladder.best(made, plan())[0].user_attrs["recipe"] == {"lr": rate}
 
 
+def test_a_trial_without_a_mistake_may_be_no_better_than_one_with_one() -> None:
+    told = {0.1: 1 - 1 / 270, 0.03: 1.0, 0.3: 0.97}  # two seeds of 135 samples: one sample at one of them
+    made = trials(
+        ({"recipe": {"lr": lr}, AT_DEFAULT: [RATE], "samples_validation": 135}, value) for lr, value in told.items()
+    )
+    assert ladder.best(made, plan())[0].user_attrs["recipe"] == {"lr": 0.1}
+
+
 def test_the_nearest_rate_is_taken_where_the_recipe_s_is_worse() -> None:
     for told, rate in (({0.1: 0.5, 0.03: 0.93, 0.3: 0.94, 0.01: 0.935}, 0.03), ({0.1: 0.5, 1.0: 0.93, 0.3: 0.94}, 0.3)):
         made = trials(
