@@ -68,14 +68,12 @@ def dearest(study: optuna.Study) -> float:
     return max(costs) + DEARER if costs else math.inf
 
 
-def best(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
-    """The best trial, of equal ones the first.
+def best(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial, of equal ones that of the middle rate, which is far from those that are worse.
 
-    Where trials of the ladder are within one standard error of the best, it is one of them, that at the recipe's own
-    rate or at the nearest rung, of two the lower, and the parameters are left at their defaults (after the rule of
-    Breiman et al. 1984, Classification and regression trees). What the validation samples do not tell apart would be
-    chosen by chance, and a rate that is chosen so may be one at which other seeds diverge. It is judged when asked, by
-    all of the first trials, whichever of them had ended when a trial told Optuna its value.
+    One at the edge, as high as the highest rung below one that diverged or higher, is only taken where no trial below
+    the edge is within a point of it: with other seeds it may diverge, too. It is judged when asked, by all of the first
+    trials, whichever of them had ended when a trial told Optuna its value.
     With two objectives it is the Pareto front, most accurate first. Empty if no trial is complete.
     """
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
@@ -86,24 +84,23 @@ def best(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
     most = dearest(study)
     values = [0.0 if is_dear(t.user_attrs, most) else accuracy(t) for t in done]
     judged = list(zip(done, values, strict=True))
-    equal = [t for t, value in judged if value == max(values)]
-    near = max(values) - _error(equal[0], max(values))
-    if first := [t for t, value in judged if value >= near and RATE in t.user_attrs.get(AT_DEFAULT, ())]:
-        own = plan.default[RATE]
-        return [min(first, key=lambda t: (round(2 * abs(math.log10(t.params[RATE] / own))), t.params[RATE]))]
-    return equal[:1]
+    stable = [(t, value) for t, value in judged if _rate(t) < edge(study) and value >= max(values) - WITHIN]
+    judged = stable or judged
+    most_accurate = max(value for _, value in judged)
+    equal = sorted((t for t, value in judged if value == most_accurate), key=lambda t: (_rate(t), -t.number))
+    return [equal[(len(equal) - 1) // 2]]
 
 
-def _error(trial: FrozenTrial, value: float) -> float:
-    """The standard error of a trial's accuracy, by its validation samples, which all seeds share.
+def edge(study: optuna.Study) -> float:
+    """The highest rate of the ladder below the lowest that diverged; infinity where none did, or there is no ladder."""
+    done = (t for t in counted(study) if t.state == TrialState.COMPLETE)
+    ladder = {t.params[RATE]: accuracy(t) for t in done if RATE in t.user_attrs.get(AT_DEFAULT, ())}
+    diverged = min((rate for rate, value in ladder.items() if value == 0), default=math.inf)
+    return max((rate for rate in ladder if rate < diverged), default=math.inf) if diverged < math.inf else math.inf
 
-    It is that of Laplace's estimate, lest a trial without a mistake has none.
-    """
-    samples = trial.user_attrs.get("samples_validation")
-    if not samples:
-        return 0.0
-    likely = (value * samples + 1) / (samples + 2)
-    return math.sqrt(likely * (1 - likely) / samples)
+
+def _rate(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs["recipe"].get("lr", 0))
 
 
 def is_dear(attributes: Mapping[str, Any], most: float) -> bool:

@@ -135,7 +135,6 @@ def objective(trial: Trial, plan: Plan, prune: bool = True) -> float | tuple[flo
         ("cost", costs),
     ):
         trial.set_user_attr(name, values)
-    trial.set_user_attr("samples_validation", results[0]["samples"]["validation"])
     accuracy = mean(result["metrics"].get("accuracy_validation") for result in results)
     if not plan.two_objectives and is_dear(trial.user_attrs, most := dearest(trial.study)):  # by those that have ended
         trial.set_user_attr("reason", f"it costs {mean(costs):.2f} of full training, more than {most:.2f}")

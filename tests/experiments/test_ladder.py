@@ -128,51 +128,30 @@ def test_a_cost_is_too_high_above_that_of_the_rates_that_work() -> None:
     assert ladder.dearest(study({})) == ladder.dearest(study({0.1: 0.0})) == float("inf")
 
 
-def test_of_equal_trials_that_at_the_recipe_s_rate_is_the_best() -> None:
-    (chosen,) = ladder.best(study({0.1: 0.9, 0.03: 0.9, 0.3: 0.9, 0.01: 0.8}), plan())
+def test_of_equal_trials_the_middle_rate_is_the_best() -> None:
+    (chosen,) = ladder.best(study({0.1: 0.9, 0.03: 0.9, 0.3: 0.9, 0.01: 0.8}))
     assert chosen.user_attrs["recipe"] == {"lr": 0.1}
-    (chosen,) = ladder.best(study({0.3: 0.9, 0.1: 0.9, 0.01: 0.8}), plan())
-    assert chosen.user_attrs["recipe"] == {"lr": 0.1}
+    (chosen,) = ladder.best(study({0.3: 0.9, 0.1: 0.9, 0.01: 0.8}))
+    assert chosen.user_attrs["recipe"] == {"lr": 0.1}, "of two the lower"
 
 
 @pytest.mark.parametrize(
-    ("samples", "rate"),
+    ("values", "others", "rate"),
     [
-        (None, 0.3),  # not known: the best one
-        (10_000, 0.3),  # an error of 0.2 points
-        (1600, 0.1),  # 0.6 points: so is the recipe's rate, 0.1
-        (500, 0.1),  # 1.1 points: so are 0.03, 0.1 and 0.3
-        (50, 0.1),  # 3.5 points: all but what diverged
+        ({0.01: 0.8, 0.03: 0.895, 0.1: 0.893, 0.3: 0.9, 1.0: 0.0}, {}, 0.03),  # 0.3 is the edge
+        ({0.01: 0.8, 0.03: 0.895, 0.1: 0.893, 0.3: 0.9, 1.0: 0.0}, {0.5: 0.95, 0.2: 0.91}, 0.5),  # by more than a point
+        ({0.01: 0.8, 0.03: 0.895, 0.1: 0.893, 0.3: 0.9, 1.0: 0.0}, {0.5: 0.912, 0.2: 0.905}, 0.2),
+        ({0.01: 0.8, 0.03: 0.895, 0.1: 0.893, 0.3: 0.9, 1.0: 0.1}, {}, 0.3),  # 1.0 is bad, but did not diverge
+        ({0.01: 0.8, 0.03: 0.885, 0.1: 0.883, 0.3: 0.9, 1.0: 0.0}, {}, 0.3),  # nothing below is as good
+        ({0.01: 0.9, 0.03: 0.0, 0.1: 0.0, 0.3: 0.0, 1.0: 0.0}, {}, 0.01),
+        ({0.01: 0.0, 0.03: 0.0, 0.1: 0.0}, {0.005: 0.9}, 0.005),
     ],
 )
-def test_what_validation_samples_do_not_tell_apart_is_equal(samples: int | None, rate: float) -> None:
-    told = {0.1: 0.935, 0.03: 0.93, 0.3: 0.94, 0.01: 0.92, 1.0: 0.0}
-    of_samples = {"samples_validation": samples} if samples else {}
-    made = trials(({"recipe": {"lr": lr}, AT_DEFAULT: [RATE]} | of_samples, value) for lr, value in told.items())
-    assert ladder.best(made, plan())[0].user_attrs["recipe"] == {"lr": rate}
-
-
-def test_a_trial_without_a_mistake_may_be_no_better_than_one_with_one() -> None:
-    told = {0.1: 1 - 1 / 270, 0.03: 1.0, 0.3: 0.97}  # two seeds of 135 samples: one sample at one of them
-    made = trials(
-        ({"recipe": {"lr": lr}, AT_DEFAULT: [RATE], "samples_validation": 135}, value) for lr, value in told.items()
-    )
-    assert ladder.best(made, plan())[0].user_attrs["recipe"] == {"lr": 0.1}
-
-
-def test_the_nearest_rate_is_taken_where_the_recipe_s_is_worse() -> None:
-    for told, rate in (({0.1: 0.5, 0.03: 0.93, 0.3: 0.94, 0.01: 0.935}, 0.03), ({0.1: 0.5, 1.0: 0.93, 0.3: 0.94}, 0.3)):
-        made = trials(
-            ({"recipe": {"lr": lr}, AT_DEFAULT: [RATE], "samples_validation": 200}, value) for lr, value in told.items()
-        )
-        assert ladder.best(made, plan())[0].user_attrs["recipe"] == {"lr": rate}
-
-
-@pytest.mark.parametrize(("value", "rate"), [(0.945, 0.1), (0.96, 0.2)])
-def test_other_parameters_are_chosen_where_they_are_better_by_more_than_an_error(value: float, rate: float) -> None:
-    told = [({AT_DEFAULT: [RATE]}, 0.1, 0.94), ({AT_DEFAULT: [RATE]}, 0.3, 0.90), ({}, 0.05, 0.93), ({}, 0.2, value)]
-    made = trials((own | {"recipe": {"lr": lr}, "samples_validation": 400}, found) for own, lr, found in told)
-    assert ladder.best(made, plan())[0].user_attrs["recipe"] == {"lr": rate}
+def test_a_rate_at_the_edge_of_divergence_is_taken_only_where_it_is_better_by_a_point(
+    values: dict[float, float], others: dict[float, float], rate: float
+) -> None:
+    (chosen,) = ladder.best(study(values, others))
+    assert chosen.user_attrs["recipe"] == {"lr": rate}
 
 
 def test_a_trial_is_judged_by_the_whole_ladder_whichever_part_had_ended_when_it_did() -> None:
@@ -186,8 +165,8 @@ def test_a_trial_is_judged_by_the_whole_ladder_whichever_part_had_ended_when_it_
     }
     told = [(first[0.1], 0.9), (first[0.3], 0.895), (dear, 0.99), (dear, 0.0), (cheap, 0.0)]
     for order in (told, told[::-1]):
-        assert ladder.best(trials(order), plan())[0].user_attrs == dear, "the last of the ladder lets it cost so much"
+        assert ladder.best(trials(order))[0].user_attrs == dear, "the last of the ladder lets it cost so much"
     told[1] = (first[0.3], 0.8)  # which does not work, so that what it costs does not count
     for order in (told, told[::-1]):
-        assert ladder.best(trials(order), plan())[0].user_attrs == cheap
-        assert ladder.accuracy(ladder.best(trials(order), plan())[0]) == 0.91
+        assert ladder.best(trials(order))[0].user_attrs == cheap
+        assert ladder.accuracy(ladder.best(trials(order))[0]) == 0.91
