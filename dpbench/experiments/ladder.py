@@ -68,12 +68,12 @@ def dearest(study: optuna.Study) -> float:
     return max(costs) + DEARER if costs else math.inf
 
 
-def best(study: optuna.Study) -> list[FrozenTrial]:
+def best(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
     """The best trial, of equal ones that of the middle rate, which is far from those that are worse.
 
-    One at the edge, as high as the highest rung below one that diverged or higher, is only taken where no trial below
-    the edge is within a point of it: with other seeds it may diverge, too. It is judged when asked, by all of the first
-    trials, whichever of them had ended when a trial told Optuna its value.
+    A rate at the edge, as high as the highest rung below one that diverged or higher, and above the recipe's own, is
+    only taken where no other trial is within a point of it: with other seeds it may diverge, too. It is judged when
+    asked, by all of the first trials, whichever of them had ended when a trial told Optuna its value.
     With two objectives it is the Pareto front, most accurate first. Empty if no trial is complete.
     """
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
@@ -84,7 +84,8 @@ def best(study: optuna.Study) -> list[FrozenTrial]:
     most = dearest(study)
     values = [0.0 if is_dear(t.user_attrs, most) else accuracy(t) for t in done]
     judged = list(zip(done, values, strict=True))
-    stable = [(t, value) for t, value in judged if _rate(t) < edge(study) and value >= max(values) - WITHIN]
+    low = max(edge(study), math.nextafter(plan.default.get(RATE, 0), math.inf))
+    stable = [(t, value) for t, value in judged if _rate(t) < low and value >= max(values) - WITHIN]
     judged = stable or judged
     most_accurate = max(value for _, value in judged)
     equal = sorted((t for t, value in judged if value == most_accurate), key=lambda t: (_rate(t), -t.number))

@@ -65,7 +65,7 @@ def tuned(grid: Grid, planned: list[Plan], studies: dict[str, optuna.Study]) -> 
     found = []
     for spec, plan in zip(_rows(grid), planned, strict=True):
         study = studies[plan.name]
-        chosen = best(study)
+        chosen = best(study, plan)
         if not chosen:
             why = next((t.user_attrs["reason"] for t in study.trials if "reason" in t.user_attrs), "its workers died")
             raise RunFailed(f"no trial of {spec.method} at keep {spec.keep:g} has ended: {why}")

@@ -100,7 +100,7 @@ def write_grids(plan: Plan, study: optuna.Study) -> list[Path]:
         with store.told(old):
             old.unlink()
     paths = []
-    for place, trial in enumerate(best(study), start=1):
+    for place, trial in enumerate(best(study, plan), start=1):
         path = plan.folder / ("best.yaml" if place == 1 else f"pareto-{place}.yaml")
         methods = ["full", "uniform", "uniform_epoch", plan.text({}), trial.user_attrs["method"]]
         unique = {canonical(text): text for text in reversed(methods)}
@@ -218,7 +218,7 @@ def _publish(plan: Plan, study: optuna.Study, tracker: Tracker, files: Iterable[
 
 def summary(plan: Plan, study: optuna.Study) -> dict[str, Any]:
     """The study in numbers: trials by state, the budget spent, the best validation accuracy and the default's."""
-    trials, chosen, default = ended(study), best(study), default_trial(plan, study)
+    trials, chosen, default = ended(study), best(study, plan), default_trial(plan, study)
     states = [t.state for t in trials]
     return {
         "method": plan.method,

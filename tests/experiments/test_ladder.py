@@ -129,9 +129,9 @@ def test_a_cost_is_too_high_above_that_of_the_rates_that_work() -> None:
 
 
 def test_of_equal_trials_the_middle_rate_is_the_best() -> None:
-    (chosen,) = ladder.best(study({0.1: 0.9, 0.03: 0.9, 0.3: 0.9, 0.01: 0.8}))
+    (chosen,) = ladder.best(study({0.1: 0.9, 0.03: 0.9, 0.3: 0.9, 0.01: 0.8}), plan())
     assert chosen.user_attrs["recipe"] == {"lr": 0.1}
-    (chosen,) = ladder.best(study({0.3: 0.9, 0.1: 0.9, 0.01: 0.8}))
+    (chosen,) = ladder.best(study({0.3: 0.9, 0.1: 0.9, 0.01: 0.8}), plan())
     assert chosen.user_attrs["recipe"] == {"lr": 0.1}, "of two the lower"
 
 
@@ -143,6 +143,7 @@ def test_of_equal_trials_the_middle_rate_is_the_best() -> None:
         ({0.01: 0.8, 0.03: 0.895, 0.1: 0.893, 0.3: 0.9, 1.0: 0.0}, {0.5: 0.912, 0.2: 0.905}, 0.2),
         ({0.01: 0.8, 0.03: 0.895, 0.1: 0.893, 0.3: 0.9, 1.0: 0.1}, {}, 0.3),  # 1.0 is bad, but did not diverge
         ({0.01: 0.8, 0.03: 0.885, 0.1: 0.883, 0.3: 0.9, 1.0: 0.0}, {}, 0.3),  # nothing below is as good
+        ({0.01: 0.8, 0.03: 0.895, 0.1: 0.9, 0.3: 0.0, 1.0: 0.0}, {}, 0.1),  # the recipe's own
         ({0.01: 0.9, 0.03: 0.0, 0.1: 0.0, 0.3: 0.0, 1.0: 0.0}, {}, 0.01),
         ({0.01: 0.0, 0.03: 0.0, 0.1: 0.0}, {0.005: 0.9}, 0.005),
     ],
@@ -150,7 +151,7 @@ def test_of_equal_trials_the_middle_rate_is_the_best() -> None:
 def test_a_rate_at_the_edge_of_divergence_is_taken_only_where_it_is_better_by_a_point(
     values: dict[float, float], others: dict[float, float], rate: float
 ) -> None:
-    (chosen,) = ladder.best(study(values, others))
+    (chosen,) = ladder.best(study(values, others), plan())
     assert chosen.user_attrs["recipe"] == {"lr": rate}
 
 
@@ -165,8 +166,8 @@ def test_a_trial_is_judged_by_the_whole_ladder_whichever_part_had_ended_when_it_
     }
     told = [(first[0.1], 0.9), (first[0.3], 0.895), (dear, 0.99), (dear, 0.0), (cheap, 0.0)]
     for order in (told, told[::-1]):
-        assert ladder.best(trials(order))[0].user_attrs == dear, "the last of the ladder lets it cost so much"
+        assert ladder.best(trials(order), plan())[0].user_attrs == dear, "the last of the ladder lets it cost so much"
     told[1] = (first[0.3], 0.8)  # which does not work, so that what it costs does not count
     for order in (told, told[::-1]):
-        assert ladder.best(trials(order))[0].user_attrs == cheap
-        assert ladder.accuracy(ladder.best(trials(order))[0]) == 0.91
+        assert ladder.best(trials(order), plan())[0].user_attrs == cheap
+        assert ladder.accuracy(ladder.best(trials(order), plan())[0]) == 0.91

@@ -185,7 +185,7 @@ def test_a_failing_method_is_counted_once_with_its_reason(plan, plugin):
     study = carry_out(plan(path, trials=2))
     assert [trial.state for trial in trials.counted(study)] == [TrialState.FAIL] * 2
     assert all("no such luck" in trial.user_attrs["reason"] for trial in study.trials)
-    assert ladder.best(study) == []
+    assert ladder.best(study, plan(path, trials=2)) == []
 
 
 @pytest.mark.parametrize("two", [False, True])
@@ -217,7 +217,7 @@ def test_two_objectives_give_a_pareto_front_and_a_grid_for_each_point(plan):
         assert trial.params["explore"] >= keep - 1e-3
         assert trial.user_attrs["prune_ratio"] == [pytest.approx(1 - max(1, round(keep * 90)) / 90, abs=1e-12)] * 2
         assert trial.values[1] == pytest.approx(1 - trial.user_attrs["prune_ratio"][0])  # no cost but training
-    front = ladder.best(study)
+    front = ladder.best(study, one)
     assert [trial.values[1] for trial in front] == sorted((t.values[1] for t in front), reverse=True)
     paths = studies.write_grids(one, study)
     assert len(paths) == len(front)
