@@ -12,8 +12,8 @@ is small, and little changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import combinations
+from collections.abc import Hashable, Mapping
+from itertools import combinations, product
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,7 +29,7 @@ from dpbench.spec import Row
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
-FEWEST = 15  # rows of which the curve can be told
+FEWEST = 15  # rows of one dataset and model of which the curve can be told
 MOST = 1e4  # degrees of freedom
 FAR, LEAST = 5.0, 0.3  # a row lies far above the curve beyond 5 robust deviations of rows, of 0.3 in the log at least
 ROUNDS = 3
@@ -59,10 +59,15 @@ def spreads(rows: Mapping[Row, pd.DataFrame], flips: Flips | None = None) -> Spr
 
     The frames have `accuracy` by seed, and `step`, the spacing of the accuracies, below which no standard deviation is
     told from that of rounding. `flips` are those of the rows' predictions; they are used where all rows have theirs.
-    Empty where there are fewer than 15 such rows.
+    Rows of equal accuracies count as one. Empty where there are fewer differences than 15 rows of one dataset have.
     """
     several = sorted(row for row, runs in rows.items() if len(runs) > 1 and runs["step"].max() > 0)
+    alike: dict[Hashable, list[Row]] = {}
+    for row in several:
+        accuracies = rows[row]["accuracy"].sort_index()
+        alike.setdefault((*row[:2], *accuracies.index, *accuracies), []).append(row)
     flips = flips if flips and all((row, row) in flips for row in several) else {}
+    several = [first for first, *_ in alike.values()]
     steps = np.array([rows[row]["step"].max() for row in several])
     own = np.array([_own(rows[row], flips.get((row, row))) for row in several])
     runs = pd.DataFrame({i: rows[row]["accuracy"] for i, row in enumerate(several)}).to_numpy().T  # NaN: a missing seed
@@ -71,9 +76,9 @@ def spreads(rows: Mapping[Row, pd.DataFrame], flips: Flips | None = None) -> Spr
         return Spreads()
     differences = runs[ends[:, 0]] - runs[ends[:, 1]]
     shared = np.isfinite(differences).sum(axis=1)
-    told = (shared > 1) & (np.nan_to_num(differences) != 0).any(axis=1)  # of the same run by two names there is nothing
+    told = (shared > 1) & (np.nan_to_num(differences) != 0).any(axis=1)
     ends, differences, shared = ends[told], differences[told], shared[told]
-    if len(np.unique(ends)) < FEWEST:
+    if len(ends) < FEWEST * (FEWEST - 1) / 2:
         return Spreads()
     pairs = [(several[i], several[j]) for i, j in ends]
     least = (steps[ends] ** 2).sum(axis=1) / 12
@@ -81,7 +86,9 @@ def spreads(rows: Mapping[Row, pd.DataFrame], flips: Flips | None = None) -> Spr
     together = [flips.get(pair, np.nan) for pair in pairs] * steps[ends[:, 0]] ** 2
     expected = np.where(np.isnan(together), own[ends].sum(axis=1), together)
     found = moderate(variances, shared - 1.0, np.maximum(expected, least), ends)
-    return Spreads(zip(pairs, map(Spread, *(part.tolist() for part in found)), strict=True))
+    names = {among[0]: among for among in alike.values()}
+    each = zip(pairs, map(Spread, *(part.tolist() for part in found)), strict=True)
+    return Spreads(((min(a, b), max(a, b)), one) for (i, j), one in each for a, b in product(names[i], names[j]))
 
 
 def _own(runs: pd.DataFrame, flips: float | None) -> float:
@@ -109,6 +116,7 @@ def moderate(variances: Floats, freedom: Floats, expected: Floats, ends: Integer
     used = np.ones(len(z), dtype=bool)
     for _ in range(ROUNDS):
         fitted = design @ np.linalg.lstsq(design[used], z[used])[0]
+        fitted = np.clip(fitted, z[used].min(), z[used].max())  # a parabola says anything where little is told
         above = _by_row(z - fitted, row)
         centred = above - np.median(above)
         far = centred > FAR * max(1.4826 * np.median(np.abs(centred)), LEAST)

@@ -150,11 +150,11 @@ def table(
 
     `at_cost` are results of random per epoch, as `results`, and `keeps` says at which share of them a row has its
     control at realised cost. Differences are in accuracy points. All comparisons of all rows with all controls are one
-    family, `stats.compare`: at most 5 % of boards carry any false verdict. In a board of 15 rows and more the spread of
-    each difference over its seeds is drawn towards that of the others, by the `flips` of their test predictions where
-    these are known (`moderated`). A row with seeds that diverged or failed says so in place of its verdicts, and so do
-    those whose control has such. With `looks`, verdicts are read at these numbers of seeds, and each has its part of
-    the 5 %.
+    family, `stats.compare`: at most 5 % of boards carry any false verdict. In a board of as many differences as 15 rows
+    have, the spread of each over its seeds is drawn towards that of the others, by the `flips` of their test
+    predictions where these are known (`moderated`). A row with seeds that diverged or failed says so in place of its
+    verdicts, and so do those whose control has such. With `looks`, verdicts are read at these numbers of seeds, and
+    each has its part of the 5 %.
     """
     results = list(results)
     every = compared(results, delta, at_cost, keeps, flips, looks)

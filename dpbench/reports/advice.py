@@ -66,7 +66,7 @@ def told(tuned: Iterable[Board], fixed: Iterable[Board], keep: float) -> list[st
         return [f"No stored board of the tuned track has rows at keep {keep:g}."]
     chosen = advised(rows)
     said = [_advice(chosen, rows)]
-    if chosen.method in plain and chosen.method != RANDOM:
+    if chosen and chosen.method in plain and chosen.method != RANDOM:
         said.append(f"At the recipe's own rate it is {_against_random(plain[chosen.method])}.")
     bad = [one for one in _methods(rows) if one.to_random("worse") and not one.to_random("better")]
     if bad:
@@ -75,19 +75,21 @@ def told(tuned: Iterable[Board], fixed: Iterable[Board], keep: float) -> list[st
     return [" ".join(said), _table(rows, plain)]
 
 
-def advised(rows: dict[str, Rows]) -> Rows:
+def advised(rows: dict[str, Rows]) -> Rows | None:
     """Of random per epoch and of what nowhere loses to it at its own cost the one that beats it most often.
 
     Of equal ones it is the one that is most often equivalent to full training; then random per epoch, if it is among
-    them, else the one whose worst difference to full training is the smallest.
+    them, else the cheapest, and then the one whose worst difference to full training is the smallest. None where
+    nothing has whole rows.
     """
-    known = [one for one in (*_methods(rows), rows[RANDOM]) if one.span("difference_full")]
+    random = [rows[RANDOM]] if RANDOM in rows else []
+    known = [one for one in (*_methods(rows), *random) if one.span("difference_full") and not one.to_random("worse")]
 
-    def merits(one: Rows) -> tuple[int, int, bool, list[float]]:
-        equal = one.to_full(EQUIVALENT[True])
-        return one.to_random("better"), equal, one.method == RANDOM, one.span("difference_full")
+    def merits(one: Rows) -> tuple[int, int, bool, float, list[float]]:
+        equal, cost = one.to_full(EQUIVALENT[True]), round(one.span("cost_with_proxy")[-1], 2)
+        return one.to_random("better"), equal, one.method == RANDOM, -cost, one.span("difference_full")
 
-    return max((one for one in known if not one.to_random("worse")), key=merits)
+    return max(known, key=merits, default=None)
 
 
 def _rows(found: Iterable[Board], keep: float) -> dict[str, Rows]:
@@ -105,19 +107,23 @@ def _methods(rows: dict[str, Rows]) -> list[Rows]:
     return [one for one in rows.values() if catalog.parse(one.method)[0] not in EXEMPT]
 
 
-def _advice(chosen: Rows, rows: dict[str, Rows]) -> str:
+def _advice(chosen: Rows | None, rows: dict[str, Rows]) -> str:
+    if chosen is None:
+        return "Nothing is advised: no method that is not worse than random per epoch has whole rows."
+    cost = f"It costs {_span(chosen, 'cost_with_proxy', '.2f')} of full training."
     if chosen.method == RANDOM:
-        said = (
+        return (
             f"Use random per epoch, `{RANDOM}`: of the methods that are nowhere worse than it at equal cost, none is "
-            "better anywhere, or equivalent to full training on more datasets."
+            f"better anywhere, or equivalent to full training on more datasets. {_to_full(chosen)} {cost}"
         )
-    else:
-        said = f"Use `{chosen.method}`: tuned, it is {_against_random(chosen)}."
-    said += f" {_to_full(chosen)} It costs {_span(chosen, 'cost_with_proxy', '.2f')} of full training."
-    if chosen.method != RANDOM:
-        cost = _span(rows[RANDOM], "cost_with_proxy", ".2f")
-        said += f" Random per epoch costs {cost} at this keep. {_to_full(rows[RANDOM])}"
-    return said
+    why = f"tuned, it is {_against_random(chosen)}. {_to_full(chosen)}"
+    if not chosen.to_random("better"):
+        equal = f"{EQUIVALENT[True]} to full training on more datasets than random per epoch"
+        why = f"tuned, it is {equal}, and nowhere worse than that at its own cost. {_to_full(chosen)}"
+    if RANDOM not in rows:
+        return f"Use `{chosen.method}`: {why} {cost}"
+    beside = f"Random per epoch costs {_span(rows[RANDOM], 'cost_with_proxy', '.2f')} at this keep."
+    return f"Use `{chosen.method}`: {why} {cost} {beside} {_to_full(rows[RANDOM])}"
 
 
 def _to_full(one: Rows) -> str:

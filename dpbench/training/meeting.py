@@ -95,6 +95,7 @@ class Meeting:
                 over.set()
             raise
         finally:
+            mark.unlink(missing_ok=True)
             if dist.is_initialized():
                 dist.destroy_process_group()
 

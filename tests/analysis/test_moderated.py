@@ -37,10 +37,10 @@ def test_few_rows_are_left_alone() -> None:
 
 def test_only_rows_of_one_dataset_and_model_are_compared() -> None:
     rng = np.random.default_rng(0)
-    both = rows(rng.normal(90, 1, (3, 9))) | rows(rng.normal(90, 1, (3, 9)), dataset="wine")
+    both = rows(rng.normal(90, 1, (3, 11))) | rows(rng.normal(90, 1, (3, 11)), dataset="wine")
     both |= rows(rng.normal(90, 1, (3, 1)), dataset="alone")
     found = moderated.spreads(both)
-    assert len(found) == 2 * 9 * 8 / 2
+    assert len(found) == 2 * 11 * 10 / 2
     assert all(a < b and a[:2] == b[:2] for a, b in found)
 
 
@@ -87,6 +87,35 @@ def test_equal_differences_vary_as_rounding_does() -> None:
     variance, _ = told(accuracies, step=1.0)
     assert (variance >= 2 / 12).all()
     assert (variance < 2 / 6).all()
+
+
+def test_where_many_rows_vary_more_no_difference_is_told_from_beyond_the_others() -> None:
+    """A parabola that is told from the steady rows alone would say anything of the others."""
+    rng = np.random.default_rng(0)
+    wide = np.arange(21) % 3 == 1
+    most = 0.0
+    for _ in range(100):
+        found = moderated.spreads(rows(90 + np.where(wide, 5, 0.1) * rng.normal(size=(5, 21))))
+        most = max(most, *(variance for variance, _ in found.values()))
+    assert most < 400  # of 50, that of two of them
+
+
+def test_rows_of_equal_accuracies_count_as_one() -> None:
+    rng = np.random.default_rng(0)
+    one, distinct = rng.normal(90, 1, (3, 1)), rng.normal(90, 1, (3, 15))
+    assert moderated.spreads(rows(np.hstack([distinct[:, :5], *[one] * 15]))) == {}
+    found = moderated.spreads(rows(np.hstack([distinct, one, one])))
+    alone = moderated.spreads(rows(np.hstack([distinct, one])))
+    assert {pair: found[pair] for pair in alone} == alone
+    assert found[row(3), row(16)] == alone[row(3), row(15)]
+    assert len(found) == len(alone) + 15
+
+
+@pytest.mark.parametrize(("datasets", "each", "told"), [(15, 2, False), (30, 3, False), (8, 4, False), (8, 6, True)])
+def test_of_datasets_of_few_rows_no_curve_is_told(datasets: int, each: int, told: bool) -> None:
+    rng = np.random.default_rng(0)
+    parts = [rows(rng.normal(90, 1, (3, each)), dataset=f"{i}") for i in range(datasets)]
+    assert bool(moderated.spreads({key: frame for part in parts for key, frame in part.items()})) == told
 
 
 def test_of_two_names_of_one_run_nothing_is_told() -> None:

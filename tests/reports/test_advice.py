@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from synthetic_board import around, make
+from synthetic_board import around, costing, make
 
 from dpbench.analysis.board import Board
 from dpbench.claims import Registered
@@ -64,12 +64,25 @@ def test_where_nothing_beats_random_what_is_more_often_equivalent_to_full_is_adv
     rows |= {("orderdp", 0.3): around(0.9495, 0.04), ("infobatch", 0.3): around(0.949, 0.04)}
     said, _ = advice.told([make(rows)], [], 0.3)
     assert said.startswith(
-        "Use `orderdp`: tuned, it is better than random per epoch at its own cost on none of 1 dataset"
+        "Use `orderdp`: tuned, it is equivalent to full training on more datasets than random per epoch, and nowhere"
     )
     assert "equivalent within the grid's margin on 1 of 1 dataset, worse on 0. It costs 0.30" in said
     rows[("uniform_epoch", 0.3)] = around(0.949, 0.04)
     said, _ = advice.told([make(rows)], [], 0.3)
     assert said.startswith("Use random per epoch"), "it is equivalent, too"
+
+
+def test_of_what_is_as_often_equivalent_the_cheapest_is_advised() -> None:
+    rows = {("full", 1.0): around(0.95), ("uniform_epoch", 0.3): around(0.949, 0.4)}
+    rows |= {("orderdp", 0.3): around(0.9495, 0.04), ("a", 0.3): around(0.9499, 0.04)}
+    made = make(rows, metrics={"a": costing(0.6)}, controls={0.6: around(0.949, 0.4)})
+    assert advice.advised(advice._rows([made], 0.3)).method == "orderdp"
+
+
+def test_nothing_is_advised_where_nothing_has_whole_rows() -> None:
+    lost = [*around(0.99, seeds=4), ("diverged", "the loss became nan")]
+    said, _ = advice.told([make({("full", 1.0): around(0.95), ("orderdp", 0.3): lost})], [], 0.3)
+    assert said.startswith("Nothing is advised")
 
 
 def test_what_has_diverged_counts_for_nothing() -> None:
