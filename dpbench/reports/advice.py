@@ -78,12 +78,14 @@ def told(tuned: Iterable[Board], fixed: Iterable[Board], keep: float) -> list[st
 def advised(rows: dict[str, Rows]) -> Rows | None:
     """Of random per epoch and of what nowhere loses to it at its own cost the one that beats it most often.
 
+    What costs as much as full training somewhere is not asked: it saves nothing.
     Of equal ones it is the one that is most often equivalent to full training; then random per epoch, if it is among
     them, else the cheapest, and then the one whose worst difference to full training is the smallest. None where
     nothing has whole rows.
     """
     random = [rows[RANDOM]] if RANDOM in rows else []
-    known = [one for one in (*_methods(rows), *random) if one.span("difference_full") and not one.to_random("worse")]
+    whole = [one for one in (*_methods(rows), *random) if one.span("difference_full")]
+    known = [one for one in whole if one.span("cost_with_proxy")[-1] < 1 and not one.to_random("worse")]
 
     def merits(one: Rows) -> tuple[int, int, bool, float, list[float]]:
         equal, cost = one.to_full(EQUIVALENT[True]), round(one.span("cost_with_proxy")[-1], 2)

@@ -79,6 +79,13 @@ def test_of_what_is_as_often_equivalent_the_cheapest_is_advised() -> None:
     assert advice.advised(advice._rows([made], 0.3)).method == "orderdp"
 
 
+def test_what_costs_as_much_as_full_training_is_not_advised() -> None:
+    rows = {("full", 1.0): around(0.95), ("uniform_epoch", 0.3): around(0.90), ("a", 0.3): around(0.95)}
+    for cost, advised in ((0.9, "a"), (1.0, "uniform_epoch")):
+        made = make(rows, metrics={"a": costing(cost)}, controls={cost: around(0.93)})
+        assert advice.advised(advice._rows([made], 0.3)).method == advised
+
+
 def test_nothing_is_advised_where_nothing_has_whole_rows() -> None:
     lost = [*around(0.99, seeds=4), ("diverged", "the loss became nan")]
     said, _ = advice.told([make({("full", 1.0): around(0.95), ("orderdp", 0.3): lost})], [], 0.3)
