@@ -56,7 +56,7 @@ def argpartition_seconds(name: str, n: int) -> float:
 
 
 def repeats(n: int) -> int:
-    return 1 if n > 10**7 else 3 if n > 10**6 else 5
+    return 3 if n > 10**6 else 5
 
 
 def alone(n: int) -> list[Row]:
