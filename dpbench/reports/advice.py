@@ -78,10 +78,9 @@ def told(tuned: Iterable[Board], fixed: Iterable[Board], keep: float) -> list[st
 def advised(rows: dict[str, Rows]) -> Rows | None:
     """Of random per epoch and of what nowhere loses to it at its own cost the one that beats it most often.
 
-    What costs as much as full training somewhere is not asked: it saves nothing.
-    Of equal ones it is the one that is most often equivalent to full training; then random per epoch, if it is among
-    them, else the cheapest, and then the one whose worst difference to full training is the smallest. None where
-    nothing has whole rows.
+    What costs as much as full training somewhere is left out: it saves nothing. Of equal ones it is the one that is
+    most often equivalent to full training; then random per epoch, if it is among them, else the cheapest, and then the
+    one whose worst difference to full training is the smallest. None where nothing is left.
     """
     random = [rows[RANDOM]] if RANDOM in rows else []
     whole = [one for one in (*_methods(rows), *random) if one.span("difference_full")]
@@ -111,12 +110,16 @@ def _methods(rows: dict[str, Rows]) -> list[Rows]:
 
 def _advice(chosen: Rows | None, rows: dict[str, Rows]) -> str:
     if chosen is None:
-        return "Nothing is advised: no method that is not worse than random per epoch has whole rows."
+        return (
+            "Nothing is advised: of the methods that have whole rows, none costs less than full training and is "
+            "nowhere worse than random per epoch."
+        )
     cost = f"It costs {_span(chosen, 'cost_with_proxy', '.2f')} of full training."
     if chosen.method == RANDOM:
         return (
-            f"Use random per epoch, `{RANDOM}`: of the methods that are nowhere worse than it at equal cost, none is "
-            f"better anywhere, or equivalent to full training on more datasets. {_to_full(chosen)} {cost}"
+            f"Use random per epoch, `{RANDOM}`: of the methods that are nowhere worse than it at equal cost and cost "
+            "less than full training, none is better anywhere, or equivalent to full training on more datasets. "
+            f"{_to_full(chosen)} {cost}"
         )
     why = f"tuned, it is {_against_random(chosen)}. {_to_full(chosen)}"
     if not chosen.to_random("better"):
@@ -166,7 +169,7 @@ def _marks(one: Rows) -> str:
     return f"{one.to_random('better')} ▲ {one.to_random('worse')} ▼ of {len(compared)}" if compared else "-"
 
 
-def claims(_: str) -> list[str]:
+def claims() -> list[str]:
     """How many claims of all stored boards are held, refuted and open, and a table of which on which boards."""
     return claims_of([board for board in _stored(catalog.names("grids")) if board.outcomes])
 
@@ -176,7 +179,7 @@ def claims_of(stored: Sequence[Board]) -> list[str]:
     outcomes = [(board.grid.name, one) for board in stored for one in board.outcomes]
     counts = {word: sum(one.verdict == word for _, one in outcomes) for word in ("held", "refuted", "open")}
     late = sum(one.after for _, one in outcomes)
-    told_ = ", ".join(f"{count} {word}" for word, count in counts.items())
+    summed = ", ".join(f"{count} {word}" for word, count in counts.items())
     lines = [["claim", *counts], ["---"] * 4]
     for text in dict.fromkeys(one.claim.text for _, one in outcomes):
         cells = [
@@ -187,7 +190,7 @@ def claims_of(stored: Sequence[Board]) -> list[str]:
         ]
         lines.append([text, *(cell or "-" for cell in cells)])
     head = (
-        f"Of {len(outcomes)} claims on {len(stored)} boards: {told_}. {late} of them (*) are after the fact: they were "
-        "registered when runs had begun, or not at all."
+        f"Of {len(outcomes)} claims on {len(stored)} boards: {summed}. {late} of them (*) are after the fact: they "
+        "were registered when runs had begun, or not at all."
     )
     return [head, pipes(lines)]

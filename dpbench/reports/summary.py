@@ -328,7 +328,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {  # what stands in a block of each ki
     "figure4": lambda grid: f"\n{_fill(decompositions(grid))}\n",
     "answer": lambda question: _paragraphs(answers.paragraphs(question)),
     "advice": lambda keep: _paragraphs(advice.paragraphs(keep)),
-    "claims": lambda grids: _paragraphs(advice.claims(grids)),
+    "claims": lambda _: _paragraphs(advice.claims()),
     "tracks": lambda grid: _paragraphs(tracks.paragraphs(grid)),
     "measures": lambda _: _measures(),
 }
