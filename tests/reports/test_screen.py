@@ -74,7 +74,7 @@ def test_a_large_board_is_a_screen_of_the_best_and_the_controls(width: int) -> N
 def test_the_quick_board_and_where_to_go_on_fit_a_screen(width: int) -> None:
     board = load_checked_in("quick")
     text = lines(board, width)
-    assert len(text) + NEXT <= LINES + 5 * (width < 80)
+    assert len(text) + NEXT <= LINES
     assert {row["method"].split("[")[0] for row in records(board.table)} <= {w for line in text for w in line.split()}
     assert ("uniform_epoch: random per epoch" in " ".join(text)) == (width >= 80)
 
