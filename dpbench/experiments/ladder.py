@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 
 import optuna
@@ -40,8 +41,7 @@ def working(study: optuna.Study) -> list[FrozenTrial]:
 
     Empty where there is no ladder, or where all of it diverged.
     """
-    done = (t for t in counted(study) if t.state == TrialState.COMPLETE)
-    ladder = sorted((t for t in done if RATE in t.user_attrs.get(AT_DEFAULT, ())), key=lambda t: t.params[RATE])
+    ladder = _rungs(study)
     values = [trial.values[0] for trial in ladder]
     if not any(values):
         return []
@@ -51,6 +51,12 @@ def working(study: optuna.Study) -> list[FrozenTrial]:
     while high + 1 < len(values) and values[high + 1] >= max(values) - WITHIN:
         high += 1
     return ladder[low : high + 1]
+
+
+def _rungs(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials of the ladder, by their rates."""
+    done = (t for t in counted(study) if t.state == TrialState.COMPLETE)
+    return sorted((t for t in done if RATE in t.user_attrs.get(AT_DEFAULT, ())), key=lambda t: t.params[RATE])
 
 
 def rates_that_work(study: optuna.Study) -> tuple[float, float] | None:
@@ -81,23 +87,21 @@ def best(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
         return []
     if len(study.directions) > 1:
         return sorted(study.best_trials, key=lambda t: (-t.values[0], t.number))
-    most = dearest(study)
-    values = [0.0 if is_dear(t.user_attrs, most) else accuracy(t) for t in done]
+    dear = dearest(study)
+    values = [0.0 if is_dear(t.user_attrs, dear) else accuracy(t) for t in done]
     judged = list(zip(done, values, strict=True))
-    low = max(edge(study), math.nextafter(plan.default.get(RATE, 0), math.inf))
-    stable = [(t, value) for t, value in judged if _rate(t) < low and value >= max(values) - WITHIN]
-    judged = stable or judged
-    most_accurate = max(value for _, value in judged)
-    equal = sorted((t for t, value in judged if value == most_accurate), key=lambda t: (_rate(t), -t.number))
+    own, first, near = plan.default.get(RATE, 0), edge(study), max(values) - WITHIN
+    judged = [(t, value) for t, value in judged if value >= near and (_rate(t) <= own or _rate(t) < first)] or judged
+    most = max(value for _, value in judged)
+    equal = sorted((t for t, value in judged if value == most), key=lambda t: (_rate(t), -t.number))
     return [equal[(len(equal) - 1) // 2]]
 
 
 def edge(study: optuna.Study) -> float:
     """The highest rate of the ladder below the lowest that diverged; infinity where none did, or there is no ladder."""
-    done = (t for t in counted(study) if t.state == TrialState.COMPLETE)
-    ladder = {t.params[RATE]: accuracy(t) for t in done if RATE in t.user_attrs.get(AT_DEFAULT, ())}
-    diverged = min((rate for rate, value in ladder.items() if value == 0), default=math.inf)
-    return max((rate for rate in ladder if rate < diverged), default=math.inf) if diverged < math.inf else math.inf
+    ladder = _rungs(study)
+    below = list(takewhile(lambda t: t.values[0] > 0, ladder))
+    return below[-1].params[RATE] if 0 < len(below) < len(ladder) else math.inf
 
 
 def _rate(trial: FrozenTrial) -> float:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dpbench import catalog
-from dpbench.draws import others
+from dpbench.draws import others, where
 from dpbench.errors import UsageError, check_keep
 from dpbench.method import Selection, Signals, Task
 from dpbench.rng import generator
@@ -232,7 +232,7 @@ def infobatch(m: Any, shards: Shards, epoch: int) -> Selection:
     n, k = m.task.n, m.task.k
     seen = m.scores[m.scores.isfinite()]
     total, count = shards.each(torch.tensor([float(seen.sum(dtype=torch.float64)), len(seen)]).double()).sum(0)
-    pool = (m.scores < total / count).nonzero().squeeze(1)  # none while nothing was seen
+    pool = where(m.scores < total / count)  # none while nothing was seen
     size = shards.total(len(pool))
     if m.control == "exact":
         wanted = k - (n - size)

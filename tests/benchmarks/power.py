@@ -37,6 +37,7 @@ from dpbench.training.results import read_predictions, read_result
 GAP = 2.0  # standard deviations of the paired difference between two methods
 CONTROLS = 4  # random, random per epoch, full, random at cost
 METHODS, DELTA = 10, 0.5
+COLUMNS = [f"{what}, {kind}" for what in ("false", "found") for kind in ("paired t", "moderated", "by flips")]
 SETTINGS = {  # means of the controls, of the methods (taken in turn), and how runs scatter
     "equal": ([0, 0, 0, 0], [0], "normal"),
     "controls apart": ([0, 3, 6, 9], [0, 3, 6, 9], "normal"),  # each method equals one of them
@@ -185,7 +186,7 @@ def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> st
         for _ in range(boards):
             right, spreads = rows_of_samples(rng, setting, rows + 1, seeds, samples)
             each, known = of_rows(right)
-            own = [math.sqrt(flips) / samples for (a, b), flips in known.items() if a == b]
+            own = [math.sqrt(count) / samples for (a, b), count in known.items() if a == b]
             gap = 4 * float(np.median(np.hypot(spreads, 100 * np.array(own))))
             for at, kind in enumerate(kinds(each, known, 0)):
                 said = compare(dict(enumerate(kind)))["verdict"].str.startswith(("better", "worse"))
@@ -193,9 +194,6 @@ def paired_samples(boards: int = 300, rows: int = 40, samples: int = 1000) -> st
                 told[[at, 3 + at]] += said.any(), compare(moved)["verdict"].str.startswith("better").mean()
         lines[f"{setting}, {seeds} seeds"] = told / boards
     return _markdown(pd.DataFrame.from_dict(lines, "index", columns=COLUMNS), "boards", ".3f")
-
-
-COLUMNS = [f"{what}, {kind}" for what in ("false", "found") for kind in ("paired t", "moderated", "by flips")]
 
 
 def of_rows(right: Iterable[NDArray[np.bool_]]) -> tuple[dict[Row, pd.DataFrame], Flips]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from dpbench import catalog
+from dpbench import catalog, tuned
 from dpbench.experiments import smoke, standins
 from dpbench.experiments.grid import default_jobs
 from dpbench.grid_file import load_grid, read_grid
@@ -28,7 +28,7 @@ def small(method: str) -> Grid:
 
 
 def test_all_grids(home: Path) -> None:
-    names = [name for name in catalog.names("grids") if not name.endswith("_tuned")]  # cells as in the grid they tune
+    names = [name for name in catalog.names("grids") if not tuned.base(name)]  # their cells are as in that
     whole = [load_grid(name) for name in names]
     grids = [grid.model_copy(update={"methods": grid.methods[-1:], "keep": grid.keep[-1:]}) for grid in whole]
     failed = {one.title: why for _, one, why in smoke.smoke(grids, default_jobs(CPU), CPU) if why}
